@@ -1,0 +1,269 @@
+//! The one place that calls the matrix product; safe wrappers that check every bound, and a blocked Cholesky on them.
+#![expect(
+    unsafe_code,
+    reason = "gemm takes raw pointers; the wrapper checks the extents of all three matrices first"
+)]
+#![allow(clippy::many_single_char_names, reason = "matrix formulas keep their letters")]
+
+/// A matrix inside a slice: `rows × columns`, `stride` numbers from one row to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) stride: usize,
+}
+
+impl Shape {
+    fn fits(self, length: usize) -> bool {
+        self.columns <= self.stride && (self.rows == 0 || (self.rows - 1) * self.stride + self.columns <= length)
+    }
+}
+
+/// Adds `factor · a · bᵀ` to `c`, where `a` is `[m, k]`, `b` is `[n, k]`, `c` is `[m, n]`, all row-major with strides.
+pub(crate) fn add_product_transposed(
+    factor: f32,
+    (a, sa): (&[f32], Shape),
+    (b, sb): (&[f32], Shape),
+    (c, sc): (&mut [f32], Shape),
+) {
+    assert!(
+        sa.fits(a.len()) && sb.fits(b.len()) && sc.fits(c.len()),
+        "a matrix exceeds its slice"
+    );
+    assert!(
+        sa.columns == sb.columns && sc.rows == sa.rows && sc.columns == sb.rows,
+        "shapes do not match"
+    );
+    let stride = |stride: usize| isize::try_from(stride).expect("slices are shorter than isize::MAX");
+    // SAFETY: the assertions above prove that every element gemm touches lies inside its slice, `c` is borrowed
+    // mutably and so overlaps neither `a` nor `b`, and all pointers come from live slices of f32.
+    unsafe {
+        gemm::gemm(
+            sc.rows,
+            sc.columns,
+            sa.columns, //
+            c.as_mut_ptr(),
+            1,
+            stride(sc.stride),
+            true, //
+            a.as_ptr(),
+            1,
+            stride(sa.stride), //
+            b.as_ptr(),
+            stride(sb.stride),
+            1, //
+            1.0,
+            factor,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// Rows of one panel; 32 keeps the diagonal block in the first-level cache.
+const BLOCK: usize = 32;
+
+/// Replaces the lower triangle of the symmetric `[d, d]` matrix by its Cholesky factor `L`, `A = L Lᵀ`.
+///
+/// Only the lower triangle is read and written. Returns the index of the first pivot that is not positive, if any; the
+/// matrix is then spoilt. Source: right-looking blocked factorisation, Golub & Van Loan, section 4.2.
+pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> Result<(), usize> {
+    let mut inverse = [0.0_f32; BLOCK * BLOCK];
+    for start in (0..d).step_by(BLOCK) {
+        let width = BLOCK.min(d - start);
+        factor_diagonal(matrix, d, start, width)?;
+        let below = d - start - width;
+        if below == 0 {
+            break;
+        }
+        invert_lower(matrix, d, start, width, &mut inverse);
+        // Panel: L21 = A21 · L11⁻ᵀ, and (L11⁻ᵀ)ᵀ = L11⁻¹, whose rows are what the kernel wants.
+        scratch.clear();
+        scratch.resize(below * width, 0.0);
+        let square = Shape {
+            rows: width,
+            columns: width,
+            stride: BLOCK,
+        };
+        let panel = Shape {
+            rows: below,
+            columns: width,
+            stride: width,
+        };
+        let old = Shape {
+            rows: below,
+            columns: width,
+            stride: d,
+        };
+        add_product_transposed(
+            1.0,
+            (&matrix[(start + width) * d + start..], old),
+            (&inverse, square),
+            (scratch, panel),
+        );
+        for row in 0..below {
+            let at = (start + width + row) * d + start;
+            matrix[at..at + width].copy_from_slice(&scratch[row * width..(row + 1) * width]);
+        }
+        // Trailing update, column blocks of the lower triangle only.
+        for column in (0..below).step_by(2 * BLOCK) {
+            let columns = (2 * BLOCK).min(below - column);
+            let rows = below - column;
+            let left = (
+                &scratch[column * width..],
+                Shape {
+                    rows,
+                    columns: width,
+                    stride: width,
+                },
+            );
+            let right = (
+                &scratch[column * width..],
+                Shape {
+                    rows: columns,
+                    columns: width,
+                    stride: width,
+                },
+            );
+            let at = (start + width + column) * d + start + width + column;
+            add_product_transposed(
+                -1.0,
+                left,
+                right,
+                (
+                    &mut matrix[at..],
+                    Shape {
+                        rows,
+                        columns,
+                        stride: d,
+                    },
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn factor_diagonal(matrix: &mut [f32], d: usize, start: usize, width: usize) -> Result<(), usize> {
+    for column in start..start + width {
+        let dot = |matrix: &[f32], i: usize, j: usize| -> f32 {
+            let (left, right) = (
+                &matrix[i * d + start..i * d + column],
+                &matrix[j * d + start..j * d + column],
+            );
+            left.iter().zip(right).map(|(l, r)| l * r).sum()
+        };
+        let pivot = matrix[column * d + column] - dot(matrix, column, column);
+        if !(pivot > 0.0 && pivot.is_finite()) {
+            return Err(column);
+        }
+        let pivot = pivot.sqrt();
+        matrix[column * d + column] = pivot;
+        for row in column + 1..start + width {
+            matrix[row * d + column] = (matrix[row * d + column] - dot(matrix, row, column)) / pivot;
+        }
+    }
+    Ok(())
+}
+
+/// Inverse of the lower triangular diagonal block, row-major with stride [`BLOCK`], zero above the diagonal.
+fn invert_lower(matrix: &[f32], d: usize, start: usize, width: usize, inverse: &mut [f32; BLOCK * BLOCK]) {
+    inverse.fill(0.0);
+    for row in 0..width {
+        let pivot = matrix[(start + row) * d + start + row];
+        for column in 0..row {
+            let sum: f32 = (column..row)
+                .map(|k| matrix[(start + row) * d + start + k] * inverse[k * BLOCK + column])
+                .sum();
+            inverse[row * BLOCK + column] = -sum / pivot;
+        }
+        inverse[row * BLOCK + row] = 1.0 / pivot;
+    }
+}
+
+/// Solves `L Lᵀ X = B` in place for `B` of shape `[d, columns]`, row-major.
+pub(crate) fn solve(factor: &[f32], d: usize, b: &mut [f32], columns: usize) {
+    for row in 0..d {
+        let (done, rest) = b.split_at_mut(row * columns);
+        let current = &mut rest[..columns];
+        for (k, solved) in done.chunks_exact(columns).enumerate() {
+            let weight = factor[row * d + k];
+            current.iter_mut().zip(solved).for_each(|(x, s)| *x -= weight * s);
+        }
+        let pivot = factor[row * d + row];
+        current.iter_mut().for_each(|x| *x /= pivot);
+    }
+    for row in (0..d).rev() {
+        let (above, rest) = b.split_at_mut(row * columns);
+        let solved = &mut rest[..columns];
+        let pivot = factor[row * d + row];
+        solved.iter_mut().for_each(|x| *x /= pivot);
+        for (k, earlier) in above.chunks_exact_mut(columns).enumerate() {
+            let weight = factor[row * d + k];
+            earlier.iter_mut().zip(&*solved).for_each(|(x, s)| *x -= weight * s);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chance::{Chance, Purpose};
+
+    /// A well-conditioned `[d, d]` matrix `G Gᵀ / n + I` and its right-hand side.
+    fn system(d: usize) -> (Vec<f32>, Vec<f32>) {
+        let mut chance = Chance::new(7, Purpose::Sample, d as u64);
+        let n = d + 3;
+        let g: Vec<f32> = (0..d * n).map(|_| chance.normal()).collect();
+        let mut a = vec![0.0; d * d];
+        for i in 0..d {
+            for j in 0..d {
+                let dot: f32 = (0..n).map(|k| g[i * n + k] * g[j * n + k]).sum();
+                a[i * d + j] = dot / n as f32 + f32::from(u8::from(i == j));
+            }
+        }
+        (a, (0..d * 2).map(|_| chance.normal()).collect())
+    }
+
+    #[test]
+    fn the_solution_satisfies_the_system_at_sizes_around_the_block() {
+        for d in [1, 2, 31, 32, 33, 64, 65, 100, 225] {
+            let (a, b) = system(d);
+            let (mut factor, mut x) = (a.clone(), b.clone());
+            cholesky(&mut factor, d, &mut Vec::new()).expect("positive definite");
+            solve(&factor, d, &mut x, 2);
+            for i in 0..d {
+                for c in 0..2 {
+                    let left: f32 = (0..d).map(|k| a[i * d + k] * x[k * 2 + c]).sum();
+                    assert!(
+                        (left - b[i * 2 + c]).abs() < 1e-3,
+                        "d {d}, row {i}: {left} for {}",
+                        b[i * 2 + c]
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_matrix_that_is_not_positive_names_its_pivot() {
+        let (mut a, _) = system(70);
+        a[50 * 70 + 50] = -1.0;
+        assert_eq!(cholesky(&mut a, 70, &mut Vec::new()), Err(50));
+        let mut a = vec![f32::NAN];
+        assert_eq!(cholesky(&mut a, 1, &mut Vec::new()), Err(0));
+    }
+
+    #[test]
+    #[should_panic(expected = "exceeds its slice")]
+    fn a_matrix_larger_than_its_slice_is_our_own_bug() {
+        let shape = Shape {
+            rows: 2,
+            columns: 2,
+            stride: 2,
+        };
+        add_product_transposed(1.0, (&[1.0; 3], shape), (&[1.0; 4], shape), (&mut [0.0; 4], shape));
+    }
+}

@@ -1,0 +1,21 @@
+//! Learning for `hone`: models as data, training, evaluation. No files, clocks, network, threads or global chance.
+//!
+//! A row goes `normalize` → `network` → `embed` → head; `train` makes models, `bundle` reads and writes them, `horizons`
+//! learns from every label.
+#![warn(missing_docs)]
+mod autodiff;
+pub mod bundle;
+pub mod chance;
+pub mod digest;
+pub mod embed;
+pub mod evaluate;
+pub mod fit;
+pub mod horizons;
+mod kernel;
+pub mod model;
+pub mod network;
+pub mod normalize;
+pub mod ridge;
+pub mod schema;
+pub mod spec;
+pub mod train;

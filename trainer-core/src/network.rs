@@ -1,0 +1,372 @@
+//! The network's weights as plain numbers, and the fused forward pass that serves them without allocation.
+use serde::{Deserialize, Serialize};
+
+use crate::chance::{Chance, Purpose};
+use crate::spec::{Layer, Spec, SpecError};
+
+/// Keeps the square root of a variance away from zero; `PyTorch`'s default.
+pub(crate) const EPSILON: f32 = 1e-5;
+
+/// One layer with its weights. Matrices are `[inputs, outputs]`, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Weights {
+    /// Affine map.
+    Linear {
+        /// `[inputs, outputs]`.
+        weight: Vec<f32>,
+        /// `[outputs]`.
+        bias: Vec<f32>,
+    },
+    /// Batch or layer normalisation; `mean` and `variance` are empty for layer normalisation.
+    Norm {
+        /// `[columns]`, multiplies.
+        gamma: Vec<f32>,
+        /// `[columns]`, adds.
+        beta: Vec<f32>,
+        /// `[columns]`, population mean of the training rows.
+        mean: Vec<f32>,
+        /// `[columns]`, population variance.
+        variance: Vec<f32>,
+    },
+    /// A function of each number, or nothing.
+    Plain(Function),
+}
+
+/// Element-wise functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Function {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x · Φ(x)`.
+    Gelu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// Logistic function.
+    Sigmoid,
+    /// Nothing: dropout when serving.
+    Identity,
+}
+
+/// Hidden layers and output layer of one model, ready to serve.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// What the layers were built from.
+    pub spec: Spec,
+    /// Columns of an encoded row.
+    pub inputs: usize,
+    /// Logits, or standardised targets.
+    pub outputs: usize,
+    /// Hidden layers, then the linear output layer.
+    pub layers: Vec<Weights>,
+    widths: Vec<usize>,
+}
+
+/// Memory of one forward pass, reused from row to row.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    /// Features at the cut, `[mid]`.
+    pub mid: Vec<f32>,
+    /// Features before the output layer, `[penultimate]`.
+    pub penultimate: Vec<f32>,
+    /// Output layer, `[outputs]`.
+    pub output: Vec<f32>,
+    current: Vec<f32>,
+    next: Vec<f32>,
+}
+
+impl Network {
+    /// A network of `spec` with weights drawn from `seed`: Glorot-uniform matrices, zero biases, unit norms.
+    ///
+    /// Fails with the [`SpecError`] of the first layer that cannot be built.
+    pub fn new(spec: &Spec, inputs: usize, outputs: usize, seed: u64) -> Result<Self, SpecError> {
+        let widths = spec.widths(inputs)?;
+        let mut layers = Vec::with_capacity(spec.layers.len() + 1);
+        let mut width = inputs;
+        for (index, (layer, &after)) in spec.layers.iter().zip(&widths).enumerate() {
+            layers.push(match layer {
+                Layer::Linear { .. } => draw(width, after, seed, index),
+                Layer::BatchNorm => Weights::Norm {
+                    gamma: vec![1.0; after],
+                    beta: vec![0.0; after],
+                    mean: vec![0.0; after],
+                    variance: vec![1.0; after],
+                },
+                Layer::LayerNorm => Weights::Norm {
+                    gamma: vec![1.0; after],
+                    beta: vec![0.0; after],
+                    mean: vec![],
+                    variance: vec![],
+                },
+                Layer::Relu => Weights::Plain(Function::Relu),
+                Layer::Gelu => Weights::Plain(Function::Gelu),
+                Layer::Tanh => Weights::Plain(Function::Tanh),
+                Layer::Sigmoid => Weights::Plain(Function::Sigmoid),
+                Layer::Dropout { .. } => Weights::Plain(Function::Identity),
+            });
+            width = after;
+        }
+        layers.push(draw(width, outputs, seed, spec.layers.len()));
+        Ok(Self {
+            spec: spec.clone(),
+            inputs,
+            outputs,
+            layers,
+            widths,
+        })
+    }
+
+    /// Columns of the features at the cut.
+    #[must_use]
+    pub fn mid(&self) -> usize {
+        self.widths[self.spec.cut - 1]
+    }
+
+    /// Columns of the features before the output layer.
+    #[must_use]
+    pub fn penultimate(&self) -> usize {
+        *self.widths.last().expect("a checked spec has a layer")
+    }
+
+    /// Columns before layer `index`; the output layer is `spec.layers.len()`.
+    #[must_use]
+    pub fn before(&self, index: usize) -> usize {
+        if index == 0 {
+            self.inputs
+        } else {
+            self.widths[index - 1]
+        }
+    }
+
+    /// Columns after layer `index`.
+    #[must_use]
+    pub fn after(&self, index: usize) -> usize {
+        self.widths.get(index).copied().unwrap_or(self.outputs)
+    }
+
+    /// Multiply-adds of one forward pass through layers `from..`.
+    #[must_use]
+    pub fn work_mac(&self, from: usize) -> u64 {
+        (from..self.layers.len()).map(|index| self.layer_work_mac(index)).sum()
+    }
+
+    fn layer_work_mac(&self, index: usize) -> u64 {
+        match &self.layers[index] {
+            Weights::Linear { weight, .. } => weight.len() as u64,
+            Weights::Norm { gamma, .. } => 2 * gamma.len() as u64,
+            Weights::Plain(_) => self.after(index) as u64,
+        }
+    }
+
+    /// Forward pass of one encoded row `[inputs]`; the results stay in `scratch`. No allocation after the first call.
+    pub fn forward(&self, input: &[f32], scratch: &mut Scratch) {
+        scratch.current.clear();
+        scratch.current.extend_from_slice(input);
+        self.run(0, scratch);
+    }
+
+    /// The rest of a forward pass from the features at the cut, `[mid]`.
+    pub fn forward_from_cut(&self, mid: &[f32], scratch: &mut Scratch) {
+        scratch.current.clear();
+        scratch.current.extend_from_slice(mid);
+        scratch.mid.clear();
+        scratch.mid.extend_from_slice(mid);
+        self.run(self.spec.cut, scratch);
+    }
+
+    fn run(&self, from: usize, scratch: &mut Scratch) {
+        let hidden = self.layers.len() - 1;
+        for (index, layer) in self.layers.iter().enumerate().skip(from) {
+            if index == hidden {
+                scratch.penultimate.clone_from(&scratch.current);
+            }
+            apply(layer, &mut scratch.current, &mut scratch.next);
+            if index + 1 == self.spec.cut {
+                scratch.mid.clone_from(&scratch.current);
+            }
+        }
+        std::mem::swap(&mut scratch.output, &mut scratch.current);
+    }
+
+    /// Sets the population statistics of the batch norms in layers `from..` from rows `[n, before(from)]`.
+    ///
+    /// Exact statistics of the final weights instead of a running average: same rows, same numbers.
+    pub fn estimate_norms(&mut self, from: usize, rows: &[f32]) {
+        let columns = self.before(from);
+        if rows.len() < columns
+            || !self
+                .spec
+                .layers
+                .iter()
+                .skip(from)
+                .any(|layer| *layer == Layer::BatchNorm)
+        {
+            return;
+        }
+        let mut current: Vec<Vec<f32>> = rows.chunks_exact(columns).map(<[f32]>::to_vec).collect();
+        let mut next = Vec::new();
+        for layer in &mut self.layers[from..] {
+            if let Weights::Norm { mean, variance, .. } = layer
+                && !mean.is_empty()
+            {
+                (*mean, *variance) = moments(&current);
+            }
+            for row in &mut current {
+                apply(layer, row, &mut next);
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "f64 sums kept as f32"
+)]
+fn moments(rows: &[Vec<f32>]) -> (Vec<f32>, Vec<f32>) {
+    let n = rows.len() as f64;
+    let column = |index: usize| rows.iter().map(move |row| f64::from(row[index]));
+    (0..rows[0].len())
+        .map(|index| {
+            let mean = column(index).sum::<f64>() / n;
+            (
+                mean as f32,
+                (column(index).map(|x| (x - mean).powi(2)).sum::<f64>() / n) as f32,
+            )
+        })
+        .unzip()
+}
+
+fn draw(inputs: usize, outputs: usize, seed: u64, index: usize) -> Weights {
+    let mut chance = Chance::new(seed, Purpose::Weights, index as u64);
+    #[expect(clippy::cast_precision_loss, reason = "widths are below WIDTH_MAX")]
+    let limit = (6.0 / (inputs + outputs) as f32).sqrt();
+    Weights::Linear {
+        weight: (0..inputs * outputs)
+            .map(|_| (2.0 * chance.unit() - 1.0) * limit)
+            .collect(),
+        bias: vec![0.0; outputs],
+    }
+}
+
+/// Replaces `current` by the layer's output; `next` is scratch.
+fn apply(layer: &Weights, current: &mut Vec<f32>, next: &mut Vec<f32>) {
+    match layer {
+        Weights::Linear { weight, bias } => {
+            next.clear();
+            next.extend_from_slice(bias);
+            affine(weight, current, next);
+            std::mem::swap(current, next);
+        }
+        Weights::Norm {
+            gamma,
+            beta,
+            mean,
+            variance: _,
+        } if mean.is_empty() => {
+            #[expect(clippy::cast_precision_loss, reason = "widths are below WIDTH_MAX")]
+            let n = current.len() as f32;
+            let centre = current.iter().sum::<f32>() / n;
+            let spread = current.iter().map(|x| (x - centre).powi(2)).sum::<f32>() / n;
+            let factor = 1.0 / (spread + EPSILON).sqrt();
+            current
+                .iter_mut()
+                .zip(gamma)
+                .zip(beta)
+                .for_each(|((x, g), b)| *x = (*x - centre) * factor * g + b);
+        }
+        Weights::Norm {
+            gamma,
+            beta,
+            mean,
+            variance,
+        } => {
+            for (index, x) in current.iter_mut().enumerate() {
+                *x = (*x - mean[index]) / (variance[index] + EPSILON).sqrt() * gamma[index] + beta[index];
+            }
+        }
+        Weights::Plain(function) => function.apply(current),
+    }
+}
+
+/// Adds `inputᵀ · weight` to `output`; rows of inputs that are zero (half of them after a relu) are skipped.
+pub(crate) fn affine(weight: &[f32], input: &[f32], output: &mut [f32]) {
+    for (row, &x) in weight.chunks_exact(output.len()).zip(input) {
+        if x != 0.0 {
+            output.iter_mut().zip(row).for_each(|(sum, w)| *sum += x * w);
+        }
+    }
+}
+
+impl Function {
+    fn apply(self, values: &mut [f32]) {
+        match self {
+            Self::Relu => values.iter_mut().for_each(|x| *x = x.max(0.0)),
+            Self::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
+            Self::Tanh => values.iter_mut().for_each(|x| *x = x.tanh()),
+            Self::Sigmoid => values.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+            Self::Identity => {}
+        }
+    }
+}
+
+/// `x · Φ(x)`; the error function by Abramowitz & Stegun 7.1.26 in f64, 1.5e-7 off at most.
+#[expect(clippy::cast_possible_truncation, reason = "computed in f64, kept in f32")]
+fn gelu(x: f32) -> f32 {
+    let z = f64::from(x) / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z.abs());
+    let series =
+        ((((1.061_405_429 * t - 1.453_152_027) * t + 1.421_413_741) * t - 0.284_496_736) * t + 0.254_829_592) * t;
+    let erf = (1.0 - series * (-z * z).exp()).copysign(z);
+    (f64::from(x) * 0.5 * (1.0 + erf)) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hand_computed_network_gives_the_hand_computed_answer() {
+        let spec = Spec {
+            cut: 2,
+            layers: vec![Layer::Linear { outputs: 2 }, Layer::Relu, Layer::LayerNorm],
+        };
+        let mut network = Network::new(&spec, 2, 1, 0).unwrap();
+        network.layers[0] = Weights::Linear {
+            weight: vec![1.0, -1.0, 2.0, 0.5],
+            bias: vec![0.5, 0.0],
+        };
+        network.layers[3] = Weights::Linear {
+            weight: vec![1.0, 3.0],
+            bias: vec![0.25],
+        };
+        let mut scratch = Scratch::default();
+        network.forward(&[1.0, 1.0], &mut scratch);
+        // linear: [1+2+.5, -1+.5] = [3.5, -.5]; relu: [3.5, 0]; norm: [1, -1] up to epsilon; output 1 - 3 + .25.
+        assert_eq!(scratch.mid, [3.5, 0.0]);
+        assert!((scratch.output[0] + 1.75).abs() < 1e-4, "{:?}", scratch.output);
+        let whole = scratch.output.clone();
+        network.forward_from_cut(&[3.5, 0.0], &mut scratch);
+        assert_eq!(whole, scratch.output);
+    }
+
+    #[test]
+    fn batch_norm_statistics_are_those_of_the_rows() {
+        let spec = Spec {
+            cut: 1,
+            layers: vec![Layer::BatchNorm],
+        };
+        let mut network = Network::new(&spec, 1, 1, 0).unwrap();
+        network.estimate_norms(0, &[1.0, 3.0]);
+        let Weights::Norm { mean, variance, .. } = &network.layers[0] else {
+            panic!("a norm")
+        };
+        assert_eq!((mean[0], variance[0]), (2.0, 1.0));
+    }
+
+    #[test]
+    fn gelu_agrees_with_known_values() {
+        for (x, y) in [(0.0, 0.0), (1.0, 0.841_345), (-1.0, -0.158_655), (3.0, 2.995_95)] {
+            assert!((gelu(x) - y).abs() < 1e-5, "gelu({x}) = {}", gelu(x));
+        }
+    }
+}

@@ -1,0 +1,682 @@
+//! The trainer: rows, settings and a seed in, a model out; a function of these alone.
+use serde::{Deserialize, Serialize};
+
+use crate::autodiff::Loss;
+use crate::bundle;
+use crate::chance::{Chance, Purpose};
+use crate::embed::Embedding;
+use crate::evaluate::Tally;
+use crate::fit::{Examples, FitSettings, fit};
+use crate::horizons::{HorizonSettings, Horizons, Scoring};
+use crate::model::{FORMAT, Manifest, Model, Provenance, Reference, Strategy, Work, softmax};
+use crate::network::{Network, Scratch};
+use crate::normalize::Normalizer;
+use crate::ridge::{Gram, SolveError, SolveMemory};
+use crate::schema::{Rows, Schema, Task};
+use crate::spec::{Spec, SpecError};
+
+/// Anchors kept per class, or per tenth of them for regression.
+const ANCHORS_PER_CLASS: usize = 20;
+/// Anchors kept for a regression.
+const ANCHORS_OF_REGRESSION: usize = 200;
+/// Training rows kept as the drift baseline.
+const BASELINE_ROWS: usize = 512;
+/// Golden rows.
+const GOLDEN_ROWS: usize = 8;
+/// Fewest rows a model can be trained on at all.
+pub const ROWS_MIN: usize = 20;
+
+/// Everything about a training but its rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Gradient training of the base model and of `full`.
+    pub fit: FitSettings,
+    /// Gradient training of `tail`.
+    pub tail: TailSettings,
+    /// Ridge heads.
+    pub heads: HorizonSettings,
+}
+
+/// How the layers above the cut are retrained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TailSettings {
+    /// Most passes over the rows. Default 40.
+    pub epochs: usize,
+    /// Step size of AdamW. Default 3e-3.
+    pub learning_rate: f64,
+}
+
+impl Default for TailSettings {
+    fn default() -> Self {
+        Self {
+            epochs: 40,
+            learning_rate: 3e-3,
+        }
+    }
+}
+
+/// A trained model and what it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// The candidate.
+    pub model: Model,
+    /// Multiply-adds of the whole training.
+    pub work_mac: u64,
+    /// Passes of gradient training; 0 for `head`.
+    pub epochs: usize,
+}
+
+/// A training that cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// Too few rows.
+    #[error("{found} rows are too few to train on: {missing} more labelled rows are needed", missing = needed - found)]
+    TooFewRows {
+        /// Rows given.
+        found: usize,
+        /// Rows needed.
+        needed: usize,
+    },
+    /// The network cannot be built.
+    #[error("the network cannot be built")]
+    Spec(#[from] SpecError),
+    /// The heads cannot be solved.
+    #[error("the head cannot be solved")]
+    Solve(#[from] SolveError),
+    /// Training ran away.
+    #[error("training gave weights that are not finite: lower the learning rate or look for broken values in the rows")]
+    NotFinite,
+}
+
+/// Trains a base model from nothing: network, embedding, factory sums, anchors, baseline, golden rows.
+///
+/// `rows` are in time order. Fails with [`TrainError`] for fewer than [`ROWS_MIN`] rows, an impossible spec, or weights
+/// that ran away. Same rows, settings and seed: same bundle bytes on the same build and architecture.
+pub fn base(
+    schema: &Schema,
+    spec: &Spec,
+    rows: &Rows,
+    settings: &TrainSettings,
+    seed: u64,
+) -> Result<Trained, TrainError> {
+    if rows.len() < ROWS_MIN {
+        return Err(TrainError::TooFewRows {
+            found: rows.len(),
+            needed: ROWS_MIN,
+        });
+    }
+    let normalizer = Normalizer::fit(schema, rows);
+    let encoded = encode(schema, &normalizer, rows);
+    let network = Network::new(spec, schema.encoded(), schema.outputs(), seed)?;
+    let targets = target_scales(schema, rows);
+    let mut model = Model {
+        manifest: Manifest {
+            format: FORMAT,
+            check: String::new(),
+            schema: schema.clone(),
+            spec: spec.clone(),
+            temperature: 1.0,
+            parent: None,
+            provenance: provenance(Strategy::Base, seed, rows),
+            reference: Reference::default(),
+            metrics: None,
+        },
+        embedding: Embedding {
+            scale: [1.0; 4],
+            weight: Vec::new(),
+            bias: Vec::new(),
+            squeeze: Vec::new(),
+        },
+        factory: Gram::new(0, schema.outputs()),
+        anchors: anchors(schema, rows, seed),
+        baseline: stride(rows, BASELINE_ROWS)
+            .flat_map(|row| rows.x(row).to_vec())
+            .collect(),
+        golden: (
+            stride(rows, GOLDEN_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(),
+            Vec::new(),
+        ),
+        head: None,
+        normalizer,
+        network,
+        targets,
+    };
+    let y = targets_of(&model, rows);
+    let examples = Examples {
+        x: &encoded,
+        y: &y,
+        columns: model.network.inputs,
+        outputs: model.network.outputs,
+    };
+    let held = holdout(rows.len(), settings.fit.holdout);
+    let loss = loss_of(&model);
+    let report = fit(&mut model.network, 0, examples, loss, &settings.fit, held, seed);
+    finite(&model.network)?;
+    if let Some(judged) = report.judged {
+        let last = std::mem::replace(&mut model.network, judged);
+        judge(&mut model, &rows.slice(rows.len() - held..rows.len()));
+        model.network = last;
+    }
+    model.embedding = Embedding::new(&model.network, &encoded, seed);
+    model.factory = gram(&model, rows);
+    model.golden.1 = bundle::golden_answers(&model);
+    let work = rows.len() as u64 * (model.work_mac(true) + model.factory.push_work_mac());
+    Ok(Trained {
+        model,
+        work_mac: report.work_mac + work,
+        epochs: report.epochs,
+    })
+}
+
+/// Trains a candidate from `parent` on `rows` (time order): a ridge head, the tail, or all layers.
+///
+/// `head` lets the multi-horizon heads run through the rows and freezes their mixture. `tail` and `full` retrain layers with
+/// the anchors mixed in or left out, whichever does better on the newest fifth, then fit a head on the new features and
+/// keep it if it does better there. Fails with [`TrainError`] as [`base`] does.
+pub fn adapt(
+    parent: &Model,
+    strategy: Strategy,
+    rows: &Rows,
+    settings: &TrainSettings,
+    seed: u64,
+) -> Result<Trained, TrainError> {
+    if rows.len() < ROWS_MIN {
+        return Err(TrainError::TooFewRows {
+            found: rows.len(),
+            needed: ROWS_MIN,
+        });
+    }
+    let mut model = parent.clone();
+    let (mut work_mac, mut epochs) = (0, 0);
+    if let Strategy::Tail | Strategy::Full | Strategy::Base = strategy {
+        let from = if strategy == Strategy::Tail {
+            model.network.spec.cut
+        } else {
+            0
+        };
+        (work_mac, epochs) = retrain(&mut model, from, rows, settings, seed)?;
+    }
+    let own = if strategy == Strategy::Head {
+        None
+    } else {
+        Some(mean_loss(&model, newest(rows)))
+    };
+    work_mac += fit_head(&mut model, parent, rows, settings, strategy)?;
+    if own.is_some_and(|own| own <= model.manifest.reference.mean) {
+        model.head = None;
+        model.manifest.temperature = 1.0;
+        judge(&mut model, newest(rows));
+    }
+    model.manifest.provenance = provenance(strategy, seed, rows);
+    model.golden.1 = bundle::golden_answers(&model);
+    Ok(Trained {
+        model,
+        work_mac,
+        epochs,
+    })
+}
+
+/// Gradient training of layers `from..`; returns multiply-adds and passes.
+fn retrain(
+    model: &mut Model,
+    from: usize,
+    rows: &Rows,
+    settings: &TrainSettings,
+    seed: u64,
+) -> Result<(u64, usize), TrainError> {
+    let held = holdout(rows.len(), 0.2);
+    let tail = FitSettings {
+        epochs: settings.tail.epochs,
+        learning_rate: settings.tail.learning_rate,
+        refit: false,
+        ..settings.fit.clone()
+    };
+    let full = FitSettings {
+        epochs: settings.fit.epochs / 2,
+        refit: false,
+        ..settings.fit.clone()
+    };
+    let fitting = if from == 0 { full } else { tail };
+    let (mut best, mut work_mac) = (None, 0);
+    for anchored in [true, false] {
+        let mut all = if anchored {
+            model.anchors.clone()
+        } else {
+            Rows::empty(rows.features, rows.truths)
+        };
+        all.x.extend_from_slice(&rows.x);
+        all.y.extend_from_slice(&rows.y);
+        let mut x = encode(model.schema(), &model.normalizer, &all);
+        let mut network = model.network.clone();
+        if from > 0 {
+            x = at_cut(&network, &x);
+        }
+        let y = targets_of(model, &all);
+        let examples = Examples {
+            x: &x,
+            y: &y,
+            columns: network.before(from),
+            outputs: network.outputs,
+        };
+        let report = fit(&mut network, from, examples, loss_of(model), &fitting, held, seed);
+        work_mac += report.work_mac + all.len() as u64 * network.work_mac(0);
+        if best.as_ref().is_none_or(|(loss, _, _)| report.held_loss < *loss) {
+            best = Some((report.held_loss, network, report.epochs));
+        }
+    }
+    let (_, network, epochs) = best.expect("two runs were made");
+    finite(&network)?;
+    model.network = network;
+    model.head = None;
+    model.manifest.temperature = 1.0;
+    // New features: scales from the rows at hand, factory sums from what the factory left, its anchors.
+    let mut all = model.anchors.clone();
+    all.x.extend_from_slice(&rows.x);
+    let scale = model
+        .embedding
+        .measure(&model.network, &encode(model.schema(), &model.normalizer, &all));
+    model.embedding.scale = scale;
+    model.factory = gram(model, &model.anchors);
+    Ok((work_mac, epochs))
+}
+
+/// Runs the multi-horizon heads through the rows in time order and freezes their mixture; returns multiply-adds.
+fn fit_head(
+    model: &mut Model,
+    parent: &Model,
+    rows: &Rows,
+    settings: &TrainSettings,
+    strategy: Strategy,
+) -> Result<u64, TrainError> {
+    let mut memory = SolveMemory::default();
+    let mut horizons = Horizons::new(
+        model.factory.clone(),
+        model.scoring(),
+        settings.heads.clone(),
+        &mut memory,
+    )?;
+    // A retrained network has seen these rows, so only the parent may stand as the expert that speaks for the old model.
+    let (mut work, mut voice) = (Work::default(), Work::default());
+    let (mut mixture, mut y) = (Vec::new(), Vec::new());
+    let mut seen = Vec::with_capacity(rows.len());
+    for row in 0..rows.len() {
+        model.embed(rows.x(row), &mut work);
+        model.target(rows.y(row), &mut y);
+        if strategy != Strategy::Head {
+            parent.answer(rows.x(row), &mut voice);
+        }
+        let champion = if strategy == Strategy::Head {
+            &work.standard
+        } else {
+            &voice.standard
+        };
+        let said = horizons.answer(&work.h, champion, &mut mixture);
+        seen.push((mixture.clone(), y.clone()));
+        horizons.learn(&work.h, &y, Some(&said), &mut memory)?;
+    }
+    horizons.flush(&mut memory)?;
+    model.head = Some(horizons.collapse());
+    let late = &seen[seen.len() / 2..];
+    if model.scoring() == Scoring::Classes {
+        model.manifest.temperature = temperature(late);
+    }
+    let mut losses = Losses::new(model);
+    for ((scores, _), row) in late.iter().zip(seen.len() / 2..) {
+        let mut standard = scores.clone();
+        if model.scoring() == Scoring::Classes {
+            softmax(&mut standard, model.manifest.temperature);
+        }
+        losses.push(model, &standard, rows.y(row));
+    }
+    losses.write_into(model);
+    Ok(horizons.work_mac() + rows.len() as u64 * model.work_mac(true))
+}
+
+/// The factor on the scores that makes their softmax most likely, by golden-section search on its logarithm.
+fn temperature(seen: &[(Vec<f32>, Vec<f32>)]) -> f32 {
+    let loss = |log: f32| -> f64 {
+        let each = seen.iter().map(|(scores, y)| {
+            let mut p = scores.clone();
+            softmax(&mut p, log.exp());
+            let right: f32 = p.iter().zip(y).map(|(p, y)| p * y).sum();
+            -f64::from(right).max(1e-15).ln()
+        });
+        each.sum()
+    };
+    let golden = 0.618_034_f32;
+    let (mut low, mut high) = (0.0_f32, 4.0_f32);
+    for _ in 0..24 {
+        let (left, right) = (high - golden * (high - low), low + golden * (high - low));
+        if loss(left) < loss(right) {
+            high = right
+        } else {
+            low = left
+        }
+    }
+    f32::midpoint(low, high).exp()
+}
+
+/// Losses and measures of answers that a model gave to rows it had not been trained on.
+struct Losses {
+    tally: Tally,
+    rows: u64,
+    sum: f64,
+    square: f64,
+    answer: Vec<f32>,
+}
+
+impl Losses {
+    fn new(model: &Model) -> Self {
+        Self {
+            tally: Tally::new(&model.schema().task),
+            rows: 0,
+            sum: 0.0,
+            square: 0.0,
+            answer: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, model: &Model, standard: &[f32], truth: &[f32]) {
+        model.answer_of(standard, &mut self.answer);
+        self.tally.push(&self.answer, truth);
+        let loss = model.loss(&self.answer, truth);
+        self.rows += 1;
+        self.sum += loss;
+        self.square += loss * loss;
+    }
+
+    fn write_into(&self, model: &mut Model) {
+        let n = self.rows.max(1) as f64;
+        let mean = self.sum / n;
+        model.manifest.metrics = self.tally.metrics();
+        model.manifest.reference = Reference {
+            rows: self.rows,
+            mean,
+            variance: (self.square / n - mean * mean).max(0.0),
+        };
+    }
+}
+
+fn judge(model: &mut Model, rows: impl std::borrow::Borrow<Rows>) {
+    let rows = rows.borrow();
+    let (mut losses, mut work) = (Losses::new(model), Work::default());
+    for row in 0..rows.len() {
+        model.answer(rows.x(row), &mut work);
+        losses.push(model, &work.standard, rows.y(row));
+    }
+    losses.write_into(model);
+}
+
+fn mean_loss(model: &Model, rows: impl std::borrow::Borrow<Rows>) -> f64 {
+    let rows = rows.borrow();
+    let mut work = Work::default();
+    let losses = (0..rows.len()).map(|row| {
+        model.answer(rows.x(row), &mut work);
+        model.loss(&work.answer, rows.y(row))
+    });
+    losses.sum::<f64>() / rows.len().max(1) as f64
+}
+
+/// The newest fifth, which early stopping held out.
+fn newest(rows: &Rows) -> Rows {
+    rows.slice(rows.len() - holdout(rows.len(), 0.2)..rows.len())
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a count"
+)]
+fn holdout(rows: usize, share: f32) -> usize {
+    ((rows as f32 * share) as usize).min(rows / 2)
+}
+
+fn provenance(strategy: Strategy, seed: u64, rows: &Rows) -> Provenance {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Provenance {
+        strategy,
+        seed,
+        rows: rows.len() as u64,
+        snapshot: None,
+        version,
+    }
+}
+
+fn loss_of(model: &Model) -> Loss {
+    if model.scoring() == Scoring::Classes {
+        Loss::CrossEntropy
+    } else {
+        Loss::Square
+    }
+}
+
+fn finite(network: &Network) -> Result<(), TrainError> {
+    let mut scratch = Scratch::default();
+    network.forward(&vec![0.5; network.inputs], &mut scratch);
+    if scratch.output.iter().all(|value| value.is_finite()) {
+        Ok(())
+    } else {
+        Err(TrainError::NotFinite)
+    }
+}
+
+fn encode(schema: &Schema, normalizer: &Normalizer, rows: &Rows) -> Vec<f32> {
+    let width = schema.encoded();
+    let mut all = vec![0.0; width * (rows.x.len() / rows.features.max(1))];
+    for (row, into) in rows.x.chunks_exact(rows.features).zip(all.chunks_exact_mut(width)) {
+        normalizer.encode(schema, row, into);
+    }
+    all
+}
+
+fn at_cut(network: &Network, encoded: &[f32]) -> Vec<f32> {
+    let mut scratch = Scratch::default();
+    let mut mid = Vec::with_capacity(encoded.len() / network.inputs * network.mid());
+    for row in encoded.chunks_exact(network.inputs) {
+        network.forward(row, &mut scratch);
+        mid.extend_from_slice(&scratch.mid);
+    }
+    mid
+}
+
+fn targets_of(model: &Model, rows: &Rows) -> Vec<f32> {
+    let (mut all, mut y) = (Vec::new(), Vec::new());
+    for row in 0..rows.len() {
+        model.target(rows.y(row), &mut y);
+        all.extend_from_slice(&y);
+    }
+    all
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "f64 sums kept as f32")]
+fn target_scales(schema: &Schema, rows: &Rows) -> Vec<[f32; 2]> {
+    let Task::Regression { targets } = &schema.task else {
+        return Vec::new();
+    };
+    let n = rows.len() as f64;
+    let column = |target: usize| (0..rows.len()).map(move |row| f64::from(rows.y(row)[target]));
+    let scale = |target: usize| {
+        let mean = column(target).sum::<f64>() / n;
+        let deviation = (column(target).map(|y| (y - mean).powi(2)).sum::<f64>() / n).sqrt() as f32;
+        [mean as f32, if deviation.is_normal() { deviation } else { 1.0 }]
+    };
+    (0..targets.len()).map(scale).collect()
+}
+
+fn gram(model: &Model, rows: &Rows) -> Gram {
+    let mut gram = Gram::new(model.embedding.width(&model.network), model.network.outputs);
+    let (mut work, mut y) = (Work::default(), Vec::new());
+    for row in 0..rows.len() {
+        model.embed(rows.x(row), &mut work);
+        model.target(rows.y(row), &mut y);
+        gram.push(&work.h, &y);
+    }
+    gram
+}
+
+/// At most `count` row indices, evenly spread.
+fn stride(rows: &Rows, count: usize) -> impl Iterator<Item = usize> + '_ {
+    let take = rows.len().min(count);
+    (0..take).map(move |index| index * rows.len() / take)
+}
+
+/// A balanced, seeded choice of rows that every later training may lean on.
+fn anchors(schema: &Schema, rows: &Rows, seed: u64) -> Rows {
+    let order = Chance::new(seed, Purpose::Sample, 0).order(rows.len());
+    let mut left = vec![ANCHORS_PER_CLASS; schema.outputs()];
+    let mut chosen: Vec<usize> = match schema.task {
+        Task::Classification { .. } => order
+            .into_iter()
+            .filter(|&row| take_one(&mut left[crate::evaluate::class_of(rows.y(row)[0])]))
+            .collect(),
+        Task::Regression { .. } => order.into_iter().take(ANCHORS_OF_REGRESSION).collect(),
+    };
+    chosen.sort_unstable();
+    let mut anchors = Rows::empty(rows.features, rows.truths);
+    chosen
+        .into_iter()
+        .for_each(|row| anchors.push(rows.x(row), rows.y(row)));
+    anchors
+}
+
+fn take_one(left: &mut usize) -> bool {
+    let any = *left > 0;
+    *left = left.saturating_sub(1);
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Feature, FeatureKind};
+
+    /// Three classes around centres that `turn` rotates; the first feature is sometimes missing.
+    fn rows(count: usize, turn: f32, seed: u64) -> Rows {
+        let mut chance = Chance::new(seed, Purpose::Sample, 9);
+        let mut rows = Rows::empty(3, 1);
+        for _ in 0..count {
+            let class = chance.below(3);
+            let angle = class as f32 * 2.1 + turn;
+            let mut noise = || chance.normal() * 0.35;
+            let x = [angle.cos() * 2.0 + noise(), angle.sin() * 2.0 + noise(), noise()];
+            let gap = chance.unit() < 0.05;
+            rows.push(&[if gap { f32::NAN } else { x[0] }, x[1], x[2]], &[class as f32]);
+        }
+        rows
+    }
+
+    fn schema(task: Task) -> Schema {
+        let feature = |name: &str| Feature {
+            name: name.into(),
+            unit: None,
+            kind: FeatureKind::Number,
+            range: None,
+        };
+        Schema {
+            features: ["a", "b", "c"].map(feature).to_vec(),
+            task,
+        }
+    }
+
+    fn factory() -> Model {
+        let task = Task::Classification {
+            classes: ["p", "q", "r"].map(String::from).to_vec(),
+        };
+        base(
+            &schema(task),
+            &Spec::default(),
+            &rows(600, 0.0, 1),
+            &TrainSettings::default(),
+            0,
+        )
+        .unwrap()
+        .model
+    }
+
+    fn accuracy(model: &Model, rows: &Rows) -> f64 {
+        1.0 - mean_loss(model, rows)
+    }
+
+    #[test]
+    fn every_strategy_brings_a_turned_world_back() {
+        let model = factory();
+        assert!(accuracy(&model, &rows(500, 0.0, 2)) > 0.95);
+        let turned = rows(400, 1.0, 3);
+        let stale = accuracy(&model, &rows(500, 1.0, 4));
+        assert!(stale < 0.7, "the turn must hurt: {stale}");
+        for strategy in [Strategy::Head, Strategy::Tail, Strategy::Full] {
+            let trained = adapt(&model, strategy, &turned, &TrainSettings::default(), 5).unwrap();
+            let found = accuracy(&trained.model, &rows(500, 1.0, 4));
+            assert!(found > 0.93, "{strategy:?}: {found}");
+            assert!(trained.work_mac > 0 && trained.model.manifest.provenance.strategy == strategy);
+            let frozen = strategy != Strategy::Full;
+            assert_eq!(
+                trained.model.network.layers[0] == model.network.layers[0],
+                frozen,
+                "{strategy:?}"
+            );
+            let metrics = trained
+                .model
+                .manifest
+                .metrics
+                .clone()
+                .expect("judged on rows it had not seen");
+            assert!(matches!(metrics, crate::evaluate::Metrics::Classification { accuracy, .. } if accuracy > 0.8));
+        }
+    }
+
+    #[test]
+    fn a_few_rows_of_the_old_world_change_nothing_much() {
+        let model = factory();
+        let trained = adapt(&model, Strategy::Head, &rows(40, 0.0, 6), &TrainSettings::default(), 5).unwrap();
+        assert!(
+            accuracy(&trained.model, &rows(500, 0.0, 2)) > 0.95,
+            "the factory sums hold the head"
+        );
+    }
+
+    #[test]
+    fn regression_learns_in_the_units_of_the_target() {
+        let mut rows = Rows::empty(3, 1);
+        let mut chance = Chance::new(1, Purpose::Sample, 0);
+        for _ in 0..500 {
+            let x = [chance.normal(), chance.normal(), chance.normal()];
+            rows.push(&x, &[1_000.0 + 50.0 * x[0] - 20.0 * x[1] * x[2]]);
+        }
+        let schema = schema(Task::Regression {
+            targets: vec!["y".into()],
+        });
+        let trained = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0)
+            .unwrap()
+            .model;
+        let Some(crate::evaluate::Metrics::Regression { rmse, r2, .. }) = trained.manifest.metrics else {
+            panic!()
+        };
+        assert!(rmse < 20.0 && r2 > 0.85, "rmse {rmse}, r2 {r2}");
+        let adapted = adapt(&trained, Strategy::Head, &rows, &TrainSettings::default(), 0)
+            .unwrap()
+            .model;
+        let mut work = Work::default();
+        adapted.answer(&[0.0, 0.0, 0.0], &mut work);
+        assert!((work.answer[0] - 1_000.0).abs() < 20.0, "{:?}", work.answer);
+    }
+
+    #[test]
+    fn too_few_rows_are_counted() {
+        let error = adapt(
+            &factory(),
+            Strategy::Head,
+            &rows(12, 0.0, 1),
+            &TrainSettings::default(),
+            0,
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "12 rows are too few to train on: 8 more labelled rows are needed"
+        );
+    }
+}
