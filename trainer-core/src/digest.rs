@@ -44,7 +44,7 @@ impl fmt::Debug for Digest {
 
 /// A text that is not 64 hex digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a digest: 64 hex digits are expected")]
+#[error("`{0}` is not a digest: 64 lower-case hex digits are expected")]
 pub struct DigestError(String);
 
 impl FromStr for Digest {
@@ -52,7 +52,8 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
         let refuse = || DigestError(text.chars().take(80).collect());
-        if text.len() != 64 || !text.is_ascii() {
+        // One spelling only, so that a digest can be compared as text too.
+        if text.len() != 64 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(refuse());
         }
         let mut bytes = [0; 32];
@@ -87,6 +88,8 @@ mod tests {
         assert!(digest.to_string().starts_with("ba7816bf8f01cfea"));
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert!("ba78".parse::<Digest>().is_err());
+        assert!("+f".repeat(32).parse::<Digest>().is_err());
+        assert!(digest.to_string().to_uppercase().parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
     }
 }

@@ -17,5 +17,6 @@ pub mod network;
 pub mod normalize;
 pub mod ridge;
 pub mod schema;
+pub mod snapshot;
 pub mod spec;
 pub mod train;

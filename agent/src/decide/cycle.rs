@@ -1,0 +1,532 @@
+//! The loop's state: facts go in by `sample`, `label` and `step`, reports come out, `orders` says what the world must look
+//! like.
+//!
+//! ```text
+//!  samples ─► watch ─┐                     ┌─ refused ──► (tail, or wait for more labels)
+//!  labels  ─► watch ─┼─► trigger ─► order ─┤
+//!  commands ─────────┘     (plan)    train └─ passed ───► champion, old champion kept as previous
+//! ```
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use trainer_core::digest::Digest;
+use trainer_core::model::{Model, Reference, Strategy};
+
+use super::gate::{self, Evidence, GateSettings, Verdict};
+use super::plan::{self, RowsWanted, TooFew};
+use super::policy::Policy;
+use super::trigger::{Trigger, TriggerSettings};
+use super::value::{self, Staleness, ValueSettings};
+use super::watch::{Noticed, Since, Watch, WatchSettings};
+
+/// Everything the loop can be told about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CycleSettings {
+    /// When to retrain: `static`, `fixed:N`, `trigger:NAME`, `value`. Default `trigger:any`.
+    pub policy: Policy,
+    /// Seed of every training; each run derives its own. Default 0.
+    pub seed: u64,
+    /// Drift tests.
+    pub watch: WatchSettings,
+    /// Episodes after an alarm.
+    pub trigger: TriggerSettings,
+    /// Prices of the value policy.
+    pub value: ValueSettings,
+    /// When a candidate may serve.
+    pub gate: GateSettings,
+}
+
+impl Default for CycleSettings {
+    fn default() -> Self {
+        Self {
+            policy: Policy::Trigger { watchers: WatchSettings::default().watchers },
+            seed: 0,
+            watch: WatchSettings::default(),
+            trigger: TriggerSettings::default(),
+            value: ValueSettings::default(),
+            gate: GateSettings::default(),
+        }
+    }
+}
+
+/// Why something was ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// An alarm.
+    Drift,
+    /// The fixed schedule.
+    Schedule,
+    /// Accumulated staleness.
+    Staleness,
+    /// A person.
+    Command,
+    /// A bundle from outside.
+    Offer,
+}
+
+/// Work for the trainer or for the judge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Number of the run, from 1.
+    pub run: u64,
+    /// Why.
+    pub reason: Reason,
+    /// What to do.
+    pub task: OrderTask,
+    /// The champion it is compared with, and trained from.
+    pub parent: Digest,
+    /// Which rows.
+    pub rows: RowsWanted,
+}
+
+/// What an order asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderTask {
+    /// Train a candidate, then compare it on the held-out rows.
+    Train {
+        /// Which part.
+        strategy: Strategy,
+        /// Seed of this run.
+        seed: u64,
+    },
+    /// Compare this stored bundle on the held-out rows.
+    Judge {
+        /// The candidate.
+        candidate: Digest,
+    },
+}
+
+/// A fact for [`Cycle::step`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An order was carried out: the candidate and how it compared.
+    Judged {
+        /// The order's run.
+        run: u64,
+        /// Digest of the candidate.
+        candidate: Digest,
+        /// Paired comparison on the held-out rows.
+        evidence: Evidence,
+        /// Raw rows `[n, features]`, the newest, for the baseline if it is promoted.
+        recent: Vec<f32>,
+    },
+    /// An order could not be carried out.
+    Failed {
+        /// The order's run.
+        run: u64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A person asks for a retrain.
+    Retrain {
+        /// Which part.
+        strategy: Strategy,
+    },
+    /// A bundle is offered as candidate; its schema was found equal to the champion's.
+    Offered {
+        /// The bundle.
+        candidate: Digest,
+    },
+    /// A person asks for the previous model back.
+    RollBack {
+        /// Reference of that model.
+        reference: Reference,
+        /// Its own baseline, `[n, features]`.
+        baseline: Vec<f32>,
+    },
+}
+
+/// What happened, as the operator reads it. Stored with the state that made it true.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Report {
+    /// A test raised an alarm.
+    Drift {
+        /// What it says.
+        noticed: Noticed,
+        /// Whether it opened an episode.
+        opened: bool,
+    },
+    /// A training or a comparison was ordered.
+    Retrain {
+        /// The order.
+        order: Order,
+    },
+    /// It cannot be done yet.
+    Waiting {
+        /// Why.
+        reason: Reason,
+        /// Labels that are missing.
+        missing: u64,
+    },
+    /// It failed.
+    Failed {
+        /// Run.
+        run: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The gate has spoken.
+    Gate {
+        /// Run.
+        run: u64,
+        /// Candidate.
+        candidate: Digest,
+        /// Verdict with its number.
+        verdict: Verdict,
+    },
+    /// A candidate serves.
+    Promote {
+        /// Run.
+        run: u64,
+        /// Served before.
+        from: Digest,
+        /// Serves now.
+        to: Digest,
+    },
+    /// The previous model serves again.
+    Rollback {
+        /// Served before.
+        from: Digest,
+        /// Serves now.
+        to: Digest,
+    },
+}
+
+/// Why a command is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// One order at a time.
+    #[error("run {0} is still under way: try again when it has ended (`hone status`)")]
+    Busy(u64),
+    /// Too few labels.
+    #[error(transparent)]
+    TooFew(#[from] TooFew),
+    /// Nothing to go back to.
+    #[error("there is no previous model: the champion is the first one this device served")]
+    NoPrevious,
+    /// It was refused before, or it is the champion.
+    #[error("model {0} {1}")]
+    Pointless(String, &'static str),
+}
+
+/// What the world must look like. May be carried out any number of times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orders {
+    /// Serves every request.
+    pub serve: Digest,
+    /// Kept ready to fall back to.
+    pub keep: Option<Digest>,
+    /// The one piece of work under way.
+    pub work: Option<Order>,
+}
+
+/// Label numbers that can be traced back to their samples.
+const TRACED: usize = 4_096;
+/// Rejected bundles that are remembered.
+const REJECTED_MAX: usize = 256;
+
+/// The loop's whole state: plain data, bounded, one row of `control.db`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cycle {
+    champion: Digest,
+    previous: Option<Digest>,
+    factory: Digest,
+    watch: Watch,
+    trigger: Trigger,
+    staleness: Staleness,
+    reference: f64,
+    work: Option<Order>,
+    runs: u64,
+    samples: u64,
+    labels: u64,
+    /// Labels known when the schedule last asked.
+    scheduled: u64,
+    /// Sample number of each of the last labels.
+    traced: VecDeque<u64>,
+    rejected: VecDeque<Digest>,
+}
+
+impl Cycle {
+    /// The loop around a first model, which is champion and factory model at once.
+    #[must_use]
+    pub fn new(model: &Model, digest: Digest, settings: &CycleSettings) -> Self {
+        Self {
+            champion: digest,
+            previous: None,
+            factory: digest,
+            watch: Watch::new(model, &watch_settings(settings), 0, 0),
+            trigger: Trigger::default(),
+            staleness: Staleness::default(),
+            reference: model.manifest.reference.mean,
+            work: None,
+            runs: 0,
+            samples: 0,
+            labels: 0,
+            scheduled: 0,
+            traced: VecDeque::new(),
+            rejected: VecDeque::new(),
+        }
+    }
+
+    /// Takes one sample, by its raw row.
+    pub fn sample(&mut self, row: &[f32], settings: &CycleSettings) -> Vec<Report> {
+        self.samples += 1;
+        let noticed = self.watch.sample(row);
+        self.notice(noticed, settings)
+    }
+
+    /// Takes the label of sample number `sample`, answered with `loss` (in [0, 1]) by the model that `answered_by` names.
+    pub fn label(&mut self, sample: u64, loss: f64, answered_by: &Digest, settings: &CycleSettings) -> Vec<Report> {
+        let label = self.labels;
+        self.labels += 1;
+        if self.traced.len() == TRACED {
+            self.traced.pop_front();
+        }
+        self.traced.push_back(sample);
+        let mut reports = Vec::new();
+        // The late errors of an earlier model say nothing about this one.
+        if *answered_by == self.champion {
+            self.staleness.push(loss, self.reference);
+            let noticed = self.watch.label(loss, label);
+            reports = self.notice(noticed, settings);
+        }
+        self.consider(settings, &mut reports);
+        reports
+    }
+
+    fn notice(&mut self, noticed: Option<Noticed>, settings: &CycleSettings) -> Vec<Report> {
+        let Some(noticed) = noticed else { return Vec::new() };
+        let since = match noticed.since {
+            Since::Label(label) => label,
+            Since::Sample(sample) => self.first_label_from(sample),
+        };
+        let acts = matches!(settings.policy, Policy::Trigger { .. } | Policy::Value);
+        let (trigger, opened) = self.trigger.alarm(since, self.labels, &settings.trigger);
+        if acts {
+            self.trigger = trigger;
+        }
+        // While an episode is open the same alarm comes at every look: once is enough.
+        if !opened {
+            return Vec::new();
+        }
+        vec![Report::Drift { noticed, opened: acts }]
+    }
+
+    fn first_label_from(&self, sample: u64) -> u64 {
+        let older = self.traced.iter().rev().take_while(|known| **known >= sample).count();
+        self.labels - older as u64
+    }
+
+    /// Orders work if some is due and none is under way.
+    fn consider(&mut self, settings: &CycleSettings, reports: &mut Vec<Report>) {
+        if self.work.is_some() {
+            return;
+        }
+        if let Some(attempt) = self.trigger.due(self.labels, &settings.trigger) {
+            let wanted = plan::plan(attempt.since, self.labels, settings.trigger.rows_max, 0);
+            match wanted {
+                Ok(rows) => reports.push(self.order(Reason::Drift, Strategy::Head, rows, settings)),
+                Err(_) => self.trigger = self.trigger.attempted(false, self.labels, &settings.trigger),
+            }
+            return;
+        }
+        let (reason, newest) = match settings.policy {
+            Policy::Fixed { labels } if self.labels - self.scheduled >= labels => {
+                self.scheduled = self.labels;
+                (Reason::Schedule, settings.trigger.rows_max)
+            }
+            Policy::Value if self.staleness.opens(&settings.value) => {
+                self.staleness = Staleness::default();
+                (Reason::Staleness, settings.value.window_rows)
+            }
+            Policy::Fixed { .. } | Policy::Value | Policy::Static | Policy::Trigger { .. } | Policy::Continual => return,
+        };
+        let from = self.labels.saturating_sub(newest);
+        match plan::plan(from, self.labels, newest, newest / 2) {
+            Ok(rows) => reports.push(self.order(reason, Strategy::Head, rows, settings)),
+            Err(TooFew { missing, .. }) => reports.push(Report::Waiting { reason, missing }),
+        }
+    }
+
+    fn order(&mut self, reason: Reason, strategy: Strategy, rows: RowsWanted, settings: &CycleSettings) -> Report {
+        self.runs += 1;
+        let seed = settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.runs);
+        let task = OrderTask::Train { strategy, seed };
+        let order = Order { run: self.runs, reason, task, parent: self.champion, rows };
+        self.work = Some(order.clone());
+        Report::Retrain { order }
+    }
+
+    /// Advances the loop by one event; a command that cannot be followed is refused with the reason and changes nothing.
+    pub fn step(&mut self, event: Event, settings: &CycleSettings) -> Result<Vec<Report>, Refusal> {
+        match event {
+            Event::Judged { run, candidate, evidence, recent } => Ok(self.judged(run, candidate, evidence, &recent, settings)),
+            Event::Failed { run, reason } => Ok(self.failed(run, reason, settings)),
+            Event::Retrain { strategy } => {
+                self.idle()?;
+                let newest = settings.trigger.rows_max.min(self.labels);
+                let rows = plan::plan(self.labels - newest, self.labels, newest, newest / 2)?;
+                Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
+            }
+            Event::Offered { candidate } => self.offered(candidate),
+            Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
+        }
+    }
+
+    fn idle(&self) -> Result<(), Refusal> {
+        self.work.as_ref().map_or(Ok(()), |order| Err(Refusal::Busy(order.run)))
+    }
+
+    fn offered(&mut self, candidate: Digest) -> Result<Vec<Report>, Refusal> {
+        self.idle()?;
+        if candidate == self.champion {
+            return Err(Refusal::Pointless(candidate.short(), "is serving already"));
+        }
+        if self.rejected.contains(&candidate) {
+            return Err(Refusal::Pointless(candidate.short(), "was refused before: train another one"));
+        }
+        let known = self.labels.min(plan::HOLDOUT_MAX);
+        if known < plan::HOLDOUT_MIN {
+            return Err(TooFew { known, missing: plan::HOLDOUT_MIN - known }.into());
+        }
+        self.runs += 1;
+        let rows = RowsWanted { from_label: self.labels - known, newest: known, holdout: known, history: 0 };
+        let task = OrderTask::Judge { candidate };
+        let order = Order { run: self.runs, reason: Reason::Offer, task, parent: self.champion, rows };
+        self.work = Some(order.clone());
+        Ok(vec![Report::Retrain { order }])
+    }
+
+    fn roll_back(&mut self, reference: Reference, baseline: &[f32]) -> Result<Vec<Report>, Refusal> {
+        let previous = self.previous.ok_or(Refusal::NoPrevious)?;
+        // Work that began from the model being left is void.
+        self.work = None;
+        let from = self.champion;
+        self.reject(from);
+        self.serve(previous, None, Some(reference), baseline);
+        self.trigger = Trigger::default();
+        Ok(vec![Report::Rollback { from, to: previous }])
+    }
+
+    fn judged(&mut self, run: u64, candidate: Digest, evidence: Evidence, recent: &[f32], settings: &CycleSettings) -> Vec<Report> {
+        // A result nobody waits for any more: the run was dropped by a rollback.
+        let Some(order) = self.work.take_if(|order| order.run == run) else { return Vec::new() };
+        let mut verdict = gate::judge(&evidence, &settings.gate);
+        if verdict.passed && order.reason == Reason::Staleness {
+            let (gain, error) = evidence.gain();
+            verdict.passed = value::worth(gain, error, &settings.value).1;
+        }
+        if candidate == self.champion {
+            verdict.passed = false;
+        }
+        let passed = verdict.passed;
+        let mut reports = vec![Report::Gate { run, candidate, verdict }];
+        if passed {
+            let from = self.champion;
+            self.serve(candidate, Some(from), None, recent);
+            self.reference = evidence.losses().1;
+            reports.push(Report::Promote { run, from, to: candidate });
+        } else if matches!(order.task, OrderTask::Judge { .. }) {
+            self.reject(candidate);
+        }
+        if let Some(again) = self.second_try(&order, passed, &evidence, settings) {
+            reports.push(again);
+            return reports;
+        }
+        self.ended(order.reason, passed, recent, settings);
+        reports
+    }
+
+    /// A head that gains nothing although the champion is failing: the features are to blame, so the tail is trained.
+    fn second_try(&mut self, order: &Order, passed: bool, evidence: &Evidence, settings: &CycleSettings) -> Option<Report> {
+        let OrderTask::Train { strategy: Strategy::Head, .. } = order.task else { return None };
+        let failing = evidence.losses().0 > 2.0 * self.reference + 0.02;
+        let enough = order.rows.newest >= 2 * settings.trigger.rows_first;
+        let wanted = !passed && failing && enough && order.reason != Reason::Command;
+        wanted.then(|| self.order(order.reason, Strategy::Tail, order.rows, settings))
+    }
+
+    fn failed(&mut self, run: u64, reason: String, settings: &CycleSettings) -> Vec<Report> {
+        let Some(order) = self.work.take_if(|order| order.run == run) else { return Vec::new() };
+        self.ended(order.reason, false, &[], settings);
+        vec![Report::Failed { run, reason }]
+    }
+
+    fn ended(&mut self, reason: Reason, promoted: bool, recent: &[f32], settings: &CycleSettings) {
+        self.staleness = Staleness::default();
+        if reason == Reason::Drift {
+            self.trigger = self.trigger.attempted(promoted, self.labels, &settings.trigger);
+            if !self.trigger.is_open() && !promoted && !recent.is_empty() {
+                // The inputs moved and no better model exists: this is the new normal.
+                self.watch.rebaseline(recent);
+            }
+        }
+    }
+
+    fn serve(&mut self, model: Digest, previous: Option<Digest>, reference: Option<Reference>, baseline: &[f32]) {
+        self.champion = model;
+        self.previous = previous;
+        self.staleness = Staleness::default();
+        if let Some(reference) = reference {
+            self.reference = reference.mean;
+        }
+        if !baseline.is_empty() {
+            self.watch.rebaseline(baseline);
+        }
+        self.watch.expect(reference, self.labels);
+    }
+
+    fn reject(&mut self, model: Digest) {
+        if self.rejected.len() == REJECTED_MAX {
+            self.rejected.pop_front();
+        }
+        self.rejected.push_back(model);
+    }
+
+    /// What the world must look like now.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        Orders { serve: self.champion, keep: self.previous, work: self.work.clone() }
+    }
+
+    /// The model that serves, the one before it, and the one the device came with.
+    #[must_use]
+    pub fn models(&self) -> (Digest, Option<Digest>, Digest) {
+        (self.champion, self.previous, self.factory)
+    }
+
+    /// Samples and labels taken so far.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.samples, self.labels)
+    }
+
+    /// Drift state, for status.
+    #[must_use]
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Trigger state, for status.
+    #[must_use]
+    pub fn trigger(&self) -> Trigger {
+        self.trigger
+    }
+
+    /// After a restart with perhaps other settings: drift tests whose settings changed start anew.
+    pub fn adopt(&mut self, settings: &CycleSettings) {
+        self.watch.adopt(&watch_settings(settings), self.labels);
+    }
+}
+
+/// A trigger policy names its own tests; every other one watches with the configured ones.
+fn watch_settings(settings: &CycleSettings) -> WatchSettings {
+    match &settings.policy {
+        Policy::Trigger { watchers } => WatchSettings { watchers: watchers.clone(), ..settings.watch.clone() },
+        Policy::Static | Policy::Fixed { .. } | Policy::Value | Policy::Continual => settings.watch.clone(),
+    }
+}

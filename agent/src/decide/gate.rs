@@ -1,0 +1,185 @@
+//! When a candidate wins: paired evidence on held-out rows, and a verdict that names the deciding number.
+#![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+use serde::{Deserialize, Serialize};
+
+/// Champion and candidate on the same held-out rows, both unseen in the candidate's training.
+///
+/// Per row `d = loss(champion) − loss(candidate)` in [-1, 1]; for 0/1 losses `d` is −1, 0 or +1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Rows compared.
+    pub rows: u64,
+    /// Σ d.
+    pub gain_sum: f64,
+    /// Σ d².
+    pub gain_square: f64,
+    /// Σ loss of the champion.
+    pub champion_loss: f64,
+    /// Σ loss of the candidate.
+    pub candidate_loss: f64,
+    /// Whether the candidate gave an answer that is not a finite number.
+    pub not_finite: bool,
+}
+
+impl Evidence {
+    /// Adds one row; losses lie in [0, 1].
+    pub fn push(&mut self, champion: f64, candidate: f64) {
+        let gain = champion - candidate;
+        self.rows += 1;
+        self.gain_sum += gain;
+        self.gain_square += gain * gain;
+        self.champion_loss += champion;
+        self.candidate_loss += candidate;
+    }
+
+    /// Adjusted mean gain and its standard error after Agresti and Min, half a pseudo-row on either side:
+    /// `Σd / (n+2)` and `sqrt(Σd² + 1 − (Σd)²/(n+2)) / (n+2)`.
+    #[must_use]
+    pub fn gain(&self) -> (f64, f64) {
+        let n = self.rows as f64 + 2.0;
+        let spread = (self.gain_square + 1.0 - self.gain_sum.powi(2) / n).max(0.0);
+        (self.gain_sum / n, spread.sqrt() / n)
+    }
+
+    /// Mean loss of champion and candidate.
+    #[must_use]
+    pub fn losses(&self) -> (f64, f64) {
+        let n = self.rows.max(1) as f64;
+        (self.champion_loss / n, self.candidate_loss / n)
+    }
+}
+
+/// What the gate asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateSettings {
+    /// How much worse the candidate may be, in loss, once at least `rows_full` rows were compared. Default 0.02.
+    pub margin: f64,
+    /// Confidence factor there. Default 1.645, one-sided 95 %.
+    pub z: f64,
+    /// Rows below which the verdict is weak. Default 100.
+    pub rows_full: u64,
+    /// Margin below `rows_full` rows. Default 0.03.
+    pub margin_weak: f64,
+    /// Confidence factor there. Default 1.28, one-sided 90 %.
+    pub z_weak: f64,
+    /// Fewest rows that give a verdict at all. Default 10.
+    pub rows_min: u64,
+}
+
+impl Default for GateSettings {
+    fn default() -> Self {
+        Self { margin: 0.02, z: 1.645, rows_full: 100, margin_weak: 0.03, z_weak: 1.28, rows_min: 10 }
+    }
+}
+
+/// What the gate says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Whether the candidate may serve.
+    pub passed: bool,
+    /// Whether fewer than `rows_full` rows spoke.
+    pub weak: bool,
+    /// The check that decided.
+    pub decided_by: Check,
+    /// The number it looked at.
+    pub value: f64,
+    /// What it was compared with.
+    pub limit: f64,
+    /// Rows, gain and losses behind it.
+    pub evidence: Evidence,
+}
+
+/// One check of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Enough held-out rows.
+    Rows,
+    /// Every answer is a finite number.
+    Finite,
+    /// The observed gain is not negative.
+    Gain,
+    /// The lower bound of the gain lies above minus the margin.
+    LowerBound,
+}
+
+impl Verdict {
+    /// The verdict in one sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let word = if self.passed { "passed" } else { "refused" };
+        let (champion, candidate) = self.evidence.losses();
+        let losses = format!("loss {candidate:.4} against {champion:.4} on {} held-out rows", self.evidence.rows);
+        match self.decided_by {
+            Check::Rows => format!("{word}: {} held-out rows, {} are needed", self.value, self.limit),
+            Check::Finite => format!("{word}: it gives answers that are not numbers"),
+            Check::Gain => format!("{word}: it is worse by {:.4} ({losses})", -self.value),
+            Check::LowerBound => {
+                format!("{word}: gain is at least {:+.4}, allowed down to {:+.4} ({losses})", self.value, self.limit)
+            }
+        }
+    }
+}
+
+/// Judges a candidate by paired non-inferiority: the observed gain is not negative, and its lower bound is above minus the
+/// margin.
+#[must_use]
+pub fn judge(evidence: &Evidence, settings: &GateSettings) -> Verdict {
+    let weak = evidence.rows < settings.rows_full;
+    let (z, margin) = if weak { (settings.z_weak, settings.margin_weak) } else { (settings.z, settings.margin) };
+    let (gain, error) = evidence.gain();
+    let verdict = |passed, decided_by, value, limit| Verdict { passed, weak, decided_by, value, limit, evidence: *evidence };
+    if evidence.not_finite || !gain.is_finite() {
+        verdict(false, Check::Finite, f64::NAN, 0.0)
+    } else if evidence.rows < settings.rows_min {
+        verdict(false, Check::Rows, evidence.rows as f64, settings.rows_min as f64)
+    } else if gain < 0.0 {
+        verdict(false, Check::Gain, gain, 0.0)
+    } else {
+        let bound = gain - z * error;
+        verdict(bound > -margin, Check::LowerBound, bound, -margin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `b` rows where only the champion was right, `c` where only the candidate was, of `n`.
+    fn verdict(b: u64, c: u64, n: u64) -> Verdict {
+        let mut evidence = Evidence::default();
+        for row in 0..n {
+            let (champion, candidate) = if row < b { (0.0, 1.0) } else { (f64::from(u8::from(row < b + c)), 0.0) };
+            evidence.push(champion, candidate);
+        }
+        judge(&evidence, &GateSettings::default())
+    }
+
+    #[test]
+    fn the_published_examples_come_out_to_the_last_digit() {
+        for (b, c, n, bound, passed) in [
+            (0, 0, 200, -0.00814, true),
+            (4, 4, 200, -0.02443, false),
+            (6, 8, 200, -0.02162, false),
+            (4, 12, 200, 0.00634, true),
+            (10, 12, 400, -0.01465, true),
+            (0, 0, 80, -0.01561, true),
+            (3, 3, 80, -0.04130, false),
+        ] {
+            let verdict = verdict(b, c, n);
+            assert!((verdict.value - bound).abs() < 5e-6, "({b}, {c}, {n}): {}", verdict.value);
+            assert_eq!((verdict.passed, verdict.weak), (passed, n < 100), "({b}, {c}, {n})");
+        }
+    }
+
+    #[test]
+    fn a_worse_a_broken_and_an_untested_candidate_are_refused_by_name() {
+        assert_eq!(verdict(5, 2, 200).decided_by, Check::Gain);
+        assert_eq!(verdict(0, 9, 9).decided_by, Check::Rows);
+        let evidence = Evidence { rows: 500, gain_sum: 400.0, gain_square: 400.0, not_finite: true, ..Evidence::default() };
+        let broken = judge(&evidence, &GateSettings::default());
+        assert!(!broken.passed && broken.decided_by == Check::Finite);
+        assert_eq!(verdict(5, 2, 200).sentence(), "refused: it is worse by 0.0149 (loss 0.0250 against 0.0100 on 200 held-out rows)");
+    }
+}

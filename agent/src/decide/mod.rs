@@ -1,0 +1,10 @@
+//! Decides; never acts. Facts in, states, orders and reports out: no clock, disk, network, thread or chance of its own.
+pub mod cycle;
+pub mod drift;
+pub mod gate;
+pub mod plan;
+pub mod policy;
+pub mod time;
+pub mod trigger;
+pub mod value;
+pub mod watch;

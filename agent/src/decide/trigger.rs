@@ -1,0 +1,147 @@
+//! From alarm to retrain: which rows count as new, and when the next attempt is due.
+//!
+//! ```text
+//!              alarm                      sizes exhausted
+//!  Watching ──────────► Episode{since} ───────────────────► Cooling{until} ──► Watching
+//!      ▲                 │  ▲ attempt at 100, 200, 400 … labels since the change
+//!      │                 └──┘ an alarm after a promotion opens a new episode
+//!      └── a command or the schedule asks for one attempt without an episode
+//! ```
+//!
+//! "Alarm, then refit at once on the last rows" can be worse than never retraining: the window is then mostly old. So an
+//! episode uses only labels after the estimated change point, tries again as they double, and lets the gate decide.
+use serde::{Deserialize, Serialize};
+
+/// When retrains are tried after an alarm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TriggerSettings {
+    /// Labels after the change point before the first attempt; each further attempt waits for twice as many. Default 100.
+    pub rows_first: u64,
+    /// Most labels one attempt trains on, and where an episode ends. Default 1600.
+    pub rows_max: u64,
+    /// Labels after an episode during which alarms are only reported. Default 100.
+    pub cooling_labels: u64,
+}
+
+impl Default for TriggerSettings {
+    fn default() -> Self {
+        Self { rows_first: 100, rows_max: 1_600, cooling_labels: 100 }
+    }
+}
+
+/// Where the trigger stands. Labels are counted by their ordinal, from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Trigger {
+    /// No drift is known.
+    #[default]
+    Watching,
+    /// Something changed.
+    Episode {
+        /// First label of the new law, as estimated.
+        since: u64,
+        /// Labels since then that the next attempt waits for.
+        next: u64,
+        /// Label at which an attempt of this episode was promoted last.
+        promoted: Option<u64>,
+    },
+    /// An episode has ended lately.
+    Cooling {
+        /// First label at which alarms count again.
+        until: u64,
+    },
+}
+
+/// Labels `since..` are to be trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// First label of the new law.
+    pub since: u64,
+    /// Whether the episode ends with this attempt.
+    pub last: bool,
+}
+
+impl Trigger {
+    /// An alarm with an estimated change point, at `labels` known labels; says whether an episode was opened.
+    #[must_use]
+    pub fn alarm(self, since: u64, labels: u64, settings: &TriggerSettings) -> (Self, bool) {
+        let since = since.min(labels);
+        let opened = Self::Episode { since, next: settings.rows_first.max(1), promoted: None };
+        match self {
+            Self::Watching => (opened, true),
+            Self::Cooling { until } if labels >= until => (opened, true),
+            // What the promoted candidate was trained on is over: a change after it is a new one.
+            Self::Episode { promoted: Some(at), .. } if since >= at => (opened, true),
+            Self::Cooling { .. } | Self::Episode { .. } => (self, false),
+        }
+    }
+
+    /// The attempt that is due at `labels` known labels, if any.
+    ///
+    /// If labels came in a burst, sizes that were passed meanwhile are skipped: only the largest one is tried.
+    #[must_use]
+    pub fn due(self, labels: u64, settings: &TriggerSettings) -> Option<Attempt> {
+        let Self::Episode { since, next, .. } = self else { return None };
+        let known = labels.saturating_sub(since);
+        (known >= next).then(|| Attempt { since, last: known.saturating_mul(2) > settings.rows_max })
+    }
+
+    /// After an attempt was made at `labels` known labels.
+    #[must_use]
+    pub fn attempted(self, promoted: bool, labels: u64, settings: &TriggerSettings) -> Self {
+        let Self::Episode { since, next, promoted: before } = self else { return self };
+        let known = labels.saturating_sub(since);
+        let mut next = next;
+        while next <= known {
+            next = next.saturating_mul(2);
+        }
+        if next > settings.rows_max {
+            return Self::Cooling { until: labels + settings.cooling_labels };
+        }
+        Self::Episode { since, next, promoted: if promoted { Some(labels) } else { before } }
+    }
+
+    /// Whether an episode is open.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Episode { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: TriggerSettings = TriggerSettings { rows_first: 100, rows_max: 445, cooling_labels: 50 };
+
+    #[test]
+    fn an_episode_tries_at_100_200_and_400_labels_and_then_cools() {
+        let (mut trigger, opened) = Trigger::Watching.alarm(1_000, 1_020, &SETTINGS);
+        assert!(opened);
+        let mut attempts = Vec::new();
+        for labels in 1_020..1_600 {
+            if let Some(attempt) = trigger.due(labels, &SETTINGS) {
+                attempts.push((labels, attempt.since));
+                trigger = trigger.attempted(false, labels, &SETTINGS);
+            }
+        }
+        assert_eq!(attempts, [(1_100, 1_000), (1_200, 1_000), (1_400, 1_000)]);
+        assert_eq!(trigger, Trigger::Cooling { until: 1_450 });
+        assert!(!trigger.alarm(1_430, 1_440, &SETTINGS).1, "cooling ignores alarms");
+        assert!(trigger.alarm(1_440, 1_450, &SETTINGS).1);
+    }
+
+    #[test]
+    fn a_burst_of_labels_makes_one_attempt_and_a_second_change_after_a_promotion_a_new_episode() {
+        let (trigger, _) = Trigger::Watching.alarm(0, 0, &SETTINGS);
+        assert!(trigger.due(99, &SETTINGS).is_none());
+        assert!(trigger.due(250, &SETTINGS).is_some());
+        let trigger = trigger.attempted(true, 250, &SETTINGS);
+        assert!(trigger.due(399, &SETTINGS).is_none() && trigger.due(400, &SETTINGS).is_some());
+        assert!(!trigger.alarm(240, 260, &SETTINGS).1, "a change the candidate was trained on is the same change");
+        assert!(trigger.alarm(255, 300, &SETTINGS).1);
+        let rejected = Trigger::Watching.alarm(0, 0, &SETTINGS).0.attempted(false, 100, &SETTINGS);
+        assert!(!rejected.alarm(120, 150, &SETTINGS).1, "without a promotion the episode goes on");
+    }
+}

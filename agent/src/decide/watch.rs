@@ -1,0 +1,365 @@
+//! What is watched while a model serves: its inputs against a frozen baseline, its losses as labels come.
+#![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+use serde::{Deserialize, Serialize};
+use trainer_core::model::{Model, Reference};
+use trainer_core::schema::{FeatureKind, Schema};
+
+use super::drift::adwin::{Adwin, AdwinSettings};
+use super::drift::bins::{BinWindow, FrozenBins};
+use super::drift::distances;
+use super::drift::e_detector::{EDetector, EDetectorSettings, mean_upper};
+use super::drift::holm::holm;
+use super::drift::page_hinkley::{PageHinkley, PageHinkleySettings};
+use super::drift::spec::AnyDetector;
+use super::drift::{Detector, Direction};
+
+/// Which tests may raise an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watcher {
+    /// ADWIN on the losses.
+    Adwin,
+    /// Page-Hinkley on the losses.
+    PageHinkley,
+    /// e-SR with the e-CUSUM change point on the losses.
+    ESr,
+    /// Population stability of the features.
+    Psi,
+}
+
+impl Watcher {
+    /// Every watcher, in the order in which they are asked.
+    pub const ALL: [Self; 4] = [Self::Adwin, Self::PageHinkley, Self::ESr, Self::Psi];
+
+    /// Name in settings and policies.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adwin => "adwin",
+            Self::PageHinkley => "page_hinkley",
+            Self::ESr => "e_sr",
+            Self::Psi => "psi",
+        }
+    }
+}
+
+/// How drift is watched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatchSettings {
+    /// Which tests may raise an alarm. Default: e_sr and psi; ADWIN and Page-Hinkley are there for comparison.
+    pub watchers: Vec<Watcher>,
+    /// Labelled rows to a false alarm of `e_sr`, on average. Default 10,000.
+    pub run_length_rows: f64,
+    /// PSI above which a feature has drifted, if its chi-square p-value agrees. Default 0.25.
+    pub psi: f64,
+    /// Share of features that must have drifted. Default 0.5.
+    pub share: f64,
+    /// Rows in the window of `psi`; at least 200, or small samples raise false alarms. Default 200.
+    pub window_rows: usize,
+    /// Rows from one look of `psi` to the next. Default 64.
+    pub every_rows: u32,
+}
+
+impl Default for WatchSettings {
+    fn default() -> Self {
+        Self {
+            watchers: vec![Watcher::ESr, Watcher::Psi],
+            run_length_rows: 10_000.0,
+            psi: 0.25,
+            share: 0.5,
+            window_rows: 200,
+            every_rows: 64,
+        }
+    }
+}
+
+/// Rows of production that a new baseline rests on, at most.
+pub const BASELINE_ROWS_MAX: usize = 512;
+/// Labels that calibrate the loss bound of a freshly promoted model.
+const CALIBRATION_LABELS: u64 = 100;
+/// Losses in the window that status shows.
+const RECENT: usize = 500;
+
+/// What an alarm says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Noticed {
+    /// Which test.
+    pub watcher: Watcher,
+    /// Its statistic.
+    pub statistic: f64,
+    /// What it was compared with.
+    pub threshold: f64,
+    /// Since which row: a label ordinal for losses, a sample number for features.
+    pub since: Since,
+    /// The features that drifted most, strongest first, with their PSI; empty for losses.
+    pub features: Vec<(String, f64)>,
+}
+
+/// The estimated first row of the new law.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Since {
+    /// Counted in labels.
+    Label(u64),
+    /// Counted in samples.
+    Sample(u64),
+}
+
+/// One feature against its baseline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FeatureWatch {
+    name: String,
+    /// No baseline could be made (every value missing): the feature is shown, never judged.
+    bins: Option<FrozenBins>,
+    window: Option<BinWindow>,
+}
+
+/// A test on the losses, and the label it began at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct LossWatch {
+    watcher: Watcher,
+    detector: AnyDetector,
+    first_label: u64,
+}
+
+/// The e-SR detector waits until it knows what loss is normal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Calibration {
+    labels: u64,
+    sum: f64,
+    square: f64,
+}
+
+/// A feature as status shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeatureState {
+    /// Feature name.
+    pub name: String,
+    /// PSI of the window, what it would be without drift, and the p-value of the counts; none before enough rows.
+    pub psi: Option<(f64, f64, f64)>,
+    /// Rows in the window.
+    pub rows: u64,
+    /// Missing values in the window.
+    pub missing: u64,
+    /// Values outside the valid range in the window.
+    pub out_of_range: u64,
+}
+
+/// All drift state of the serving model: bounded, plain data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watch {
+    settings: WatchSettings,
+    schema: Schema,
+    features: Vec<FeatureWatch>,
+    losses: Vec<LossWatch>,
+    calibration: Option<Calibration>,
+    samples: u64,
+    last_look: u64,
+    recent: std::collections::VecDeque<f32>,
+}
+
+impl Watch {
+    /// A watch for `model` from its own baseline and reference, at `labels` known labels and `samples` seen samples.
+    #[must_use]
+    pub fn new(model: &Model, settings: &WatchSettings, labels: u64, samples: u64) -> Self {
+        let mut watch = Self {
+            settings: settings.clone(),
+            schema: model.schema().clone(),
+            features: Vec::new(),
+            losses: Vec::new(),
+            calibration: None,
+            samples,
+            last_look: samples,
+            recent: std::collections::VecDeque::new(),
+        };
+        watch.rebaseline(&model.baseline);
+        watch.expect(Some(model.manifest.reference), labels);
+        watch
+    }
+
+    /// Freezes a new baseline from raw rows `[n, features]` and empties the windows.
+    pub fn rebaseline(&mut self, rows: &[f32]) {
+        let width = self.schema.features.len();
+        let column = |index: usize| -> Vec<f32> { rows.iter().skip(index).step_by(width).copied().collect() };
+        let of = |index: usize| {
+            let feature = &self.schema.features[index];
+            let bins = match &feature.kind {
+                FeatureKind::Number => {
+                    let range = feature.range.map(|[low, high]| (low, high));
+                    range.map_or_else(
+                        || FrozenBins::numbers(&column(index), 10),
+                        |range| FrozenBins::numbers_within(&column(index), 10, range),
+                    )
+                }
+                FeatureKind::Category { values } => FrozenBins::categories(&column(index), values.len()),
+            };
+            let bins = bins.ok();
+            let window = bins.as_ref().map(|bins| BinWindow::new(bins, self.settings.window_rows));
+            FeatureWatch { name: feature.name.clone(), bins, window }
+        };
+        self.features = (0..width).map(of).collect();
+        self.last_look = self.samples;
+    }
+
+    /// Starts the loss tests anew at `labels` known labels. Without a reference the e-detector calibrates itself first.
+    pub fn expect(&mut self, reference: Option<Reference>, labels: u64) {
+        self.recent.clear();
+        self.losses.clear();
+        self.calibration = None;
+        for watcher in self.settings.watchers.clone() {
+            let detector = match watcher {
+                Watcher::Psi => continue,
+                Watcher::Adwin => Adwin::new(AdwinSettings::default()).map(AnyDetector::Adwin),
+                Watcher::PageHinkley => {
+                    let settings = PageHinkleySettings { mode: Direction::Up, ..PageHinkleySettings::default() };
+                    PageHinkley::new(settings).map(AnyDetector::PageHinkley)
+                }
+                Watcher::ESr => match reference {
+                    Some(reference) if reference.rows >= CALIBRATION_LABELS / 2 => self.e_detector(reference),
+                    _ => {
+                        self.calibration = Some(Calibration::default());
+                        continue;
+                    }
+                },
+            };
+            let detector = detector.expect("the watchers' settings lie within their documented ranges");
+            self.losses.push(LossWatch { watcher, detector, first_label: labels });
+        }
+    }
+
+    /// Takes other settings; if they differ, the loss tests start anew and the windows are emptied at the next baseline.
+    pub fn adopt(&mut self, settings: &WatchSettings, labels: u64) {
+        if self.settings != *settings {
+            self.settings = settings.clone();
+            self.expect(None, labels);
+        }
+    }
+
+    fn e_detector(&self, reference: Reference) -> Result<AnyDetector, super::drift::SettingError> {
+        // At least the variance of a 2 % error rate: a short run without errors proves little.
+        let p0 = mean_upper(reference.mean, reference.variance.max(0.02), reference.rows);
+        let arl = self.settings.run_length_rows.max(2.0);
+        EDetector::new(EDetectorSettings { p0, arl, ..EDetectorSettings::default() }).map(AnyDetector::EDetector)
+    }
+
+    /// Takes one raw row and, when it is time to look, returns the alarm it raises.
+    pub fn sample(&mut self, row: &[f32]) -> Option<Noticed> {
+        self.samples += 1;
+        for (feature, value) in self.features.iter_mut().zip(row) {
+            if let (Some(bins), Some(window)) = (&feature.bins, &mut feature.window) {
+                window.record(bins.place(f64::from(*value)));
+            }
+        }
+        let due = self.samples - self.last_look >= u64::from(self.settings.every_rows.max(1));
+        if !due || !self.settings.watchers.contains(&Watcher::Psi) {
+            return None;
+        }
+        self.last_look = self.samples;
+        self.look()
+    }
+
+    fn look(&self) -> Option<Noticed> {
+        let readings: Vec<_> = self
+            .features
+            .iter()
+            .filter_map(|feature| {
+                let (bins, window) = (feature.bins.as_ref()?, feature.window.as_ref()?);
+                let seen = window.rows() + window.missing() + window.out_of_range();
+                let full = seen >= self.settings.window_rows as u64 && window.rows() >= distances::VERDICT_ROWS_MIN.min(seen);
+                full.then(|| (feature, distances::psi(bins, window), seen))
+            })
+            .collect();
+        if readings.is_empty() {
+            return None;
+        }
+        // One false alarm per run length, spread over the looks within it.
+        let level = f64::from(self.settings.every_rows) / self.settings.run_length_rows.max(2.0);
+        let adjusted = holm(&readings.iter().map(|(_, reading, _)| reading.p).collect::<Vec<_>>());
+        let drifted = readings.iter().zip(adjusted);
+        let mut drifted: Vec<_> = drifted.filter(|((_, reading, _), p)| reading.psi > self.settings.psi && *p <= level).collect();
+        let share = drifted.len() as f64 / self.features.len() as f64;
+        if drifted.is_empty() || share < self.settings.share {
+            return None;
+        }
+        drifted.sort_by(|a, b| b.0.1.psi.total_cmp(&a.0.1.psi));
+        let window = readings.iter().map(|(_, _, seen)| *seen).max().unwrap_or(0);
+        Some(Noticed {
+            watcher: Watcher::Psi,
+            statistic: share,
+            threshold: self.settings.share,
+            since: Since::Sample(self.samples.saturating_sub(window)),
+            features: drifted.iter().take(5).map(|((feature, reading, _), _)| (feature.name.clone(), reading.psi)).collect(),
+        })
+    }
+
+    /// Takes the loss of one answer, in [0, 1], when its label comes as number `label`; returns the alarm it raises.
+    pub fn label(&mut self, loss: f64, label: u64) -> Option<Noticed> {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "losses lie in [0, 1] and are only shown")]
+        self.recent.push_back(loss as f32);
+        self.calibrate(loss, label);
+        let mut noticed = None;
+        for watch in &mut self.losses {
+            let Some(alarm) = watch.detector.update(loss) else { continue };
+            if alarm.direction == Direction::Down || noticed.is_some() {
+                continue;
+            }
+            noticed = Some(Noticed {
+                watcher: watch.watcher,
+                statistic: alarm.statistic,
+                threshold: alarm.threshold,
+                since: Since::Label(watch.first_label + alarm.change_point),
+                features: Vec::new(),
+            });
+        }
+        noticed
+    }
+
+    fn calibrate(&mut self, loss: f64, label: u64) {
+        let Some(calibration) = &mut self.calibration else { return };
+        calibration.labels += 1;
+        calibration.sum += loss;
+        calibration.square += loss * loss;
+        if calibration.labels >= CALIBRATION_LABELS {
+            let n = calibration.labels as f64;
+            let mean = calibration.sum / n;
+            let reference =
+                Reference { rows: calibration.labels, mean, variance: (calibration.square / n - mean * mean).max(0.0) };
+            self.calibration = None;
+            if let Ok(detector) = self.e_detector(reference) {
+                self.losses.push(LossWatch { watcher: Watcher::ESr, detector, first_label: label + 1 });
+            }
+        }
+    }
+
+    /// Mean loss over the last labels (at most 500) and how many they are.
+    #[must_use]
+    pub fn recent_loss(&self) -> Option<(f64, usize)> {
+        let sum: f64 = self.recent.iter().map(|loss| f64::from(*loss)).sum();
+        (!self.recent.is_empty()).then(|| (sum / self.recent.len() as f64, self.recent.len()))
+    }
+
+    /// Every feature as it stands.
+    #[must_use]
+    pub fn features(&self) -> Vec<FeatureState> {
+        let state = |feature: &FeatureWatch| {
+            let window = feature.window.as_ref();
+            let enough = window.is_some_and(|window| window.rows() >= distances::VERDICT_ROWS_MIN);
+            let psi = feature.bins.as_ref().zip(window).filter(|_| enough).map(|(bins, window)| {
+                let reading = distances::psi(bins, window);
+                (reading.psi, reading.null_mean, reading.p)
+            });
+            FeatureState {
+                name: feature.name.clone(),
+                psi,
+                rows: window.map_or(0, BinWindow::rows),
+                missing: window.map_or(0, BinWindow::missing),
+                out_of_range: window.map_or(0, BinWindow::out_of_range),
+            }
+        };
+        self.features.iter().map(state).collect()
+    }
+}

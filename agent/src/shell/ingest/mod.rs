@@ -1,0 +1,3 @@
+//! How samples and labels come in.
+pub mod csv;
+pub mod samples;

@@ -1,0 +1,3 @@
+//! The world: disk, clocks, network, threads and processes. Carries out what `decide` orders.
+pub mod ingest;
+pub mod trainer;
