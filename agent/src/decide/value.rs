@@ -1,6 +1,10 @@
 //! Is a retrain worth it: staleness opens the gate, gain over a horizon against cost decides.
 use serde::{Deserialize, Serialize};
 
+/// Joules per multiply-add of the energy model: a Cortex-A53-class core draws about 2 W and does about 2·10⁹ of them a second.
+/// A figure made with it is always marked as modelled.
+pub const JOULES_PER_MAC: f64 = 1e-9;
+
 /// Prices of the value policy, in errors avoided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

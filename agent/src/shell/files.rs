@@ -135,13 +135,13 @@ mod tests {
     fn whoever_reads_meanwhile_finds_the_old_bytes_or_the_new_ones_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
-        write_durable(&path, &[0; 20_000]).unwrap();
+        write_durable(&path, &[0; 10_000]).unwrap();
         std::thread::scope(|scope| {
             let writer =
-                scope.spawn(|| (1..=100).for_each(|version| write_durable(&path, &[version; 20_000]).unwrap()));
+                scope.spawn(|| (1..=100).for_each(|version| write_durable(&path, &[version; 10_000]).unwrap()));
             while !writer.is_finished() {
                 let bytes = fs::read(&path).unwrap();
-                assert!(bytes.len() == 20_000 && bytes.iter().all(|byte| *byte == bytes[0]));
+                assert!(bytes.len() == 10_000 && bytes.iter().all(|byte| *byte == bytes[0]));
             }
         });
     }

@@ -1,0 +1,206 @@
+//! `hone backtest`: which policy would have served this stream best, and at what cost.
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+use trainer_core::train::TrainSettings;
+
+use super::Global;
+use super::chart::{Change, Chart, Mark, MarkKind, Series};
+use super::exit::{Exit, Fail};
+use super::input::{DataArgs, read_bundle, read_spec, trainer};
+use crate::decide::cycle::{CycleSettings, Report};
+use crate::decide::policy::Policy;
+use crate::shell::backtest::summary::Summary;
+use crate::shell::backtest::{self, Backtest};
+
+/// Arguments of `hone backtest`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: hone backtest --data press.csv --label state --first-rows 1000 --label-delay 50 \\\n           \
+                  --policy static --policy trigger:any --policy continual --svg press.svg"
+)]
+pub struct Args {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Bundle to start from; every row of the file is then streamed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["first_rows", "arch"], required_unless_present = "first_rows")]
+    model: Option<PathBuf>,
+    /// Train the first model on so many rows and stream the rest
+    #[arg(long, value_name = "ROWS")]
+    first_rows: Option<usize>,
+    /// Network of the first model, as for `hone train`
+    #[arg(long, value_name = "FILE")]
+    arch: Option<PathBuf>,
+    /// Rows until the label of a row is known
+    #[arg(long, value_name = "ROWS", default_value_t = 0)]
+    label_delay: usize,
+    /// Rows at which the world is known to have changed
+    #[arg(long, value_name = "ROW,…", value_delimiter = ',')]
+    change_at: Vec<usize>,
+    /// static, fixed:LABELS, trigger:NAME, value or continual; may be repeated [default: all of them]
+    #[arg(long, value_name = "POLICY")]
+    policy: Vec<Policy>,
+    /// Seed of every random choice
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Train in this process instead of a child
+    #[arg(long)]
+    in_process: bool,
+    /// Leave measured times out, so that equal runs print equal bytes
+    #[arg(long)]
+    no_measured: bool,
+    /// Draw accuracy (or error) over time with the events
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// The same as a page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Replays and prints.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let trainer = trainer(args.in_process)?;
+    let training = TrainSettings::default();
+    let given = args.model.as_deref().map(read_bundle).transpose()?;
+    let data = args.data.read(given.as_ref().map(|stored| stored.model.schema()))?;
+    let first = args.first_rows.unwrap_or(0);
+    if first >= data.rows.len() {
+        let message = format!("--first-rows {first} leaves nothing to stream: {} has {} usable rows", args.data.data.display(), data.rows.len());
+        return Err(Fail::new(Exit::Input, message).hint("name fewer rows").into());
+    }
+    let base = match given {
+        Some(stored) => stored,
+        None => {
+            let spec = read_spec(args.arch.as_deref())?;
+            backtest::train_base(&trainer, &data.schema, &spec, data.rows.slice(0..first), &training, args.seed)
+                .map_err(|error| Fail::new(Exit::Input, format!("cannot train on the first {first} rows")).because(error))?
+                .0
+        }
+    };
+    let mut changes = args.change_at.clone();
+    changes.sort_unstable();
+    let test = Backtest {
+        rows: &data.rows,
+        first,
+        delay: args.label_delay,
+        settings: CycleSettings { seed: args.seed, ..CycleSettings::default() },
+        training,
+        trainer: &trainer,
+        changes: &changes,
+    };
+    let mut summaries = Vec::new();
+    for policy in policies(&args.policy, first) {
+        let mut summary = test.run(&base, &policy).map_err(|error| Fail::new(Exit::Internal, format!("{policy} cannot be replayed")).because(error))?;
+        if args.no_measured {
+            summary.measured = None;
+        }
+        summaries.push(summary);
+    }
+    if args.svg.is_some() || args.html.is_some() {
+        draw(args, &summaries, first, &changes)?;
+    }
+    if global.json {
+        let file = args.data.data.file_name().map(|name| name.to_string_lossy().into_owned());
+        println!("{}", json!({ "data": file, "rows": data.rows.len(), "first_rows": first, "label_delay": args.label_delay, "policies": summaries }));
+    } else {
+        print(&summaries, &changes, args.no_measured);
+    }
+    Ok(())
+}
+
+fn policies(asked: &[Policy], first: usize) -> Vec<Policy> {
+    if !asked.is_empty() {
+        return asked.to_vec();
+    }
+    let fixed = Policy::Fixed { labels: (first as u64 / 2).max(200) };
+    let names = ["trigger:adwin", "trigger:page_hinkley", "trigger:psi", "trigger:any", "value", "continual"];
+    let named = names.iter().map(|name| name.parse().expect("the names are policies"));
+    [Policy::Static, fixed].into_iter().chain(named).collect()
+}
+
+fn print(summaries: &[Summary], changes: &[usize], no_measured: bool) {
+    let classes = summaries.iter().any(|summary| summary.accuracy.is_some());
+    let columns = if classes { "accuracy  macro F1  log loss" } else { "    RMSE       MAE        R2" };
+    println!("{:<22}{:>8}  {columns}  retrains  promoted  train CPU s  joules*", "policy", "rows");
+    for summary in summaries {
+        let figures = match (summary.accuracy, summary.f1_macro, summary.log_loss, summary.rmse, summary.mae, summary.r2) {
+            (Some(accuracy), Some(f1), Some(log_loss), ..) => format!("{accuracy:>8.4}  {f1:>8.4}  {log_loss:>8.4}"),
+            (.., Some(rmse), Some(mae), Some(r2)) => format!("{rmse:>8.4}  {mae:>8.4}  {r2:>8.4}"),
+            _ => String::new(),
+        };
+        let cpu = if no_measured { "-".to_owned() } else { summary.measured.map_or("-".into(), |m| format!("{:.3}", m.train_cpu_s)) };
+        println!(
+            "{:<22}{:>8}  {figures}  {:>8}  {:>8}  {cpu:>11}  {:>7.2}",
+            summary.policy, summary.n, summary.retrains, summary.promotions, summary.joules_modelled
+        );
+    }
+    println!("* modelled from multiply-adds, not measured");
+    if !changes.is_empty() {
+        println!("\nrows from a change to the first alarm after it (- none)");
+        println!("{:<22}{}", "policy", changes.iter().map(|change| format!("{change:>9}")).collect::<String>());
+        for summary in summaries {
+            let cell = |delay: &Option<u64>| delay.map_or(format!("{:>9}", "-"), |delay| format!("{delay:>9}"));
+            println!("{:<22}{}", summary.policy, summary.detection_rows.iter().map(cell).collect::<String>());
+        }
+    }
+}
+
+fn draw(args: &Args, summaries: &[Summary], first: usize, changes: &[usize]) -> Result<()> {
+    let classes = summaries.iter().any(|summary| summary.accuracy.is_some());
+    let window = summaries.first().map_or(1, |summary| (summary.losses.len() / 60).clamp(50, 2_000));
+    let chart = Chart {
+        title: format!("{} over time", if classes { "Accuracy" } else { "Relative error" }),
+        subtitle: format!("{}, mean over {window} rows, labels {} rows late", args.data.data.display(), args.label_delay),
+        x_label: "row".to_owned(),
+        y_label: if classes { "accuracy" } else { "loss" }.to_owned(),
+        y_range: classes.then_some((0.0, 1.0)),
+        series: summaries.iter().map(|summary| series(summary, first, window, classes)).collect(),
+        events: summaries.iter().enumerate().flat_map(|(index, summary)| marks(index, summary)).collect(),
+        #[expect(clippy::cast_precision_loss, reason = "row numbers are drawn")]
+        changes: changes.iter().map(|row| Change { x: *row as f64, label: format!("change at {row}") }).collect(),
+        ..Chart::default()
+    };
+    for (path, text) in [(&args.svg, chart.svg()), (&args.html, chart.html())] {
+        if let Some(path) = path {
+            let refuse = |error: std::io::Error| {
+                let code = if super::exit::is_disk(&error) { Exit::Disk } else { Exit::Usage };
+                Fail::new(code, format!("cannot write {}", path.display())).because(error)
+            };
+            std::fs::write(path, text).map_err(refuse)?;
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "row numbers are drawn")]
+fn series(summary: &Summary, first: usize, window: usize, classes: bool) -> Series {
+    let mut points = Vec::new();
+    let mut sum = 0.0;
+    for (index, loss) in summary.losses.iter().enumerate() {
+        sum += f64::from(*loss);
+        if index >= window {
+            sum -= f64::from(summary.losses[index - window]);
+        }
+        if index + 1 >= window {
+            let mean = sum / window as f64;
+            points.push(((first + index) as f64, if classes { 1.0 - mean } else { mean }));
+        }
+    }
+    Series { name: summary.policy.clone(), figure: format!("{:.3}", summary.figure()), points }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "row numbers are drawn")]
+fn marks(series: usize, summary: &Summary) -> impl Iterator<Item = Mark> + '_ {
+    summary.events.iter().filter_map(move |event| {
+        let kind = match &event.report {
+            Report::Drift { .. } => MarkKind::Drift,
+            Report::Retrain { .. } => MarkKind::Retrain,
+            Report::Promote { .. } => MarkKind::Promoted,
+            Report::Rollback { .. } => MarkKind::RolledBack,
+            Report::Gate { verdict, .. } if !verdict.passed => MarkKind::Rejected,
+            Report::Gate { .. } | Report::Waiting { .. } | Report::Failed { .. } => return None,
+        };
+        Some(Mark { series, x: event.row as f64, kind })
+    })
+}

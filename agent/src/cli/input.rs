@@ -1,0 +1,91 @@
+//! What several commands read: labelled files, network specs, bundles.
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use trainer_core::spec::Spec;
+
+use super::exit::{Exit, Fail};
+use crate::shell::backtest::Stored;
+use crate::shell::ingest::csv::{self, CsvError, CsvOptions, Dataset, TaskKind};
+use crate::shell::trainer::Trainer;
+
+/// Options that say how a labelled CSV file is read.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct DataArgs {
+    /// CSV file with a header line; rows in time order
+    #[arg(long, value_name = "FILE")]
+    pub(super) data: PathBuf,
+    /// Column to predict; several regression targets are separated by commas
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) label: String,
+    /// What the label is [default: text or at most 20 distinct whole values is classification]
+    #[arg(long, value_name = "TASK", value_parser = ["classification", "regression"])]
+    pub(super) task: Option<String>,
+    /// Column with the time of a row; not a feature
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) time: Option<String>,
+    /// Column that splits rows into segments; not a feature
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) segment: Option<String>,
+    /// Columns to use as features [default: all others]
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',', conflicts_with = "ignore")]
+    pub(super) features: Option<Vec<String>>,
+    /// Columns to leave out
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub(super) ignore: Vec<String>,
+    /// Leave rows with a missing feature out instead of imputing it
+    #[arg(long)]
+    pub(super) drop_incomplete: bool,
+}
+
+impl DataArgs {
+    /// Reads the file, against a model's schema if one is given.
+    pub(super) fn read(&self, schema: Option<&trainer_core::schema::Schema>) -> Result<Dataset> {
+        let task = self.task.as_deref().map(|task| match task {
+            "classification" => TaskKind::Classification,
+            _ => TaskKind::Regression,
+        });
+        let options = CsvOptions {
+            label: self.label.clone(),
+            task,
+            time: self.time.clone(),
+            segment: self.segment.clone(),
+            features: self.features.clone(),
+            ignore: self.ignore.clone(),
+            drop_incomplete: self.drop_incomplete,
+            schema: schema.cloned(),
+        };
+        csv::read(&self.data, &options).map_err(|error: CsvError| Fail::new(Exit::Input, error).into())
+    }
+}
+
+/// Reads a network spec, or gives the default one.
+pub(super) fn read_spec(path: Option<&Path>) -> Result<Spec> {
+    let Some(path) = path else { return Ok(Spec::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Fail::new(Exit::Config, format!("cannot read {}", path.display())).because(error))?;
+    let spec: Spec = toml::from_str(&text).map_err(|error| {
+        let example = "an example: cut = 2\n      [[layers]]\n      type = \"linear\"\n      outputs = 64\n      [[layers]]\n      type = \"relu\"";
+        Fail::new(Exit::Config, format!("{}: {}", path.display(), error.to_string().trim())).hint(example)
+    })?;
+    Ok(spec)
+}
+
+/// Reads a bundle file.
+pub(super) fn read_bundle(path: &Path) -> Result<Stored> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        Fail::new(Exit::Bundle, format!("cannot read {}", path.display()))
+            .because(error)
+            .hint("make a bundle with `hone train --data FILE --label COLUMN -o model.safetensors`")
+    })?;
+    let refuse = |error| Fail::new(Exit::Bundle, format!("{} is refused", path.display())).because(error);
+    Ok(Stored::read(bytes).map_err(refuse)?)
+}
+
+/// The trainer a command uses.
+pub(super) fn trainer(in_process: bool) -> Result<Trainer> {
+    if in_process {
+        return Ok(Trainer::InProcess);
+    }
+    Ok(Trainer::child().map_err(|error| Fail::new(Exit::Internal, "cannot find this program's own file").because(error))?)
+}

@@ -1,0 +1,92 @@
+//! The command line: parse, ask, print. One file per subcommand.
+pub mod backtest;
+pub mod chart;
+pub mod exit;
+mod input;
+pub mod model;
+pub mod train;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use exit::Exit;
+
+/// Keeps a small model sharp on an edge gateway.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hone",
+    version,
+    about,
+    propagate_version = true,
+    after_help = "Try it: `hone demo` shows the whole loop on this machine in two minutes.\n\n\
+        Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 input data, 5 bundle, 6 state directory in use, 7 disk, \
+        8 agent unreachable, 9 refused, 75 resumable."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options every command takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Global {
+    /// Configuration file; conf.d/*.toml beside it is read after it [default: /etc/hone/hone.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the agent keeps its models and records [default: $STATE_DIRECTORY, else /var/lib/hone for root, else
+    /// $XDG_STATE_HOME/hone]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Print facts as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a base model from a CSV file
+    Train(train::Args),
+    /// Look into model bundles
+    Model(model::Args),
+    /// Replay a labelled file through the real loop and compare policies
+    Backtest(backtest::Args),
+    /// Print a completion script for your shell
+    Completions {
+        /// Shell to complete in
+        shell: clap_complete::Shell,
+    },
+    /// The trainer's child process; started by the agent, not by people
+    #[command(hide = true)]
+    TrainWorker,
+}
+
+/// Parses the arguments, runs the command and says how it ended.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    let global = &cli.global;
+    let result = match cli.command {
+        Command::Train(args) => train::run(&args, global),
+        Command::Model(args) => model::run(&args, global),
+        Command::Backtest(args) => backtest::run(&args, global),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "hone", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::TrainWorker => crate::shell::trainer::worker::serve(std::io::stdin().lock(), std::io::stdout().lock())
+            .map_err(anyhow::Error::from),
+    };
+    match result {
+        Ok(()) => Exit::Ok,
+        Err(error) => exit::report(&error),
+    }
+}

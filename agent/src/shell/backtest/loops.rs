@@ -1,0 +1,123 @@
+//! Policies that retrain: the cycle of the daemon, step by step, over the rows of a file.
+use trainer_core::model::Work;
+use trainer_core::schema::Rows;
+use trainer_core::snapshot::Snapshot;
+
+use super::summary::{Happened, Summary};
+use super::{Account, Backtest, BacktestError, Shelf, Stored};
+use crate::decide::cycle::{Cycle, CycleSettings, Event, Order, OrderTask, Report};
+use crate::decide::gate::Evidence;
+use crate::decide::plan;
+use crate::decide::policy::Policy;
+use crate::decide::watch::BASELINE_ROWS_MAX;
+
+pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
+    let settings = CycleSettings { policy: policy.clone(), ..test.settings.clone() };
+    let mut replay = Replay {
+        test,
+        account: Account::new(base, test.rows.len()),
+        shelf: Shelf::from([(base.digest, base.clone())]),
+        cycle: Cycle::new(&base.model, base.digest, &settings),
+        settings,
+    };
+    let mut pending = std::collections::VecDeque::new();
+    let mut work = Work::default();
+    for row in test.first..test.rows.len() {
+        let serving = replay.shelf[&replay.cycle.orders().serve].clone();
+        serving.model.answer(test.rows.x(row), &mut work);
+        let loss = replay.account.answer(&serving.model, &work.answer, test.rows.y(row));
+        let reports = replay.cycle.sample(test.rows.x(row), &replay.settings);
+        replay.note(row, reports);
+        pending.push_back((row, loss, serving.digest));
+        while let Some(&(known, loss, digest)) = pending.front().filter(|(known, ..)| known + test.delay <= row) {
+            pending.pop_front();
+            let sample = (known - test.first) as u64;
+            let reports = replay.cycle.label(sample, loss, &digest, &replay.settings);
+            replay.note(row, reports);
+            replay.carry_out(row)?;
+        }
+    }
+    let Replay { account, .. } = replay;
+    Ok(Summary::new(policy, test, account))
+}
+
+struct Replay<'a> {
+    test: &'a Backtest<'a>,
+    settings: CycleSettings,
+    cycle: Cycle,
+    shelf: Shelf,
+    account: Account,
+}
+
+impl Replay<'_> {
+    fn note(&mut self, row: usize, reports: Vec<Report>) {
+        self.account.events.extend(reports.into_iter().map(|report| Happened::new(row, report)));
+    }
+
+    /// Carries out what is ordered until nothing is; simulated time stands still meanwhile.
+    fn carry_out(&mut self, row: usize) -> Result<(), BacktestError> {
+        while let Some(order) = self.cycle.orders().work {
+            let event = self.work(row, &order)?;
+            let reports = self.cycle.step(event, &self.settings).unwrap_or_default();
+            self.note(row, reports);
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, row: usize, order: &Order) -> Result<Event, BacktestError> {
+        let (train, holdout) = self.rows(order);
+        let parent = self.shelf[&order.parent].clone();
+        let candidate = match order.task {
+            OrderTask::Judge { candidate } => candidate,
+            OrderTask::Train { strategy, seed } => {
+                let snapshot = Snapshot::adapt(parent.digest, strategy, train, self.test.training.clone(), seed);
+                let finished = self.test.trainer.train(snapshot.to_bytes(), Some(parent.bytes.to_vec()))?;
+                self.account.trained(&finished);
+                let stored = Stored::read(finished.bundle)?;
+                let digest = stored.digest;
+                self.shelf.insert(digest, stored);
+                digest
+            }
+        };
+        let evidence = compare(&parent, &self.shelf[&candidate], &holdout);
+        let from = (row + 1).saturating_sub(BASELINE_ROWS_MAX);
+        let recent = self.test.rows.slice(from..row + 1).x;
+        Ok(Event::Judged { run: order.run, candidate, evidence, recent })
+    }
+
+    /// Rows to train on (history first, then the new ones, in time order) and the newest ones, held out.
+    fn rows(&self, order: &Order) -> (Rows, Rows) {
+        let wanted = order.rows;
+        let (_, labels) = self.cycle.counts();
+        // Label number `n` belongs to row `first + n`: labels come in the order of their rows.
+        let row = |label: u64| self.test.first + usize::try_from(label).expect("a row number");
+        let from = row(wanted.from_label.max(labels - wanted.newest.min(labels)));
+        let split = row(labels - wanted.holdout.min(labels)).max(from);
+        let older = self.test.rows.slice(0..from);
+        let count = usize::try_from(wanted.history).expect("a row count").min(older.len());
+        let mut train = if count == 0 {
+            Rows::empty(older.features, older.truths)
+        } else {
+            let champion = &self.shelf[&order.parent].model;
+            plan::balance(&older, &champion.schema().task, count)
+        };
+        let new = self.test.rows.slice(from..split);
+        train.x.extend_from_slice(&new.x);
+        train.y.extend_from_slice(&new.y);
+        (train, self.test.rows.slice(split..row(labels)))
+    }
+}
+
+/// Champion and candidate on the same held-out rows.
+pub(crate) fn compare(champion: &Stored, candidate: &Stored, holdout: &Rows) -> Evidence {
+    let mut evidence = Evidence::default();
+    let (mut old, mut new) = (Work::default(), Work::default());
+    for row in 0..holdout.len() {
+        champion.model.answer(holdout.x(row), &mut old);
+        candidate.model.answer(holdout.x(row), &mut new);
+        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        let truth = holdout.y(row);
+        evidence.push(champion.model.loss(&old.answer, truth), candidate.model.loss(&new.answer, truth));
+    }
+    evidence
+}

@@ -1,0 +1,127 @@
+//! What a replay found, as the table, the JSON and the drawing show it.
+#![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+use serde::Serialize;
+use trainer_core::evaluate::Metrics;
+
+use super::{Account, Backtest};
+use crate::decide::cycle::Report;
+use crate::decide::policy::Policy;
+use crate::decide::value::JOULES_PER_MAC;
+
+/// One policy's result.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// As typed.
+    pub policy: String,
+    /// Rows answered.
+    pub n: u64,
+    /// Share of right answers (classification).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Macro F1 (classification).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1_macro: Option<f64>,
+    /// Log loss (classification).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_loss: Option<f64>,
+    /// Root mean squared error (regression).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rmse: Option<f64>,
+    /// Mean absolute error (regression).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mae: Option<f64>,
+    /// Coefficient of determination (regression).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
+    /// Trainings ordered.
+    pub retrains: u64,
+    /// Candidates that became champion.
+    pub promotions: u64,
+    /// Returns to the previous model.
+    pub rollbacks: u64,
+    /// Multiply-adds of all trainings.
+    pub work_mac: u64,
+    /// Their energy by the model; nothing was measured.
+    pub joules_modelled: f64,
+    /// For each given change, rows until the first drift report after it.
+    pub detection_rows: Vec<Option<u64>>,
+    /// What the machine at hand needed; the only part that differs from run to run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
+    /// What happened.
+    pub events: Vec<Happened>,
+    /// Loss per answered row.
+    #[serde(skip)]
+    pub losses: Vec<f32>,
+}
+
+/// Measured cost of all trainings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Measured {
+    /// CPU seconds.
+    pub train_cpu_s: f64,
+    /// Highest resident memory of a trainer, bytes; 0 if none ran.
+    pub train_peak_bytes: u64,
+}
+
+/// One event and the row at which it happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Happened {
+    /// Row of the file, from 0.
+    pub row: usize,
+    /// What.
+    #[serde(flatten)]
+    pub report: Report,
+}
+
+impl Happened {
+    pub(super) fn new(row: usize, report: Report) -> Self {
+        Self { row, report }
+    }
+}
+
+impl Summary {
+    pub(super) fn new(policy: &Policy, test: &Backtest<'_>, account: Account) -> Self {
+        let count = |wanted: fn(&Report) -> bool| account.events.iter().filter(|event| wanted(&event.report)).count() as u64;
+        let changes = test.changes.iter().enumerate().map(|(index, change)| {
+            let end = test.changes.get(index + 1).copied().unwrap_or(usize::MAX);
+            let drift = |event: &&Happened| matches!(event.report, Report::Drift { .. }) && (*change..end).contains(&event.row);
+            account.events.iter().find(drift).map(|event| (event.row - change) as u64)
+        });
+        let mut summary = Self {
+            policy: policy.to_string(),
+            n: account.losses.len() as u64,
+            accuracy: None,
+            f1_macro: None,
+            log_loss: None,
+            rmse: None,
+            mae: None,
+            r2: None,
+            retrains: count(|report| matches!(report, Report::Retrain { .. })),
+            promotions: count(|report| matches!(report, Report::Promote { .. })),
+            rollbacks: count(|report| matches!(report, Report::Rollback { .. })),
+            work_mac: account.work_mac,
+            joules_modelled: account.work_mac as f64 * JOULES_PER_MAC,
+            detection_rows: changes.collect(),
+            measured: Some(account.measured),
+            events: Vec::new(),
+            losses: Vec::new(),
+        };
+        match account.tally.metrics() {
+            Some(Metrics::Classification { accuracy, f1_macro, log_loss, .. }) => {
+                (summary.accuracy, summary.f1_macro, summary.log_loss) = (Some(accuracy), Some(f1_macro), Some(log_loss));
+            }
+            Some(Metrics::Regression { rmse, mae, r2, .. }) => {
+                (summary.rmse, summary.mae, summary.r2) = (Some(rmse), Some(mae), Some(r2));
+            }
+            None => {}
+        }
+        Self { events: account.events, losses: account.losses, ..summary }
+    }
+
+    /// The figure people compare: accuracy, or RMSE.
+    #[must_use]
+    pub fn figure(&self) -> f64 {
+        self.accuracy.or(self.rmse).unwrap_or(f64::NAN)
+    }
+}
