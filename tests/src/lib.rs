@@ -1,1 +1,48 @@
-//! tests
+//! A real device in a temporary folder: the built binary, its socket, and a small world it measures.
+pub mod agent;
+pub mod http;
+pub mod world;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything; a busy machine with two cores needs a part of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The built `hone`, made once per test run with the profile and target directory of the tests.
+///
+/// # Panics
+/// The build fails.
+pub fn hone() -> &'static PathBuf {
+    static HONE: OnceLock<PathBuf> = OnceLock::new();
+    HONE.get_or_init(|| {
+        // This test lies in `<target>/<profile>/deps`, the binary two levels up from it.
+        let test = std::env::current_exe().expect("a test knows its own file");
+        let profile = test.parent().and_then(|deps| deps.parent()).expect("tests lie in <target>/<profile>/deps");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "-p", "hone-agent", "--bin", "hone"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        build.arg("--target-dir").arg(profile.parent().expect("a profile has a target directory"));
+        if profile.file_name().is_some_and(|name| name == "release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo can be started").success(), "hone does not build");
+        profile.join("hone")
+    })
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// There is none for a minute; `what` says what was waited for.
+pub fn until<T>(what: &str, mut question: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = question() {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,9 +1,20 @@
 //! The command line: parse, ask, print. One file per subcommand.
+mod ask;
 pub mod backtest;
 pub mod chart;
+pub mod drift_status;
 pub mod exit;
+pub mod init;
 mod input;
+pub mod label;
 pub mod model;
+pub mod models;
+pub mod promote;
+pub mod records;
+pub mod retrain;
+pub mod rollback;
+pub mod run;
+pub mod status;
 pub mod train;
 
 use std::ffi::OsString;
@@ -48,6 +59,26 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the agent
+    Run(run::Args),
+    /// Write a commented configuration file
+    Init(init::Args),
+    /// Show what the running agent is doing
+    Status(status::Args),
+    /// Show features against their baseline, and losses
+    Drift(drift_status::Args),
+    /// List every model this device has known
+    Models(models::Args),
+    /// List the newest samples with their answers
+    Records(records::Args),
+    /// Tell the agent what was true
+    Label(label::Args),
+    /// Train a candidate now
+    Retrain(retrain::Args),
+    /// Offer a bundle to the gate
+    Promote(promote::Args),
+    /// Let the previous model serve again
+    Rollback(rollback::Args),
     /// Train a base model from a CSV file
     Train(train::Args),
     /// Look into model bundles
@@ -75,6 +106,16 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     };
     let global = &cli.global;
     let result = match cli.command {
+        Command::Run(args) => run::run(&args, global),
+        Command::Init(args) => init::run(&args, global),
+        Command::Status(args) => status::run(&args, global),
+        Command::Drift(args) => drift_status::run(&args, global),
+        Command::Models(args) => models::run(&args, global),
+        Command::Records(args) => records::run(&args, global),
+        Command::Label(args) => label::run(&args, global),
+        Command::Retrain(args) => retrain::run(&args, global),
+        Command::Promote(args) => promote::run(&args, global),
+        Command::Rollback(args) => rollback::run(&args, global),
         Command::Train(args) => train::run(&args, global),
         Command::Model(args) => model::run(&args, global),
         Command::Backtest(args) => backtest::run(&args, global),

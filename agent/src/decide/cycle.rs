@@ -79,6 +79,10 @@ pub struct Order {
     pub parent: Digest,
     /// Which rows.
     pub rows: RowsWanted,
+    /// This candidate of the same rows has passed the gate: train once more with the held-out rows included, and compare the
+    /// result with it instead of the parent. The newest rows are the most valuable ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit_of: Option<Digest>,
 }
 
 /// What an order asks for.
@@ -133,6 +137,15 @@ pub enum Event {
     /// A person asks for the previous model back.
     RollBack {
         /// Reference of that model.
+        reference: Reference,
+        /// Its own baseline, `[n, features]`.
+        baseline: Vec<f32>,
+    },
+    /// The champion's file cannot be read any more: this older model serves instead.
+    FallBack {
+        /// The previous or the factory model.
+        to: Digest,
+        /// Its reference.
         reference: Reference,
         /// Its own baseline, `[n, features]`.
         baseline: Vec<f32>,
@@ -356,7 +369,7 @@ impl Cycle {
         self.runs += 1;
         let seed = settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.runs);
         let task = OrderTask::Train { strategy, seed };
-        let order = Order { run: self.runs, reason, task, parent: self.champion, rows };
+        let order = Order { run: self.runs, reason, task, parent: self.champion, rows, refit_of: None };
         self.work = Some(order.clone());
         Report::Retrain { order }
     }
@@ -374,6 +387,7 @@ impl Cycle {
             }
             Event::Offered { candidate } => self.offered(candidate),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
+            Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
         }
     }
 
@@ -396,7 +410,7 @@ impl Cycle {
         self.runs += 1;
         let rows = RowsWanted { from_label: self.labels - known, newest: known, holdout: known, history: 0 };
         let task = OrderTask::Judge { candidate };
-        let order = Order { run: self.runs, reason: Reason::Offer, task, parent: self.champion, rows };
+        let order = Order { run: self.runs, reason: Reason::Offer, task, parent: self.champion, rows, refit_of: None };
         self.work = Some(order.clone());
         Ok(vec![Report::Retrain { order }])
     }
@@ -412,48 +426,80 @@ impl Cycle {
         Ok(vec![Report::Rollback { from, to: previous }])
     }
 
+    /// Unlike after a rollback the model left behind is not rejected: whole again, it may be offered again.
+    fn fall_back(&mut self, to: Digest, reference: Reference, baseline: &[f32]) -> Vec<Report> {
+        let from = self.champion;
+        if from == to {
+            return Vec::new();
+        }
+        self.work = None;
+        self.serve(to, self.previous.filter(|previous| *previous != to), Some(reference), baseline);
+        self.trigger = Trigger::default();
+        vec![Report::Rollback { from, to }]
+    }
+
     fn judged(&mut self, run: u64, candidate: Digest, evidence: Evidence, recent: &[f32], settings: &CycleSettings) -> Vec<Report> {
         // A result nobody waits for any more: the run was dropped by a rollback.
         let Some(order) = self.work.take_if(|order| order.run == run) else { return Vec::new() };
+        if let Some(judged) = order.refit_of {
+            // The rows were seen in the refit: they can unmask a broken candidate, not prove a better one.
+            let sound = gate::judge(&evidence, &settings.gate).decided_by != gate::Check::Finite && evidence.gain().0 > -settings.gate.margin;
+            let serving = if sound { candidate } else { judged };
+            return self.promote(&order, serving, evidence.losses().1, recent, settings);
+        }
         let mut verdict = gate::judge(&evidence, &settings.gate);
         if verdict.passed && order.reason == Reason::Staleness {
             let (gain, error) = evidence.gain();
             verdict.passed = value::worth(gain, error, &settings.value).1;
         }
-        if candidate == self.champion {
-            verdict.passed = false;
-        }
+        verdict.passed &= candidate != self.champion;
         let passed = verdict.passed;
         let mut reports = vec![Report::Gate { run, candidate, verdict }];
-        if passed {
-            let from = self.champion;
-            self.serve(candidate, Some(from), None, recent);
-            self.reference = evidence.losses().1;
-            reports.push(Report::Promote { run, from, to: candidate });
-        } else if matches!(order.task, OrderTask::Judge { .. }) {
-            self.reject(candidate);
+        match order.task {
+            OrderTask::Train { .. } if passed => {
+                self.work = Some(Order { refit_of: Some(candidate), ..order });
+            }
+            OrderTask::Judge { .. } if passed => {
+                reports.extend(self.promote(&order, candidate, evidence.losses().1, recent, settings));
+            }
+            OrderTask::Judge { .. } => {
+                self.reject(candidate);
+                self.ended(order.reason, false, recent, settings);
+            }
+            OrderTask::Train { .. } => match self.second_try(&order, &evidence, settings) {
+                Some(again) => reports.push(again),
+                None => self.ended(order.reason, false, recent, settings),
+            },
         }
-        if let Some(again) = self.second_try(&order, passed, &evidence, settings) {
-            reports.push(again);
-            return reports;
-        }
-        self.ended(order.reason, passed, recent, settings);
         reports
     }
 
+    fn promote(&mut self, order: &Order, to: Digest, loss: f64, recent: &[f32], settings: &CycleSettings) -> Vec<Report> {
+        let from = self.champion;
+        self.serve(to, Some(from), None, recent);
+        self.reference = loss;
+        self.ended(order.reason, true, recent, settings);
+        vec![Report::Promote { run: order.run, from, to }]
+    }
+
     /// A head that gains nothing although the champion is failing: the features are to blame, so the tail is trained.
-    fn second_try(&mut self, order: &Order, passed: bool, evidence: &Evidence, settings: &CycleSettings) -> Option<Report> {
+    fn second_try(&mut self, order: &Order, evidence: &Evidence, settings: &CycleSettings) -> Option<Report> {
         let OrderTask::Train { strategy: Strategy::Head, .. } = order.task else { return None };
         let failing = evidence.losses().0 > 2.0 * self.reference + 0.02;
         let enough = order.rows.newest >= 2 * settings.trigger.rows_first;
-        let wanted = !passed && failing && enough && order.reason != Reason::Command;
+        let wanted = failing && enough && order.reason != Reason::Command;
         wanted.then(|| self.order(order.reason, Strategy::Tail, order.rows, settings))
     }
 
     fn failed(&mut self, run: u64, reason: String, settings: &CycleSettings) -> Vec<Report> {
         let Some(order) = self.work.take_if(|order| order.run == run) else { return Vec::new() };
-        self.ended(order.reason, false, &[], settings);
-        vec![Report::Failed { run, reason }]
+        let mut reports = vec![Report::Failed { run, reason }];
+        match order.refit_of {
+            // The judged candidate is good enough without the newest rows.
+            Some(judged) => reports.extend(self.promote(&order, judged, self.reference, &[], settings)),
+            None => self.ended(order.reason, false, &[], settings),
+        }
+        reports
     }
 
     fn ended(&mut self, reason: Reason, promoted: bool, recent: &[f32], settings: &CycleSettings) {

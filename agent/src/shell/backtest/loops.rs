@@ -79,7 +79,8 @@ impl Replay<'_> {
                 digest
             }
         };
-        let evidence = compare(&parent, &self.shelf[&candidate], &holdout);
+        let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
+        let evidence = compare(&rival, &self.shelf[&candidate], &holdout);
         let from = (row + 1).saturating_sub(BASELINE_ROWS_MAX);
         let recent = self.test.rows.slice(from..row + 1).x;
         Ok(Event::Judged { run: order.run, candidate, evidence, recent })
@@ -101,7 +102,7 @@ impl Replay<'_> {
             let champion = &self.shelf[&order.parent].model;
             plan::balance(&older, &champion.schema().task, count)
         };
-        let new = self.test.rows.slice(from..split);
+        let new = self.test.rows.slice(from..if order.refit_of.is_some() { row(labels) } else { split });
         train.x.extend_from_slice(&new.x);
         train.y.extend_from_slice(&new.y);
         (train, self.test.rows.slice(split..row(labels)))
@@ -117,7 +118,8 @@ pub(crate) fn compare(champion: &Stored, candidate: &Stored, holdout: &Rows) -> 
         candidate.model.answer(holdout.x(row), &mut new);
         evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
         let truth = holdout.y(row);
-        evidence.push(champion.model.loss(&old.answer, truth), candidate.model.loss(&new.answer, truth));
+        // Both in the champion's units, so that a candidate cannot make its errors small by its own scale.
+        evidence.push(champion.model.loss(&old.answer, truth), champion.model.loss(&new.answer, truth));
     }
     evidence
 }

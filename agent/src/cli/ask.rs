@@ -1,0 +1,78 @@
+//! What commands that ask the running agent share: finding it, its refusals as exit codes, tables.
+use anyhow::Result;
+use serde_json::Value;
+
+use super::Global;
+use super::exit::{Exit, Fail};
+use crate::config::Config;
+use crate::shell::client::{Client, ClientError};
+use crate::shell::paths::{self, Places, Surroundings};
+
+/// The configuration and the places it leads to.
+pub(super) fn places(global: &Global) -> Result<(Config, Places)> {
+    let config = paths::load(global.config.as_deref()).map_err(|error| {
+        Fail::new(Exit::Config, error).hint("`hone init` writes a file with every setting and its default")
+    })?;
+    let places = Surroundings::read().places(global.state_dir.as_deref(), &config);
+    Ok((config, places))
+}
+
+/// The running agent.
+pub(super) fn agent(global: &Global) -> Result<Client> {
+    Ok(Client::new(&places(global)?.1.socket))
+}
+
+/// A failed request as the command's end.
+pub(super) fn fail(error: ClientError) -> Fail {
+    match &error {
+        ClientError::Unreachable { .. } => Fail::new(Exit::Unreachable, error)
+            .hint("start it with `hone run`, or name its directory with `--state-dir`"),
+        ClientError::Broken { .. } => Fail::new(Exit::Unreachable, error).hint("try again; `hone status` tells whether it still runs"),
+        ClientError::Refused { code, .. } => {
+            let exit = match code.as_str() {
+                "bundle" => Exit::Bundle,
+                "disk" => Exit::Disk,
+                "malformed" | "wrong_type" | "wrong_length" | "unknown_class" | "not_finite" => Exit::Input,
+                _ => Exit::Refused,
+            };
+            Fail::new(exit, error)
+        }
+    }
+}
+
+/// Text of a JSON value; `-` for none.
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or(f64::NAN)),
+        other => other.to_string(),
+    }
+}
+
+/// The first 12 digits of a digest.
+pub(super) fn short(value: &Value) -> String {
+    text(value).chars().take(12).collect()
+}
+
+/// Prints rows in columns as wide as their widest cell.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let print = |cells: &mut dyn Iterator<Item = &str>| {
+        let line: String = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+        println!("{}", line.trim_end());
+    };
+    print(&mut head.iter().copied());
+    for row in rows {
+        print(&mut row.iter().map(String::as_str));
+    }
+}
+
+/// The list under `key`.
+pub(super) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}

@@ -1,0 +1,72 @@
+//! `hone promote`: offers a bundle; it serves if it does no worse than the champion on this device's own labels.
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::Global;
+use super::ask::{agent, fail, list, short, text};
+use super::exit::{Exit, Fail};
+use crate::shell::client::Client;
+
+/// From one look at the run to the next.
+const EVERY: Duration = Duration::from_millis(100);
+/// Looks before this command stops waiting; the run goes on.
+const LOOKS_MAX: u32 = 6_000;
+
+/// Arguments of `hone promote`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: hone promote model.safetensors\n\nExit code 9 if the gate refuses it.")]
+pub struct Args {
+    /// Bundle, as `hone train` writes it
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Offers and waits for the verdict.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let bytes = std::fs::read(&args.file)
+        .map_err(|error| Fail::new(Exit::Input, format!("cannot read {}", args.file.display())).because(error))?;
+    let client = agent(global)?;
+    let answer = client.post("/v1/models", bytes).map_err(fail)?;
+    if answer["installed"] == true {
+        if global.json {
+            println!("{answer}");
+        } else {
+            println!("model {} serves: this device had none", short(&answer["digest"]));
+        }
+        return Ok(());
+    }
+    verdict(&client, &answer["run"], global)
+}
+
+/// Waits for the end of a run and prints the gate's verdict.
+///
+/// # Errors
+/// [`Exit::Refused`] if the candidate may not serve or the run failed; [`Exit::Resumable`] if it takes too long.
+pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<()> {
+    for _ in 0..LOOKS_MAX {
+        let reports = client.get("/v1/reports?limit=100").map_err(fail)?;
+        let end = |entry: &&Value| (entry["kind"] == "gate" || entry["kind"] == "failed") && entry["report"]["run"] == *run;
+        if let Some(end) = list(&reports, "reports").iter().find(end) {
+            let report = &end["report"];
+            if global.json {
+                println!("{report}");
+            }
+            if report["verdict"]["passed"] == true {
+                if !global.json {
+                    println!("model {} serves now; {}", short(&report["candidate"]), text(&report["sentence"]));
+                }
+                return Ok(());
+            }
+            let reason = if end["kind"] == "failed" { &report["reason"] } else { &report["sentence"] };
+            return Err(Fail::new(Exit::Refused, format!("run {}: {}", text(run), text(reason)))
+                .hint("the champion goes on serving")
+                .into());
+        }
+        sleep(EVERY);
+    }
+    Err(Fail::new(Exit::Resumable, format!("run {} is still under way", text(run))).hint("`hone status` shows when it has ended").into())
+}

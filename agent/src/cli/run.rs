@@ -1,0 +1,58 @@
+//! `hone run`: the daemon.
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::Global;
+use super::ask::places;
+use super::exit::{Exit, Fail};
+use crate::shell::daemon::{self, DaemonError, Options};
+
+/// Arguments of `hone run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: hone run --state-dir ./state --model model.safetensors\n\n\
+    Answers on the socket and on 127.0.0.1:8600 (`agent.listen`) until SIGTERM or Ctrl-C.")]
+pub struct Args {
+    /// First model of a device that has none; ignored once it is known
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let (config, places) = places(global)?;
+    // Whoever embeds the agent may have a subscriber already.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .try_init();
+    Ok(daemon::run(Options { config, places, model: args.model.clone() }).map_err(fail)?)
+}
+
+fn fail(error: DaemonError) -> Fail {
+    match &error {
+        DaemonError::Store(store) => Fail::new(by_number(store.exit_code()), error),
+        DaemonError::ReadModel { .. } => Fail::new(Exit::Input, error).hint("make a model with `hone train`"),
+        DaemonError::Bundle { .. } => Fail::new(Exit::Bundle, error).hint("`hone model inspect FILE` says more"),
+        DaemonError::OtherModel { .. } => {
+            Fail::new(Exit::Refused, error).hint("start without --model, then offer it with `hone promote FILE`")
+        }
+        DaemonError::SocketInUse(_) => Fail::new(Exit::InUse, error).hint("stop it, or set `agent.socket`"),
+        DaemonError::Listen { .. } => {
+            Fail::new(Exit::Config, error).hint("set `agent.listen` to another port, or to \"off\", or `agent.socket` to another place")
+        }
+        DaemonError::System(_) => Fail::new(Exit::Internal, error),
+    }
+}
+
+fn by_number(code: u8) -> Exit {
+    match code {
+        5 => Exit::Bundle,
+        6 => Exit::InUse,
+        7 => Exit::Disk,
+        _ => Exit::Internal,
+    }
+}

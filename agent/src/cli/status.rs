@@ -1,0 +1,60 @@
+//! `hone status`: what the running agent is doing.
+use anyhow::Result;
+use serde_json::Value;
+
+use super::Global;
+use super::ask::{agent, fail, short, text};
+
+/// Arguments of `hone status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: hone status --json | jq .champion")]
+pub struct Args {}
+
+/// Asks and prints.
+pub fn run(_args: &Args, global: &Global) -> Result<()> {
+    let status = agent(global)?.get("/v1/status").map_err(fail)?;
+    if global.json {
+        println!("{status}");
+        return Ok(());
+    }
+    let at = |path: &str| status.pointer(path).unwrap_or(&Value::Null);
+    let line = |name: &str, value: &str| println!("{name:<10}{value}");
+    line("agent", &format!("hone {}, process {}, up {} s", text(at("/version")), at("/process"), at("/uptime_s")));
+    line("listens", &format!("{} and {}", text(at("/socket")), text(at("/listen"))));
+    match at("/state").as_str() {
+        Some("serving") => {
+            line("champion", &format!("{} ({})", short(at("/champion")), text(at("/signature"))));
+            line("previous", &short(at("/previous")));
+            line("factory", &short(at("/factory")));
+        }
+        _ => line("champion", "none: start with `hone run --model FILE`, or `hone promote FILE`"),
+    }
+    line("policy", &text(at("/policy")));
+    line("seen", &format!("{} samples, {} labels", text(at("/samples")), text(at("/labels"))));
+    if let (Some(mean), Some(labels)) = (at("/loss/mean").as_f64(), at("/loss/labels").as_u64()) {
+        line("loss", &format!("{mean:.4} over the last {labels} labels"));
+    }
+    line("trigger", &text(at("/trigger/state")));
+    match at("/work") {
+        Value::Null => line("work", "none"),
+        work => line("work", &format!("run {}, because of {}", work["run"], text(&work["reason"]))),
+    }
+    let records = at("/records");
+    line("records", &format!("{} records, {} labels, {} bytes in {}", text(&records["records"]), text(&records["labels"]), text(&records["bytes"]), text(at("/state_dir"))));
+    let recorder = at("/recorder");
+    if recorder["state"]["state"] != "recording" {
+        line("disk", &format!("degraded: {}", text(&recorder["state"]["reason"])));
+    }
+    if at("/control/state") != "ok" {
+        line("disk", &format!("degraded: {}", text(at("/control/reason"))));
+    }
+    let lost = ["dropped", "unrecorded", "repeated"].map(|key| recorder[key].as_u64().unwrap_or(0));
+    if lost.iter().sum::<u64>() > 0 {
+        line("lost", &format!("{} records: {} dropped, {} given up, {} repeated", lost.iter().sum::<u64>(), lost[0], lost[1], lost[2]));
+    }
+    if let Some(refused) = at("/requests/refused").as_object().filter(|refused| !refused.is_empty()) {
+        let parts: Vec<_> = refused.iter().map(|(code, count)| format!("{count} {code}")).collect();
+        line("refused", &parts.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! The Open Inference Protocol v2 over HTTP.
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+
+use super::App;
+use super::oip::{self, Health, InferRequest, InferResponse, ModelMetadata, ModelReady, Served, ServerMetadata};
+use super::problem::Problem;
+use crate::shell::clock;
+use crate::shell::daemon::Origin;
+use crate::shell::inference::Loaded;
+
+/// Source of samples whose request names none.
+const SOURCE: &str = "http";
+
+pub(super) async fn server() -> Json<ServerMetadata> {
+    Json(oip::server_metadata(env!("CARGO_PKG_VERSION")))
+}
+
+pub(super) async fn live() -> Json<Health> {
+    Json(Health { live: true })
+}
+
+pub(super) async fn ready(State(app): State<App>) -> Response {
+    let live = app.shared.slot.serving().is_some();
+    let status = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Health { live })).into_response()
+}
+
+pub(super) async fn metadata(State(app): State<App>, Path(model): Path<String>) -> Result<Json<ModelMetadata>, Problem> {
+    describe(&app, &model, None)
+}
+
+pub(super) async fn metadata_of(
+    State(app): State<App>,
+    Path((model, version)): Path<(String, String)>,
+) -> Result<Json<ModelMetadata>, Problem> {
+    describe(&app, &model, Some(&version))
+}
+
+fn describe(app: &App, model: &str, version: Option<&str>) -> Result<Json<ModelMetadata>, Problem> {
+    let (loaded, _) = find(app, model, version)?;
+    let versions = app.shared.slot.serving().map_or_else(Vec::new, |serving| serving.versions());
+    Ok(Json(oip::model_metadata(&app.shared.name, versions, loaded.model.schema())))
+}
+
+pub(super) async fn model_ready(State(app): State<App>, Path(model): Path<String>) -> Result<Response, Problem> {
+    is_ready(&app, &model, None)
+}
+
+pub(super) async fn model_ready_of(
+    State(app): State<App>,
+    Path((model, version)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    is_ready(&app, &model, Some(&version))
+}
+
+fn is_ready(app: &App, model: &str, version: Option<&str>) -> Result<Response, Problem> {
+    if app.shared.slot.serving().is_none() && model == app.shared.name {
+        let body = Json(ModelReady { name: model.to_owned(), ready: false });
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, body).into_response());
+    }
+    find(app, model, version)?;
+    Ok(Json(ModelReady { name: model.to_owned(), ready: true }).into_response())
+}
+
+pub(super) async fn infer(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<InferResponse>, Problem> {
+    respond(&app, &model, None, body)
+}
+
+pub(super) async fn infer_of(
+    State(app): State<App>,
+    Path((model, version)): Path<(String, String)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<InferResponse>, Problem> {
+    respond(&app, &model, Some(&version), body)
+}
+
+/// Answers in this thread: an answer takes microseconds, handing it over would take longer.
+fn respond(
+    app: &App,
+    model: &str,
+    version: Option<&str>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<InferResponse>, Problem> {
+    let body = body.map_err(|rejection| Problem::body(&rejection, app))?;
+    let (loaded, champion) = find(app, model, version)?;
+    let schema = loaded.model.schema();
+    let mut request = InferRequest::parse(&body, schema).map_err(|error| Problem::from(error).counted(app))?;
+    app.shared.counters.accept(&request.counts);
+    let rows = std::mem::take(&mut request.rows);
+    let origin = Origin {
+        source: request.source.as_deref().unwrap_or(SOURCE),
+        event_at: request.time,
+        arrived_at: clock::now(),
+    };
+    let answered = app.shared.answer(&loaded, champion, rows, origin);
+    let served = Served {
+        record_id: String::new(),
+        served_by: if champion { "champion" } else { "previous" }.to_owned(),
+        digest: loaded.digest.to_string(),
+        stored: answered.stored,
+        adaptation: None,
+    };
+    let ids = answered.ids.iter().map(ToString::to_string).collect();
+    Ok(Json(InferResponse::new(&app.shared.name, schema, &request, &answered.answers, ids, served)))
+}
+
+/// The model that answers, and whether it is the champion.
+fn find(app: &App, model: &str, version: Option<&str>) -> Result<(Loaded, bool), Problem> {
+    if model != app.shared.name {
+        let error = format!("there is no model `{model}` here, only `{}`", app.shared.name);
+        return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_model", error).counted(app));
+    }
+    let serving = app.shared.slot.serving().ok_or_else(|| Problem::no_model().counted(app))?;
+    let champion = &serving.champion;
+    let Some(version) = version else { return Ok((champion.clone(), true)) };
+    match version.parse().ok().and_then(|digest| serving.version(&digest)) {
+        Some(loaded) => Ok((loaded.clone(), loaded.digest == champion.digest)),
+        None => {
+            let error = format!("version `{version}` is not loaded, only {}", serving.versions().join(", "));
+            Err(Problem::new(StatusCode::NOT_FOUND, "unknown_version", error).counted(app))
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The daemon: puts the parts together, runs until it is told to stop, takes them apart in order.
+//!
+//! ```text
+//! handlers ─► recorder (thread)        records
+//!     └─────► one bounded queue ─► keeper (thread): step, commit, carry out ─► work (thread): train, judge
+//! ```
+mod books;
+mod keeper;
+mod shared;
+mod views;
+mod work;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use trainer_core::bundle::{self, BundleError};
+use trainer_core::digest::Digest;
+use trainer_core::model::{Model, Strategy};
+
+pub use keeper::strategy;
+pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Shared};
+
+use crate::config::Config;
+use crate::shell::api::{self, Doors};
+use crate::shell::clock::{self, Ids};
+use crate::shell::inference::Slot;
+use crate::shell::models::ModelStore;
+use crate::shell::paths::Places;
+use crate::shell::recorder::Recorder;
+use crate::shell::store::{SetAside, StateDir, StoreError};
+use crate::shell::trainer::Trainer;
+use books::Books;
+use keeper::{Keeper, Rules, Saved};
+
+/// Threads that answer requests: inference takes microseconds, and a gateway has few cores.
+const WORKERS: usize = 2;
+/// Threads for reading the disk on behalf of a request.
+const BLOCKING_MAX: usize = 4;
+/// What requests under way may take at the end; the rest of the second is for the disk.
+const DRAIN: Duration = Duration::from_millis(400);
+
+/// What `hone run` is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Settings.
+    pub config: Config,
+    /// Where it lives.
+    pub places: Places,
+    /// The first model, if the device has none yet.
+    pub model: Option<PathBuf>,
+}
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The state directory.
+    #[error("{}", .0.chain())]
+    Store(#[from] StoreError),
+    /// The first model cannot be read.
+    #[error("cannot read the model {path}: {source}")]
+    ReadModel {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The first model is refused.
+    #[error("the model {path} is refused: {source}")]
+    Bundle {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        source: BundleError,
+    },
+    /// The device has another model already.
+    #[error("this device serves model {champion} already; {offered} would replace it without being compared")]
+    OtherModel {
+        /// Serves.
+        champion: String,
+        /// Was named.
+        offered: String,
+    },
+    /// Another agent answers on the socket.
+    #[error("another agent answers on {0}")]
+    SocketInUse(PathBuf),
+    /// An address or the socket cannot be opened.
+    #[error("cannot listen on {place}: {source}")]
+    Listen {
+        /// Where.
+        place: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system gives no thread, signal or executable path.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`DaemonError`] if it cannot start; nothing is left behind but what was stored before.
+pub fn run(options: Options) -> Result<(), DaemonError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_MAX)
+        .thread_name("serve")
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(live(options));
+    // A request that still reads the disk must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn live(options: Options) -> Result<(), DaemonError> {
+    // Before anything is opened, so that no signal is missed.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let Options { config, places, model } = options;
+    let model = model.map(|path| read_model(&path)).transpose()?;
+    let state = StateDir::open_with(&places.state_dir, config.records.files)?;
+    let doors = Doors::open(&places.socket, config.agent.address()).await?;
+    let place = Place {
+        state_dir: places.state_dir.clone(),
+        socket: places.socket.clone(),
+        listen: doors.address().map(|address| address.to_string()),
+        started_at: clock::now(),
+    };
+    let (parts, events) = assemble(state, &config, place, model)?;
+    let Parts { recorder, keeper, shared, lock } = parts;
+    let (ready, begun) = oneshot::channel();
+    let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
+        let mut keeper = keeper;
+        keeper.begin();
+        let _ = ready.send(());
+        keeper.run(events);
+    })?;
+    // Serving begins once the stored model is loaded, so that a restart never answers "no model" in between.
+    let _ = begun.await;
+    announce(&shared);
+    let ticking = tokio::spawn(tick(Arc::clone(&shared)));
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let serving = tokio::spawn(api::serve(doors, Arc::clone(&shared), stopped));
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    ticking.abort();
+    let _ = stop.send(true);
+    if tokio::time::timeout(DRAIN, serving).await.is_err() {
+        tracing::warn!("requests that took too long were cut off");
+    }
+    // Records first: what they hold may be counted again at the next start, not the other way round.
+    let status = tokio::task::spawn_blocking(move || recorder.stop()).await;
+    let (done, ended) = oneshot::channel();
+    let _ = shared.events.send(Event::Stop(done)).await;
+    let _ = ended.await;
+    let _ = keeper.join();
+    let _ = fs::remove_file(&places.socket);
+    drop(lock);
+    tracing::info!(recorded = status.map_or(0, |status| status.recorded), "stopped");
+    Ok(())
+}
+
+fn announce(shared: &Shared) {
+    let serving = shared.slot.serving();
+    let model = serving.map_or_else(|| "no model yet".to_owned(), |serving| format!("model {}", serving.champion.digest.short()));
+    let records = shared.reader.counts().map_or(0, |counts| counts.records);
+    let Place { state_dir, socket, listen, .. } = &shared.place;
+    let listen = listen.as_ref().map_or_else(String::new, |address| format!(" and http://{address}"));
+    tracing::info!("listening on {}{listen}; {model}; {records} records in {}", socket.display(), state_dir.display());
+}
+
+async fn tick(shared: Arc<Shared>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        // A full queue needs no reminder.
+        let _ = shared.events.try_send(Event::Tick);
+    }
+}
+
+/// The agent's parts, put together and not yet running.
+struct Parts {
+    recorder: Recorder,
+    keeper: Keeper,
+    shared: Arc<Shared>,
+    lock: crate::shell::lock::Lock,
+}
+
+fn assemble(
+    state: StateDir,
+    config: &Config,
+    place: Place,
+    model: Option<(Vec<u8>, Model)>,
+) -> Result<(Parts, mpsc::Receiver<Event>), DaemonError> {
+    let StateDir { control, records, models, snapshots, mut set_aside, lock, .. } = state;
+    let (control, saved, generation) = {
+        let row = control.cycle()?;
+        let generation = row.as_ref().map_or(0, |row| row.generation);
+        match row.map(|row| serde_json::from_slice::<Saved>(&row.state)) {
+            None => (control, None, generation),
+            Some(Ok(saved)) => (control, Some(saved), generation),
+            Some(Err(error)) => {
+                let (control, aside) = control.set_aside(&format!("the state means nothing to this hone: {error}"))?;
+                set_aside.push(aside);
+                (control, None, 0)
+            }
+        }
+    };
+    let (sender, events) = mpsc::channel(config.agent.queue_events);
+    let next_seq = records.next_seq();
+    let reader = records.reader();
+    let samples = saved.as_ref().map_or(0, |saved| i64::try_from(saved.cycle.counts().0).unwrap_or(0));
+    let recorder = Recorder::start(records, config.records.groups)?;
+    let shared = Arc::new(Shared {
+        name: config.agent.model_name.clone(),
+        slot: Slot::default(),
+        ids: Ids::new(),
+        recorder: recorder.handle(),
+        reader,
+        events: sender,
+        counters: Counters::default(),
+        shift: AtomicI64::new(next_seq - 1 - samples),
+        body_bytes_max: config.agent.body_bytes_max,
+        place,
+    });
+    let rules = Rules {
+        cycle: config.cycle.clone(),
+        training: config.training.clone(),
+        commit_every: Duration::from_secs(config.agent.commit_s),
+        commit_events: config.agent.commit_events,
+        keep_bytes: config.records.keep_bytes,
+    };
+    let mut keeper = Keeper {
+        books: Books::new(control, generation),
+        models,
+        snapshots,
+        shared: Arc::clone(&shared),
+        rules,
+        trainer: Trainer::child()?,
+        saved,
+        working: None,
+        unloadable: None,
+        changed: 0,
+        committed_at: Instant::now(),
+        ticks: 0,
+    };
+    first_model(&mut keeper, model, &set_aside)?;
+    Ok((Parts { recorder, keeper, shared, lock }, events))
+}
+
+/// Installs the named model on a device that has none; after the loss of `control.db`, the one the device came with.
+fn first_model(keeper: &mut Keeper, model: Option<(Vec<u8>, Model)>, set_aside: &[SetAside]) -> Result<(), DaemonError> {
+    for SetAside { path, reason } in set_aside {
+        tracing::error!(kept = %path.display(), reason, "a damaged database was set aside");
+        keeper.books.say("set_aside", &json!({"kind": "set_aside", "kept": path, "reason": reason}));
+    }
+    if keeper.saved.is_none() && !set_aside.is_empty()
+        && let Some((digest, factory)) = factory(&keeper.models)
+    {
+        tracing::warn!(model = %digest.short(), "the state was lost: the model this device came with serves");
+        keeper.install(digest, &factory);
+    }
+    let Some((bytes, model)) = model else { return Ok(()) };
+    let digest = Digest::of(&bytes);
+    let Some(saved) = &keeper.saved else {
+        keeper.models.put(&bytes)?;
+        keeper.install(digest, &model);
+        return Ok(());
+    };
+    let (champion, previous, factory) = saved.cycle.models();
+    if [Some(champion), previous, Some(factory)].contains(&Some(digest)) {
+        // Repairs a damaged file, if it is one.
+        keeper.models.put(&bytes)?;
+    } else if !keeper.books.models()?.iter().any(|row| row.digest == digest) {
+        return Err(DaemonError::OtherModel { champion: champion.short(), offered: digest.short() });
+    }
+    if digest != champion {
+        tracing::info!("--model {} is known; model {} serves by the stored state", digest.short(), champion.short());
+    }
+    Ok(())
+}
+
+/// A model trained from nothing, among the stored ones: what a device without its state goes back to.
+fn factory(models: &ModelStore) -> Option<(Digest, Model)> {
+    let read = |digest: Digest| Some((digest, bundle::read(&models.get(&digest).ok()?).ok()?));
+    let mut known: Vec<_> = models.list().ok()?.into_iter().filter_map(read).collect();
+    let base = known.iter().position(|(_, model)| model.manifest.provenance.strategy == Strategy::Base);
+    base.or((!known.is_empty()).then_some(0)).map(|index| known.swap_remove(index))
+}
+
+fn read_model(path: &Path) -> Result<(Vec<u8>, Model), DaemonError> {
+    let bytes = fs::read(path).map_err(|source| DaemonError::ReadModel { path: path.to_owned(), source })?;
+    let model = bundle::read(&bytes).map_err(|source| DaemonError::Bundle { path: path.to_owned(), source })?;
+    Ok((bytes, model))
+}
+

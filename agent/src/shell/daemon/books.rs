@@ -1,0 +1,276 @@
+//! What is written with the state: reports, the ledger of runs, the lineage of models; held until the disk has taken them.
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use trainer_core::digest::Digest;
+use trainer_core::model::Strategy;
+use ulid::Ulid;
+
+use super::keeper::Saved;
+use super::work::Done;
+use crate::decide::cycle::{Cycle, Order, OrderTask, Report};
+use crate::decide::value::JOULES_PER_MAC;
+use crate::shell::clock;
+use crate::shell::models::ModelStore;
+use crate::shell::store::{Control, CycleRow, ModelRow, ModelStatus, ReportRow, RunRow, StoreError, StoredReport};
+
+/// Reports that wait in memory while the disk refuses; the oldest beyond are given up.
+const WAITING_MAX: usize = 1_000;
+/// Reports kept on the disk.
+const KEPT_MAX: i64 = 10_000;
+/// Newest runs whose snapshots are kept.
+const SNAPSHOTS_KEPT: usize = 8;
+
+/// `control.db` and what waits for it.
+pub(super) struct Books {
+    control: Control,
+    generation: i64,
+    reports: Vec<ReportRow>,
+    runs: BTreeMap<i64, RunRow>,
+    models: BTreeMap<Digest, ModelRow>,
+    trouble: Option<String>,
+}
+
+impl Books {
+    /// Continues after the stored generation.
+    pub(super) fn new(control: Control, generation: i64) -> Self {
+        let books = Self { control, generation, reports: Vec::new(), runs: BTreeMap::new(), models: BTreeMap::new(), trouble: None };
+        books.forgotten()
+    }
+
+    /// Old reports go at each start: without a fleet to take them they would grow for ever.
+    fn forgotten(mut self) -> Self {
+        let newest = self.control.reports_newest(1).ok().and_then(|reports| reports.first().map(|stored| stored.position));
+        if let Some(newest) = newest.filter(|newest| *newest > KEPT_MAX)
+            && let Err(error) = self.control.forget_reports_through(newest - KEPT_MAX)
+        {
+            tracing::warn!(error = %error.chain(), "old reports stay");
+        }
+        self
+    }
+
+    /// Why the last commit was refused.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Whether something waits for the disk.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.trouble.is_some() || !self.reports.is_empty() || !self.runs.is_empty() || !self.models.is_empty()
+    }
+
+    /// Stores state and everything that waits, in one transaction.
+    pub(super) fn commit(&mut self, saved: &Saved) -> bool {
+        let state = serde_json::to_vec(saved).expect("the state is plain data");
+        let row = CycleRow { generation: self.generation + 1, state };
+        let runs: Vec<_> = self.runs.values().cloned().collect();
+        let models: Vec<_> = self.models.values().cloned().collect();
+        match self.control.commit(&row, &self.reports, &runs, &models) {
+            Ok(()) => {
+                self.generation += 1;
+                self.reports.clear();
+                self.runs.clear();
+                self.models.clear();
+                if self.trouble.take().is_some() {
+                    tracing::info!("the disk takes the state again");
+                }
+                true
+            }
+            Err(error) => {
+                let reason = error.chain();
+                if self.trouble.as_ref() != Some(&reason) {
+                    tracing::error!(reason, "the state cannot be stored; nothing new is carried out until it can");
+                }
+                self.trouble = Some(reason);
+                false
+            }
+        }
+    }
+
+    /// Adds a fact that the loop itself found.
+    pub(super) fn say(&mut self, kind: &str, payload: &Value) {
+        let at = clock::now();
+        if self.reports.len() == WAITING_MAX {
+            self.reports.remove(0);
+        }
+        self.reports.push(ReportRow { id: Ulid::generate(), kind: kind.to_owned(), json: payload.to_string(), at });
+    }
+
+    /// Adds what a step of the cycle reported, with the ledger and lineage it changes.
+    pub(super) fn note(&mut self, reports: &[Report], cycle: &Cycle) {
+        let mut rejected = Vec::new();
+        for report in reports {
+            let mut payload = serde_json::to_value(report).unwrap_or_default();
+            let kind = payload.get("kind").and_then(Value::as_str).unwrap_or("report").to_owned();
+            match report {
+                Report::Retrain { order } => self.ordered(order),
+                Report::Gate { run, candidate, verdict } => {
+                    payload["sentence"] = json!(verdict.sentence());
+                    if !verdict.passed {
+                        rejected.push(*candidate);
+                    }
+                    let text = payload["verdict"].to_string();
+                    self.run(*run, |row| {
+                        row.state = if verdict.passed { "passed" } else { "refused" }.to_owned();
+                        row.verdict = Some(text);
+                        row.finished_at = Some(clock::now());
+                    });
+                }
+                Report::Failed { run, .. } => self.run(*run, |row| {
+                    row.state = "failed".to_owned();
+                    row.finished_at = Some(clock::now());
+                }),
+                Report::Rollback { from, .. } => rejected.push(*from),
+                Report::Drift { .. } | Report::Waiting { .. } | Report::Promote { .. } => {}
+            }
+            tracing::info!(kind, "{payload}");
+            self.say(&kind, &payload);
+        }
+        self.lineage(cycle, &rejected);
+    }
+
+    fn ordered(&mut self, order: &Order) {
+        let strategy = match order.task {
+            OrderTask::Train { strategy: Strategy::Base, .. } => "base",
+            OrderTask::Train { strategy: Strategy::Head, .. } => "head",
+            OrderTask::Train { strategy: Strategy::Tail, .. } => "tail",
+            OrderTask::Train { strategy: Strategy::Full, .. } => "full",
+            OrderTask::Judge { .. } => "judge",
+        };
+        let candidate = match order.task {
+            OrderTask::Judge { candidate } => Some(candidate),
+            OrderTask::Train { .. } => None,
+        };
+        let number = i64::try_from(order.run).unwrap_or(i64::MAX);
+        let row = RunRow {
+            number,
+            state: "ordered".to_owned(),
+            parent: order.parent,
+            candidate,
+            snapshot: None,
+            strategy: strategy.to_owned(),
+            rows: 0,
+            cpu_s: 0.0,
+            joules_modelled: None,
+            verdict: None,
+            started_at: clock::now(),
+            finished_at: None,
+        };
+        self.runs.insert(number, row);
+    }
+
+    /// Books what a finished run took and what it made.
+    #[expect(clippy::cast_precision_loss, reason = "multiply-adds of a training fit an f64")]
+    pub(super) fn trained(&mut self, run: u64, done: &Done, parent: Option<Digest>) {
+        let cost = done.cost;
+        let joules = cost.work_mac as f64 * JOULES_PER_MAC;
+        self.run(run, |row| {
+            row.state = "trained".to_owned();
+            row.candidate = Some(done.candidate);
+            row.snapshot = done.snapshot;
+            row.rows = i64::try_from(cost.rows).unwrap_or(i64::MAX);
+            row.cpu_s += cost.cpu_s;
+            row.joules_modelled = Some(joules);
+        });
+        if done.snapshot.is_some() {
+            self.say(
+                "trained",
+                &json!({
+                    "kind": "trained", "run": run, "candidate": done.candidate, "rows": cost.rows, "cpu_s": cost.cpu_s,
+                    "peak_bytes": cost.peak_bytes, "work_mac": cost.work_mac, "joules_modelled": joules,
+                }),
+            );
+            self.candidate(done.candidate, parent, i64::try_from(run).ok());
+        }
+    }
+
+    fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
+        let number = i64::try_from(run).unwrap_or(i64::MAX);
+        let known = self.runs.remove(&number).or_else(|| self.control.run(number).ok().flatten());
+        if let Some(mut row) = known {
+            change(&mut row);
+            self.runs.insert(number, row);
+        }
+    }
+
+    /// Adds the first model.
+    pub(super) fn installed(&mut self, digest: Digest) {
+        self.model(digest, None, None, ModelStatus::Champion);
+        self.say("installed", &json!({"kind": "installed", "model": digest, "role": "unsigned"}));
+    }
+
+    /// Adds a model that waits for its verdict; one that is known keeps its row.
+    pub(super) fn candidate(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>) {
+        if !self.models.contains_key(&digest) && !matches!(self.control.model(&digest), Ok(Some(_))) {
+            self.model(digest, parent, run, ModelStatus::Candidate);
+        }
+    }
+
+    fn model(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>, status: ModelStatus) {
+        let role = if run.is_some() { "device" } else { "unsigned" }.to_owned();
+        self.models.insert(digest, ModelRow { digest, role, parent, run, installed_at: clock::now(), status });
+    }
+
+    /// Every model ever known, with what has become of it, also what is not stored yet.
+    pub(super) fn models(&self) -> Result<Vec<ModelRow>, StoreError> {
+        let mut rows = self.control.models()?;
+        rows.retain(|row| !self.models.contains_key(&row.digest));
+        rows.extend(self.models.values().cloned());
+        Ok(rows)
+    }
+
+    fn lineage(&mut self, cycle: &Cycle, rejected: &[Digest]) {
+        let (champion, previous, factory) = cycle.models();
+        let rows = match self.models() {
+            Ok(rows) => rows,
+            Err(error) => return tracing::warn!(error = %error.chain(), "the lineage cannot be read"),
+        };
+        for mut row in rows {
+            let status = match row.status {
+                _ if row.digest == champion => ModelStatus::Champion,
+                _ if Some(row.digest) == previous => ModelStatus::Previous,
+                _ if row.digest == factory => ModelStatus::Factory,
+                _ if rejected.contains(&row.digest) => ModelStatus::Rejected,
+                ModelStatus::Champion | ModelStatus::Previous => ModelStatus::Retired,
+                other => other,
+            };
+            if status != row.status {
+                row.status = status;
+                self.models.insert(row.digest, row);
+            }
+        }
+    }
+
+    /// Removes model files that no state refers to, and snapshots of older runs.
+    pub(super) fn collect(&self, cycle: &Cycle, models: &ModelStore, snapshots: &ModelStore) {
+        let (champion, previous, factory) = cycle.models();
+        let mut kept = vec![champion, factory];
+        kept.extend(previous);
+        if let Some(order) = cycle.orders().work {
+            kept.push(order.parent);
+            if let OrderTask::Judge { candidate } = order.task {
+                kept.push(candidate);
+            }
+        }
+        remove_others(models, &kept);
+        if let Ok(runs) = self.control.runs_newest(SNAPSHOTS_KEPT) {
+            remove_others(snapshots, &runs.iter().filter_map(|run| run.snapshot).collect::<Vec<_>>());
+        }
+    }
+
+    pub(super) fn reports_newest(&self, limit: usize) -> Result<Vec<StoredReport>, StoreError> {
+        self.control.reports_newest(limit)
+    }
+
+    pub(super) fn runs_newest(&self, limit: usize) -> Result<Vec<RunRow>, StoreError> {
+        self.control.runs_newest(limit)
+    }
+}
+
+fn remove_others(store: &ModelStore, kept: &[Digest]) {
+    for digest in store.list().unwrap_or_default().iter().filter(|digest| !kept.contains(digest)) {
+        if let Err(error) = store.remove(digest) {
+            tracing::warn!(error = %error.chain(), "a file nobody needs stays");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What the loop answers when asked: its state as JSON.
+use serde_json::{Value, json};
+
+use super::keeper::Keeper;
+use super::shared::Question;
+use crate::decide::cycle::Cycle;
+use crate::shell::clock::shown;
+use crate::shell::store::StoreError;
+
+/// Answers one question.
+pub(super) fn answer(keeper: &Keeper, question: Question) -> Value {
+    match question {
+        Question::Status => status(keeper),
+        Question::Drift => keeper.saved.as_ref().map_or_else(|| json!({"state": "no_model"}), |saved| drift(&saved.cycle, keeper)),
+        Question::Models => models(keeper).unwrap_or_else(|error| failed(&error)),
+        Question::Reports(limit) => reports(keeper, limit).unwrap_or_else(|error| failed(&error)),
+        Question::Runs(limit) => runs(keeper, limit).unwrap_or_else(|error| failed(&error)),
+    }
+}
+
+fn failed(error: &StoreError) -> Value {
+    json!({"error": error.chain(), "code": "disk"})
+}
+
+fn status(keeper: &Keeper) -> Value {
+    let serving = keeper.shared.slot.serving();
+    let policy = keeper.rules.cycle.policy.to_string();
+    let control = match keeper.books.trouble() {
+        None => json!({"state": "ok"}),
+        Some(reason) => json!({"state": "degraded", "reason": reason}),
+    };
+    let state = if serving.is_some() { "serving" } else { "no_model" };
+    let Some(saved) = &keeper.saved else {
+        return json!({"state": state, "policy": policy, "control": control});
+    };
+    let (champion, previous, factory) = saved.cycle.models();
+    let (samples, labels) = saved.cycle.counts();
+    json!({
+        "state": state,
+        "policy": policy,
+        "champion": champion,
+        "previous": previous,
+        "factory": factory,
+        "signature": "unsigned",
+        "samples": samples,
+        "labels": labels,
+        "loss": loss(&saved.cycle),
+        "trigger": saved.cycle.trigger(),
+        "work": saved.cycle.orders().work,
+        "control": control,
+    })
+}
+
+fn loss(cycle: &Cycle) -> Value {
+    cycle.watch().recent_loss().map_or(Value::Null, |(mean, labels)| json!({"mean": mean, "labels": labels}))
+}
+
+fn drift(cycle: &Cycle, keeper: &Keeper) -> Value {
+    let (samples, labels) = cycle.counts();
+    let threshold = keeper.rules.cycle.watch.psi;
+    let features = cycle.watch().features().into_iter().map(|feature| {
+        let psi = feature.psi.map_or(Value::Null, |(value, expected, p)| json!({"value": value, "expected": expected, "p": p}));
+        json!({
+            "name": feature.name,
+            "psi": psi,
+            "drifted": feature.psi.is_some_and(|(value, ..)| value > threshold),
+            "rows": feature.rows,
+            "missing": feature.missing,
+            "out_of_range": feature.out_of_range,
+        })
+    });
+    json!({
+        "state": "watching",
+        "policy": keeper.rules.cycle.policy.to_string(),
+        "samples": samples,
+        "labels": labels,
+        "psi_threshold": threshold,
+        "share_threshold": keeper.rules.cycle.watch.share,
+        "features": features.collect::<Vec<_>>(),
+        "loss": loss(cycle),
+        "trigger": cycle.trigger(),
+    })
+}
+
+fn models(keeper: &Keeper) -> Result<Value, StoreError> {
+    let factory = keeper.saved.as_ref().map(|saved| saved.cycle.models().2);
+    let rows = keeper.books.models()?;
+    let rows = rows.iter().map(|row| {
+        json!({
+            "digest": row.digest,
+            "status": row.status.as_str(),
+            "factory": Some(row.digest) == factory,
+            "role": row.role,
+            "parent": row.parent,
+            "run": row.run,
+            "installed_at": shown(row.installed_at),
+        })
+    });
+    Ok(json!({"models": rows.collect::<Vec<_>>()}))
+}
+
+fn reports(keeper: &Keeper, limit: usize) -> Result<Value, StoreError> {
+    let stored = keeper.books.reports_newest(limit)?;
+    let reports = stored.iter().map(|stored| {
+        let report = &stored.report;
+        json!({
+            "position": stored.position,
+            "id": report.id.to_string(),
+            "kind": report.kind,
+            "at": shown(report.at),
+            "report": serde_json::from_str::<Value>(&report.json).unwrap_or_default(),
+        })
+    });
+    Ok(json!({"reports": reports.collect::<Vec<_>>()}))
+}
+
+fn runs(keeper: &Keeper, limit: usize) -> Result<Value, StoreError> {
+    let rows = keeper.books.runs_newest(limit)?;
+    let runs = rows.iter().map(|row| {
+        json!({
+            "run": row.number,
+            "state": row.state,
+            "strategy": row.strategy,
+            "parent": row.parent,
+            "candidate": row.candidate,
+            "snapshot": row.snapshot,
+            "rows": row.rows,
+            "cpu_s": row.cpu_s,
+            "joules_modelled": row.joules_modelled,
+            "verdict": row.verdict.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
+            "started_at": shown(row.started_at),
+            "finished_at": row.finished_at.map(shown),
+        })
+    });
+    Ok(json!({"runs": runs.collect::<Vec<_>>()}))
+}

@@ -1,0 +1,187 @@
+//! The work an order asks for: rows, snapshot, training, comparison. Runs on a thread of its own and ends with one event.
+use std::sync::Arc;
+
+use trainer_core::bundle;
+use trainer_core::digest::Digest;
+use trainer_core::model::{Strategy, Work};
+use trainer_core::schema::{Rows, Schema};
+use trainer_core::snapshot::Snapshot;
+use trainer_core::train::TrainSettings;
+
+use crate::decide::cycle::{Order, OrderTask};
+use crate::decide::gate::Evidence;
+use crate::decide::plan;
+use crate::decide::watch::BASELINE_ROWS_MAX;
+use crate::shell::inference::Loaded;
+use crate::shell::models::ModelStore;
+use crate::shell::recorder::RecorderHandle;
+use crate::shell::store::{LabelledRow, RecordReader, StoreError};
+use crate::shell::trainer::{Trainer, TrainerError};
+
+/// How many times the wanted history is read before it is balanced by class.
+const HISTORY_READ: u64 = 4;
+
+/// Everything that carrying out an order needs.
+#[derive(Debug)]
+pub(super) struct Bench {
+    pub(super) order: Order,
+    /// Ordinal of the order's first new label.
+    pub(super) from_ordinal: i64,
+    pub(super) models: ModelStore,
+    pub(super) snapshots: ModelStore,
+    pub(super) reader: RecordReader,
+    pub(super) recorder: RecorderHandle,
+    pub(super) trainer: Trainer,
+    pub(super) settings: TrainSettings,
+}
+
+/// The end of an order's work.
+#[derive(Debug)]
+pub struct Worked {
+    /// The order's run.
+    pub(super) run: u64,
+    pub(super) outcome: Result<Done, Undone>,
+}
+
+/// Work that ended with a comparison.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) candidate: Digest,
+    pub(super) evidence: Evidence,
+    /// Newest raw rows `[n, features]`, oldest first.
+    pub(super) recent: Vec<f32>,
+    pub(super) snapshot: Option<Digest>,
+    pub(super) cost: Cost,
+}
+
+/// What a training took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cost {
+    pub(super) rows: usize,
+    pub(super) cpu_s: f64,
+    pub(super) peak_bytes: u64,
+    pub(super) work_mac: u64,
+}
+
+/// Work that ended without one.
+#[derive(Debug)]
+pub(super) struct Undone {
+    pub(super) reason: String,
+    /// Whether the same work may end better next time.
+    pub(super) again: bool,
+}
+
+impl From<StoreError> for Undone {
+    fn from(error: StoreError) -> Self {
+        Self { reason: error.chain(), again: error.is_disk() }
+    }
+}
+
+impl From<TrainerError> for Undone {
+    fn from(error: TrainerError) -> Self {
+        // A refusal is a function of the snapshot and comes again; a child that died may have been killed by chance.
+        Self { again: !matches!(error, TrainerError::Refused(_)), reason: error.to_string() }
+    }
+}
+
+fn undone(reason: impl ToString) -> Undone {
+    Undone { reason: reason.to_string(), again: false }
+}
+
+impl Bench {
+    /// Carries the order out.
+    pub(super) fn work(self) -> Worked {
+        Worked { run: self.order.run, outcome: self.try_work() }
+    }
+
+    fn try_work(&self) -> Result<Done, Undone> {
+        // What was answered up to now shall be among the newest rows.
+        self.recorder.flush().map_err(undone)?;
+        let parent_bytes = self.models.get(&self.order.parent)?;
+        let champion = read(&parent_bytes, self.order.parent)?;
+        let schema = champion.model.schema().clone();
+        let wanted = self.order.rows;
+        let newest = self.reader.newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
+        let first = newest.first().map_or(self.from_ordinal, |row| row.ordinal);
+        let newest = rows_of(&schema, &newest);
+        let held = usize::try_from(wanted.holdout).unwrap_or(usize::MAX).min(newest.len());
+        let holdout = newest.slice(newest.len() - held..newest.len());
+        if holdout.is_empty() {
+            return Err(undone("the labelled rows it was ordered on are no longer stored"));
+        }
+        let mut cost = Cost::default();
+        let (candidate, digest, snapshot) = match self.order.task {
+            OrderTask::Judge { candidate } => (read(&self.models.get(&candidate)?, candidate)?, candidate, None),
+            OrderTask::Train { strategy, seed } => {
+                let mut rows = self.history(&schema, first.min(self.from_ordinal), wanted.history)?;
+                let fresh = if self.order.refit_of.is_some() { newest.clone() } else { newest.slice(0..newest.len() - held) };
+                (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
+                cost.rows = rows.len();
+                let (candidate, snapshot) = self.train(strategy, seed, rows, parent_bytes, &mut cost)?;
+                let digest = candidate.digest;
+                (candidate, digest, Some(snapshot))
+            }
+        };
+        let rival = match self.order.refit_of {
+            Some(judged) => read(&self.models.get(&judged)?, judged)?,
+            None => champion,
+        };
+        let evidence = compare(&rival, &candidate, &holdout);
+        Ok(Done { candidate: digest, evidence, recent: self.recent(&schema)?, snapshot, cost })
+    }
+
+    fn train(&self, strategy: Strategy, seed: u64, rows: Rows, parent: Vec<u8>, cost: &mut Cost) -> Result<(Loaded, Digest), Undone> {
+        let bytes = Snapshot::adapt(self.order.parent, strategy, rows, self.settings.clone(), seed).to_bytes();
+        let snapshot = self.snapshots.put(&bytes)?;
+        let finished = self.trainer.train(bytes, Some(parent))?;
+        (cost.cpu_s, cost.peak_bytes, cost.work_mac) = (finished.cpu_s, finished.peak_bytes, finished.work_mac);
+        let digest = self.models.put(&finished.bundle)?;
+        Ok((read(&finished.bundle, digest)?, snapshot))
+    }
+
+    fn history(&self, schema: &Schema, before: i64, wanted: u64) -> Result<Rows, Undone> {
+        if wanted == 0 {
+            return Ok(rows_of(schema, &[]));
+        }
+        let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+        let sample = self.reader.history_sample(before, count(wanted.saturating_mul(HISTORY_READ)))?;
+        Ok(plan::balance(&rows_of(schema, &sample), &schema.task, count(wanted)))
+    }
+
+    fn recent(&self, schema: &Schema) -> Result<Vec<f32>, Undone> {
+        let records = self.reader.recent(BASELINE_ROWS_MAX, None)?;
+        let fitting = records.into_iter().rev().filter(|record| record.record.features.len() == schema.features.len());
+        Ok(fitting.flat_map(|record| record.record.features).collect())
+    }
+}
+
+/// Reads a bundle that was hashed when it was fetched.
+fn read(bytes: &[u8], digest: Digest) -> Result<Loaded, Undone> {
+    let model = bundle::read(bytes).map_err(|error| undone(format!("model {} is refused: {error}", digest.short())))?;
+    Ok(Loaded { model: Arc::new(model), digest })
+}
+
+/// Labelled rows that fit the schema; a model of another one may have answered long ago.
+fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
+    let mut rows = Rows::empty(schema.features.len(), schema.truths());
+    for row in labelled.iter().filter(|row| row.features.len() == schema.features.len() && row.truth.len() == schema.truths()) {
+        rows.push(&row.features, &row.truth);
+    }
+    rows
+}
+
+
+/// Champion and candidate on the same held-out rows, paired.
+fn compare(champion: &Loaded, candidate: &Loaded, holdout: &Rows) -> Evidence {
+    let mut evidence = Evidence::default();
+    let (mut old, mut new) = (Work::default(), Work::default());
+    for row in 0..holdout.len() {
+        champion.model.answer(holdout.x(row), &mut old);
+        candidate.model.answer(holdout.x(row), &mut new);
+        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        let truth = holdout.y(row);
+        // Both are measured in the champion's units, so that a candidate cannot make its errors small by its own scale.
+        evidence.push(champion.model.loss(&old.answer, truth), champion.model.loss(&new.answer, truth));
+    }
+    evidence
+}

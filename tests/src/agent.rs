@@ -1,0 +1,203 @@
+//! One running agent: the real binary on a state directory of its own, killed when it is dropped.
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+
+use crate::http::{self, Answer};
+use crate::world::{Law, World, sample};
+use crate::{hone, until};
+
+/// Settings that let a short test see what takes days in the field.
+pub const QUICK: &str = r#"
+[agent]
+listen = "127.0.0.1:0"
+commit_s = 1
+
+[records.groups]
+group_ms = 20
+
+[cycle.watch]
+run_length_rows = 1000.0
+
+[cycle.trigger]
+rows_first = 60
+rows_max = 480
+cooling_labels = 20
+"#;
+
+/// A device: its folder outlives its agents.
+#[derive(Debug)]
+pub struct Device {
+    folder: tempfile::TempDir,
+}
+
+/// An agent that runs on a device.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    socket: PathBuf,
+    state_dir: PathBuf,
+    /// Loopback address.
+    pub address: String,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Device {
+    /// A new device with [`QUICK`] settings.
+    ///
+    /// # Panics
+    /// The system gives no temporary folder.
+    #[must_use]
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("hone.toml"), QUICK).expect("a temporary folder can be written");
+        Self { folder }
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where its agent keeps everything.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
+    /// A command of `hone` for this device.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(hone());
+        command.args(arguments).arg("--config").arg(self.path().join("hone.toml")).arg("--state-dir").arg(self.state_dir());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end and returns exit code, standard output and standard error.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    #[must_use]
+    pub fn ask(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.command(arguments).output().expect("hone can be started");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Starts the agent and waits until it answers.
+    ///
+    /// # Panics
+    /// It ends instead; its log is in the message.
+    #[must_use]
+    pub fn start(&self, model: Option<&Path>) -> Agent {
+        let log = self.path().join("log");
+        let mut command = self.command(&["run"]);
+        if let Some(model) = model {
+            command.arg("--model").arg(model);
+        }
+        command.stderr(File::create(&log).expect("a log")).stdout(Stdio::null());
+        let mut child = command.spawn().expect("hone can be started");
+        let socket = self.state_dir().join("api.sock");
+        let status = until("the agent answers", || {
+            if let Some(status) = child.try_wait().expect("a child of ours") {
+                panic!("{status}: {}", fs::read_to_string(&log).unwrap_or_default());
+            }
+            http::socket(&socket, "GET", "/v1/status", b"").ok().filter(|answer| answer.status == 200)
+        });
+        let address = status.json()["listen"].as_str().expect("an address").to_owned();
+        Agent { child, socket, state_dir: self.state_dir(), address }
+    }
+}
+
+impl Agent {
+    /// One request over the socket.
+    ///
+    /// # Panics
+    /// There is no answer.
+    pub fn socket(&self, method: &str, path: &str, body: &str) -> Answer {
+        http::socket(&self.socket, method, path, body.as_bytes()).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// One request over TCP.
+    ///
+    /// # Panics
+    /// There is no answer.
+    pub fn tcp(&self, method: &str, path: &str, body: &str) -> Answer {
+        http::tcp(&self.address, &self.address, method, path, body.as_bytes()).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        self.socket("GET", "/v1/status", "").json()
+    }
+
+    /// The digest that serves.
+    #[must_use]
+    pub fn champion(&self) -> String {
+        self.status()["champion"].as_str().unwrap_or("none").to_owned()
+    }
+
+    /// Reports of one kind, newest first.
+    #[must_use]
+    pub fn reports(&self, kind: &str) -> Vec<Value> {
+        let all = self.socket("GET", "/v1/reports?limit=500", "").json();
+        let all = all["reports"].as_array().cloned().unwrap_or_default();
+        all.into_iter().filter(|report| report["kind"] == kind).map(|report| report["report"].clone()).collect()
+    }
+
+    /// Sends `count` rows of `law` with their labels right behind; returns how many answers were right.
+    ///
+    /// # Panics
+    /// An answer is refused or a label not stored.
+    pub fn live(&self, world: &mut World, law: Law, count: usize) -> usize {
+        let rows: Vec<_> = (0..count).map(|_| world.row(law)).collect();
+        let body: String = rows.iter().map(|(row, _)| sample(*row)).collect();
+        let answers = self.socket("POST", "/v1/samples", &body);
+        assert_eq!(answers.status, 200, "{}", answers.text);
+        let answers = answers.lines();
+        let label = |(answer, (_, state)): (&Value, &([f64; 3], &str))| format!("{}\n", serde_json::json!({"record_id": answer["record_id"], "label": state}));
+        let labels: String = answers.iter().zip(&rows).map(label).collect();
+        let stored = self.socket("POST", "/v1/labels", &labels);
+        assert!(stored.lines().iter().all(|line| line["outcome"] == "stored"), "{}", stored.text);
+        answers.iter().zip(&rows).filter(|(answer, (_, state))| answer["label"] == *state).count()
+    }
+
+    /// Where its state is.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Asks it to end and waits for that.
+    ///
+    /// # Panics
+    /// It does not end.
+    pub fn terminate(mut self) -> ExitStatus {
+        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(kill.expect("kill can be started").success());
+        until("the agent ends", || self.child.try_wait().expect("a child of ours"))
+    }
+
+    /// Kills it, as a power cut of the process would.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
