@@ -73,11 +73,22 @@ impl Device {
         self.path().join("state")
     }
 
+    /// What its newest agent has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path().join("log")).unwrap_or_default()
+    }
+
     /// A command of `hone` for this device.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(hone());
-        command.args(arguments).arg("--config").arg(self.path().join("hone.toml")).arg("--state-dir").arg(self.state_dir());
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.path().join("hone.toml"))
+            .arg("--state-dir")
+            .arg(self.state_dir());
         command.stdin(Stdio::null());
         command
     }
@@ -109,12 +120,19 @@ impl Device {
         let socket = self.state_dir().join("api.sock");
         let status = until("the agent answers", || {
             if let Some(status) = child.try_wait().expect("a child of ours") {
-                panic!("{status}: {}", fs::read_to_string(&log).unwrap_or_default());
+                panic!("{status}: {}", self.log());
             }
-            http::socket(&socket, "GET", "/v1/status", b"").ok().filter(|answer| answer.status == 200)
+            http::socket(&socket, "GET", "/v1/status", b"")
+                .ok()
+                .filter(|answer| answer.status == 200)
         });
         let address = status.json()["listen"].as_str().expect("an address").to_owned();
-        Agent { child, socket, state_dir: self.state_dir(), address }
+        Agent {
+            child,
+            socket,
+            state_dir: self.state_dir(),
+            address,
+        }
     }
 }
 
@@ -124,7 +142,8 @@ impl Agent {
     /// # Panics
     /// There is no answer.
     pub fn socket(&self, method: &str, path: &str, body: &str) -> Answer {
-        http::socket(&self.socket, method, path, body.as_bytes()).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        http::socket(&self.socket, method, path, body.as_bytes())
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// One request over TCP.
@@ -132,7 +151,8 @@ impl Agent {
     /// # Panics
     /// There is no answer.
     pub fn tcp(&self, method: &str, path: &str, body: &str) -> Answer {
-        http::tcp(&self.address, &self.address, method, path, body.as_bytes()).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        http::tcp(&self.address, &self.address, method, path, body.as_bytes())
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// What it says of itself.
@@ -152,7 +172,10 @@ impl Agent {
     pub fn reports(&self, kind: &str) -> Vec<Value> {
         let all = self.socket("GET", "/v1/reports?limit=500", "").json();
         let all = all["reports"].as_array().cloned().unwrap_or_default();
-        all.into_iter().filter(|report| report["kind"] == kind).map(|report| report["report"].clone()).collect()
+        all.into_iter()
+            .filter(|report| report["kind"] == kind)
+            .map(|report| report["report"].clone())
+            .collect()
     }
 
     /// Sends `count` rows of `law` with their labels right behind; returns how many answers were right.
@@ -165,11 +188,24 @@ impl Agent {
         let answers = self.socket("POST", "/v1/samples", &body);
         assert_eq!(answers.status, 200, "{}", answers.text);
         let answers = answers.lines();
-        let label = |(answer, (_, state)): (&Value, &([f64; 3], &str))| format!("{}\n", serde_json::json!({"record_id": answer["record_id"], "label": state}));
+        let label = |(answer, (_, state)): (&Value, &([f64; 3], &str))| {
+            format!(
+                "{}\n",
+                serde_json::json!({"record_id": answer["record_id"], "label": state})
+            )
+        };
         let labels: String = answers.iter().zip(&rows).map(label).collect();
         let stored = self.socket("POST", "/v1/labels", &labels);
-        assert!(stored.lines().iter().all(|line| line["outcome"] == "stored"), "{}", stored.text);
-        answers.iter().zip(&rows).filter(|(answer, (_, state))| answer["label"] == *state).count()
+        assert!(
+            stored.lines().iter().all(|line| line["outcome"] == "stored"),
+            "{}",
+            stored.text
+        );
+        answers
+            .iter()
+            .zip(&rows)
+            .filter(|(answer, (_, state))| answer["label"] == *state)
+            .count()
     }
 
     /// Where its state is.
@@ -183,7 +219,9 @@ impl Agent {
     /// # Panics
     /// It does not end.
     pub fn terminate(mut self) -> ExitStatus {
-        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let kill = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
         assert!(kill.expect("kill can be started").success());
         until("the agent ends", || self.child.try_wait().expect("a child of ours"))
     }

@@ -35,7 +35,10 @@ impl Answer {
     /// A line is none.
     #[must_use]
     pub fn lines(&self) -> Vec<Value> {
-        self.text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))).collect()
+        self.text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
+            .collect()
     }
 }
 
@@ -60,13 +63,24 @@ pub fn socket(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Resul
 }
 
 fn exchange(mut stream: impl Read + Write, host: &str, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len())?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    )?;
     stream.write_all(body)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let broken = || io::Error::new(io::ErrorKind::InvalidData, format!("not an answer: {text}"));
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(broken)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
-    Ok(Answer { status, text: body.to_owned() })
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .ok_or_else(broken)?;
+    Ok(Answer {
+        status,
+        text: body.to_owned(),
+    })
 }

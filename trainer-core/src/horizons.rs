@@ -11,7 +11,7 @@ use crate::ridge::{self, Gram, SolveError, SolveMemory};
 /// Levels of the histogram: level i keeps at most two sums of 2^i blocks, so 24 levels outlast any gateway.
 const LEVELS: usize = 24;
 
-/// How the heads learn. The defaults are one setting for all data; `reference` figures were measured with them.
+/// How the heads learn. The defaults are one setting for all data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HorizonSettings {
@@ -47,7 +47,7 @@ impl Default for HorizonSettings {
 pub enum Scoring {
     /// The largest output names the class: loss 0 or 1.
     Classes,
-    /// Standardised targets: loss `min(z², 4) · ¾ / 3`… averaged over targets.
+    /// Standardised targets: loss `¾ · min(z², 4)`, averaged over targets.
     Targets,
 }
 
@@ -123,7 +123,10 @@ impl Horizons {
             mixture.iter_mut().zip(expert).for_each(|(sum, x)| *sum += weight * x);
         }
         match self.scoring {
-            Scoring::Classes => Opinions::Classes(experts().map(|answer| argmax(answer) as u16).collect()),
+            Scoring::Classes => {
+                let class = |answer| u16::try_from(argmax(answer)).unwrap_or(u16::MAX);
+                Opinions::Classes(experts().map(class).collect())
+            }
             Scoring::Targets => Opinions::Targets(experts().flatten().copied().collect()),
         }
     }

@@ -6,11 +6,13 @@
 mod autodiff;
 pub mod bundle;
 pub mod chance;
+mod dataset;
 pub mod digest;
 pub mod embed;
 pub mod evaluate;
 pub mod fit;
 pub mod horizons;
+mod judge;
 mod kernel;
 pub mod model;
 pub mod network;

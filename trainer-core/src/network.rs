@@ -124,7 +124,7 @@ impl Network {
     /// Columns of the features before the output layer.
     #[must_use]
     pub fn penultimate(&self) -> usize {
-        *self.widths.last().expect("a checked spec has a layer")
+        self.widths.last().copied().unwrap_or(self.inputs)
     }
 
     /// Columns before layer `index`; the output layer is `spec.layers.len()`.

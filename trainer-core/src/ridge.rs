@@ -94,10 +94,10 @@ pub fn solve(parts: &[(f32, &Gram)], ridge: f32, memory: &mut SolveMemory) -> Re
         memory.matrix.resize(width * width, 0.0);
         let mut at = 0;
         for row in 0..width {
-            let into = &mut memory.matrix[row * width..row * width + row + 1];
+            let into = &mut memory.matrix[row * width..][..=row];
             for (weight, gram) in parts {
                 into.iter_mut()
-                    .zip(&gram.a[at..at + row + 1])
+                    .zip(&gram.a[at..][..=row])
                     .for_each(|(sum, a)| *sum += weight * a);
             }
             at += row + 1;

@@ -3,26 +3,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::autodiff::Loss;
 use crate::bundle;
-use crate::chance::{Chance, Purpose};
+use crate::dataset::{
+    BASELINE_ROWS, GOLDEN_ROWS, anchors, at_cut, encode, gram, holdout, newest, stride, target_scales, targets_of,
+};
 use crate::embed::Embedding;
-use crate::evaluate::Tally;
 use crate::fit::{Examples, FitSettings, fit};
 use crate::horizons::{HorizonSettings, Horizons, Scoring};
+use crate::judge::{Losses, judge, mean_loss, temperature};
 use crate::model::{FORMAT, Manifest, Model, Provenance, Reference, Strategy, Work, softmax};
 use crate::network::{Network, Scratch};
 use crate::normalize::Normalizer;
 use crate::ridge::{Gram, SolveError, SolveMemory};
-use crate::schema::{Rows, Schema, Task};
+use crate::schema::{Rows, Schema};
 use crate::spec::{Spec, SpecError};
 
-/// Anchors kept per class, or per tenth of them for regression.
-const ANCHORS_PER_CLASS: usize = 20;
-/// Anchors kept for a regression.
-const ANCHORS_OF_REGRESSION: usize = 200;
-/// Training rows kept as the drift baseline.
-const BASELINE_ROWS: usize = 512;
-/// Golden rows.
-const GOLDEN_ROWS: usize = 8;
 /// Fewest rows a model can be trained on at all.
 pub const ROWS_MIN: usize = 20;
 
@@ -201,13 +195,13 @@ pub fn adapt(
     let own = if strategy == Strategy::Head {
         None
     } else {
-        Some(mean_loss(&model, newest(rows)))
+        Some(mean_loss(&model, &newest(rows)))
     };
     work_mac += fit_head(&mut model, parent, rows, settings, strategy)?;
     if own.is_some_and(|own| own <= model.manifest.reference.mean) {
         model.head = None;
         model.manifest.temperature = 1.0;
-        judge(&mut model, newest(rows));
+        judge(&mut model, &newest(rows));
     }
     model.manifest.provenance = provenance(strategy, seed, rows);
     model.golden.1 = bundle::golden_answers(&model);
@@ -334,106 +328,6 @@ fn fit_head(
     Ok(horizons.work_mac() + rows.len() as u64 * model.work_mac(true))
 }
 
-/// The factor on the scores that makes their softmax most likely, by golden-section search on its logarithm.
-fn temperature(seen: &[(Vec<f32>, Vec<f32>)]) -> f32 {
-    let loss = |log: f32| -> f64 {
-        let each = seen.iter().map(|(scores, y)| {
-            let mut p = scores.clone();
-            softmax(&mut p, log.exp());
-            let right: f32 = p.iter().zip(y).map(|(p, y)| p * y).sum();
-            -f64::from(right).max(1e-15).ln()
-        });
-        each.sum()
-    };
-    let golden = 0.618_034_f32;
-    let (mut low, mut high) = (0.0_f32, 4.0_f32);
-    for _ in 0..24 {
-        let (left, right) = (high - golden * (high - low), low + golden * (high - low));
-        if loss(left) < loss(right) {
-            high = right
-        } else {
-            low = left
-        }
-    }
-    f32::midpoint(low, high).exp()
-}
-
-/// Losses and measures of answers that a model gave to rows it had not been trained on.
-struct Losses {
-    tally: Tally,
-    rows: u64,
-    sum: f64,
-    square: f64,
-    answer: Vec<f32>,
-}
-
-impl Losses {
-    fn new(model: &Model) -> Self {
-        Self {
-            tally: Tally::new(&model.schema().task),
-            rows: 0,
-            sum: 0.0,
-            square: 0.0,
-            answer: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, model: &Model, standard: &[f32], truth: &[f32]) {
-        model.answer_of(standard, &mut self.answer);
-        self.tally.push(&self.answer, truth);
-        let loss = model.loss(&self.answer, truth);
-        self.rows += 1;
-        self.sum += loss;
-        self.square += loss * loss;
-    }
-
-    fn write_into(&self, model: &mut Model) {
-        let n = self.rows.max(1) as f64;
-        let mean = self.sum / n;
-        model.manifest.metrics = self.tally.metrics();
-        model.manifest.reference = Reference {
-            rows: self.rows,
-            mean,
-            variance: (self.square / n - mean * mean).max(0.0),
-        };
-    }
-}
-
-fn judge(model: &mut Model, rows: impl std::borrow::Borrow<Rows>) {
-    let rows = rows.borrow();
-    let (mut losses, mut work) = (Losses::new(model), Work::default());
-    for row in 0..rows.len() {
-        model.answer(rows.x(row), &mut work);
-        losses.push(model, &work.standard, rows.y(row));
-    }
-    losses.write_into(model);
-}
-
-fn mean_loss(model: &Model, rows: impl std::borrow::Borrow<Rows>) -> f64 {
-    let rows = rows.borrow();
-    let mut work = Work::default();
-    let losses = (0..rows.len()).map(|row| {
-        model.answer(rows.x(row), &mut work);
-        model.loss(&work.answer, rows.y(row))
-    });
-    losses.sum::<f64>() / rows.len().max(1) as f64
-}
-
-/// The newest fifth, which early stopping held out.
-fn newest(rows: &Rows) -> Rows {
-    rows.slice(rows.len() - holdout(rows.len(), 0.2)..rows.len())
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "a share of a count"
-)]
-fn holdout(rows: usize, share: f32) -> usize {
-    ((rows as f32 * share) as usize).min(rows / 2)
-}
-
 fn provenance(strategy: Strategy, seed: u64, rows: &Rows) -> Provenance {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     Provenance {
@@ -463,95 +357,11 @@ fn finite(network: &Network) -> Result<(), TrainError> {
     }
 }
 
-fn encode(schema: &Schema, normalizer: &Normalizer, rows: &Rows) -> Vec<f32> {
-    let width = schema.encoded();
-    let mut all = vec![0.0; width * (rows.x.len() / rows.features.max(1))];
-    for (row, into) in rows.x.chunks_exact(rows.features).zip(all.chunks_exact_mut(width)) {
-        normalizer.encode(schema, row, into);
-    }
-    all
-}
-
-fn at_cut(network: &Network, encoded: &[f32]) -> Vec<f32> {
-    let mut scratch = Scratch::default();
-    let mut mid = Vec::with_capacity(encoded.len() / network.inputs * network.mid());
-    for row in encoded.chunks_exact(network.inputs) {
-        network.forward(row, &mut scratch);
-        mid.extend_from_slice(&scratch.mid);
-    }
-    mid
-}
-
-fn targets_of(model: &Model, rows: &Rows) -> Vec<f32> {
-    let (mut all, mut y) = (Vec::new(), Vec::new());
-    for row in 0..rows.len() {
-        model.target(rows.y(row), &mut y);
-        all.extend_from_slice(&y);
-    }
-    all
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "f64 sums kept as f32")]
-fn target_scales(schema: &Schema, rows: &Rows) -> Vec<[f32; 2]> {
-    let Task::Regression { targets } = &schema.task else {
-        return Vec::new();
-    };
-    let n = rows.len() as f64;
-    let column = |target: usize| (0..rows.len()).map(move |row| f64::from(rows.y(row)[target]));
-    let scale = |target: usize| {
-        let mean = column(target).sum::<f64>() / n;
-        let deviation = (column(target).map(|y| (y - mean).powi(2)).sum::<f64>() / n).sqrt() as f32;
-        [mean as f32, if deviation.is_normal() { deviation } else { 1.0 }]
-    };
-    (0..targets.len()).map(scale).collect()
-}
-
-fn gram(model: &Model, rows: &Rows) -> Gram {
-    let mut gram = Gram::new(model.embedding.width(&model.network), model.network.outputs);
-    let (mut work, mut y) = (Work::default(), Vec::new());
-    for row in 0..rows.len() {
-        model.embed(rows.x(row), &mut work);
-        model.target(rows.y(row), &mut y);
-        gram.push(&work.h, &y);
-    }
-    gram
-}
-
-/// At most `count` row indices, evenly spread.
-fn stride(rows: &Rows, count: usize) -> impl Iterator<Item = usize> + '_ {
-    let take = rows.len().min(count);
-    (0..take).map(move |index| index * rows.len() / take)
-}
-
-/// A balanced, seeded choice of rows that every later training may lean on.
-fn anchors(schema: &Schema, rows: &Rows, seed: u64) -> Rows {
-    let order = Chance::new(seed, Purpose::Sample, 0).order(rows.len());
-    let mut left = vec![ANCHORS_PER_CLASS; schema.outputs()];
-    let mut chosen: Vec<usize> = match schema.task {
-        Task::Classification { .. } => order
-            .into_iter()
-            .filter(|&row| take_one(&mut left[crate::evaluate::class_of(rows.y(row)[0])]))
-            .collect(),
-        Task::Regression { .. } => order.into_iter().take(ANCHORS_OF_REGRESSION).collect(),
-    };
-    chosen.sort_unstable();
-    let mut anchors = Rows::empty(rows.features, rows.truths);
-    chosen
-        .into_iter()
-        .for_each(|row| anchors.push(rows.x(row), rows.y(row)));
-    anchors
-}
-
-fn take_one(left: &mut usize) -> bool {
-    let any = *left > 0;
-    *left = left.saturating_sub(1);
-    any
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::{Feature, FeatureKind};
+    use crate::chance::{Chance, Purpose};
+    use crate::schema::{Feature, FeatureKind, Task};
 
     /// Three classes around centres that `turn` rotates; the first feature is sometimes missing.
     fn rows(count: usize, turn: f32, seed: u64) -> Rows {

@@ -42,7 +42,12 @@ pub struct Fail {
 impl Fail {
     /// An error that ends the command with `code`.
     pub fn new(code: Exit, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string(), hint: None, source: None }
+        Self {
+            code,
+            message: message.to_string(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// Adds what to do next.
@@ -73,6 +78,7 @@ impl Error for Fail {
 }
 
 /// Prints an error with its causes and hint to stderr and returns the exit code.
+#[must_use]
 pub fn report(error: &anyhow::Error) -> Exit {
     eprintln!("error: {error}");
     for cause in error.chain().skip(1) {

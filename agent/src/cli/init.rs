@@ -10,7 +10,9 @@ use crate::config::SHIPPED;
 
 /// Arguments of `hone init`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone init --output hone.toml && hone run --config hone.toml --model model.safetensors")]
+#[command(
+    after_help = "Example: hone init --output hone.toml && hone run --config hone.toml --model model.safetensors"
+)]
 pub struct Args {
     /// File to write; a file that is there is left alone [default: standard output]
     #[arg(short, long, value_name = "FILE")]
@@ -29,12 +31,18 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     written.map_err(|error| {
         let hint = "remove it, or name another file with --output";
         let code = if is_disk(&error) { Exit::Disk } else { Exit::Refused };
-        Fail::new(code, format!("cannot write {}", path.display())).because(error).hint(hint)
+        Fail::new(code, format!("cannot write {}", path.display()))
+            .because(error)
+            .hint(hint)
     })?;
     if global.json {
         println!("{}", serde_json::json!({"file": path}));
     } else {
-        println!("wrote {}: delete what you do not change, then `hone run --config {}`", path.display(), path.display());
+        println!(
+            "wrote {}: delete what you do not change, then `hone run --config {}`",
+            path.display(),
+            path.display()
+        );
     }
     Ok(())
 }

@@ -87,5 +87,6 @@ pub(super) fn trainer(in_process: bool) -> Result<Trainer> {
     if in_process {
         return Ok(Trainer::InProcess);
     }
-    Ok(Trainer::child().map_err(|error| Fail::new(Exit::Internal, "cannot find this program's own file").because(error))?)
+    Ok(Trainer::child()
+        .map_err(|error| Fail::new(Exit::Internal, "cannot find this program's own file").because(error))?)
 }

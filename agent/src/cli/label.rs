@@ -31,7 +31,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     };
     // A class may look like a number, and only the agent knows the task: text is tried first, numbers if it asks for them.
     let answer = send(&json!(args.label)).or_else(|error| match (&error, numbers(&args.label)) {
-        (crate::shell::client::ClientError::Refused { code, .. }, Some(numbers)) if code == "wrong_type" => send(&numbers),
+        (crate::shell::client::ClientError::Refused { code, .. }, Some(numbers)) if code == "wrong_type" => {
+            send(&numbers)
+        }
         _ => Err(error),
     });
     let answer = answer.map_err(fail)?;
@@ -41,21 +43,45 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     match answer["outcome"].as_str() {
         Some(outcome @ ("stored" | "duplicate")) => {
             if !global.json {
-                println!("{}", if outcome == "stored" { "stored" } else { "known already: the same source has said the same before" });
+                println!(
+                    "{}",
+                    if outcome == "stored" {
+                        "stored"
+                    } else {
+                        "known already: the same source has said the same before"
+                    }
+                );
             }
             Ok(())
         }
-        Some("conflict") => Err(Fail::new(Exit::Refused, format!("{} has said `{}` before, which is kept", args.source, text(&answer["kept"])))
-            .hint("name another --source")
+        Some("conflict") => Err(Fail::new(
+            Exit::Refused,
+            format!(
+                "{} has said `{}` before, which is kept",
+                args.source,
+                text(&answer["kept"])
+            ),
+        )
+        .hint("name another --source")
+        .into()),
+        Some("unknown") => Err(Fail::new(Exit::Refused, text(&answer["error"]))
+            .hint("`hone records` lists the newest")
             .into()),
-        Some("unknown") => Err(Fail::new(Exit::Refused, text(&answer["error"])).hint("`hone records` lists the newest").into()),
-        _ => Err(Fail::new(Exit::Disk, text(&answer["error"])).hint("send it again once the disk takes records: `hone status`").into()),
+        _ => Err(Fail::new(Exit::Disk, text(&answer["error"]))
+            .hint("send it again once the disk takes records: `hone status`")
+            .into()),
     }
 }
 
 /// `1.5` or `1.5,2.0` as JSON.
 fn numbers(text: &str) -> Option<Value> {
-    let numbers = text.split(',').map(|part| part.trim().parse::<f64>().ok().filter(|number| number.is_finite()));
+    let numbers = text
+        .split(',')
+        .map(|part| part.trim().parse::<f64>().ok().filter(|number| number.is_finite()));
     let numbers: Vec<_> = numbers.collect::<Option<_>>()?;
-    Some(if let [one] = numbers.as_slice() { json!(one) } else { json!(numbers) })
+    Some(if let [one] = numbers.as_slice() {
+        json!(one)
+    } else {
+        json!(numbers)
+    })
 }

@@ -2,6 +2,7 @@
 mod ask;
 pub mod backtest;
 pub mod chart;
+pub mod demo;
 pub mod drift_status;
 pub mod exit;
 pub mod init;
@@ -59,6 +60,8 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show the whole loop on this machine, in about two minutes
+    Demo(demo::Args),
     /// Run the agent
     Run(run::Args),
     /// Write a commented configuration file
@@ -106,6 +109,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     };
     let global = &cli.global;
     let result = match cli.command {
+        Command::Demo(args) => demo::run(&args, global),
         Command::Run(args) => run::run(&args, global),
         Command::Init(args) => init::run(&args, global),
         Command::Status(args) => status::run(&args, global),

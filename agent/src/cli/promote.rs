@@ -49,7 +49,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<()> {
     for _ in 0..LOOKS_MAX {
         let reports = client.get("/v1/reports?limit=100").map_err(fail)?;
-        let end = |entry: &&Value| (entry["kind"] == "gate" || entry["kind"] == "failed") && entry["report"]["run"] == *run;
+        let end =
+            |entry: &&Value| (entry["kind"] == "gate" || entry["kind"] == "failed") && entry["report"]["run"] == *run;
         if let Some(end) = list(&reports, "reports").iter().find(end) {
             let report = &end["report"];
             if global.json {
@@ -57,16 +58,28 @@ pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<(
             }
             if report["verdict"]["passed"] == true {
                 if !global.json {
-                    println!("model {} serves now; {}", short(&report["candidate"]), text(&report["sentence"]));
+                    println!(
+                        "model {} serves now; {}",
+                        short(&report["candidate"]),
+                        text(&report["sentence"])
+                    );
                 }
                 return Ok(());
             }
-            let reason = if end["kind"] == "failed" { &report["reason"] } else { &report["sentence"] };
+            let reason = if end["kind"] == "failed" {
+                &report["reason"]
+            } else {
+                &report["sentence"]
+            };
             return Err(Fail::new(Exit::Refused, format!("run {}: {}", text(run), text(reason)))
                 .hint("the champion goes on serving")
                 .into());
         }
         sleep(EVERY);
     }
-    Err(Fail::new(Exit::Resumable, format!("run {} is still under way", text(run))).hint("`hone status` shows when it has ended").into())
+    Err(
+        Fail::new(Exit::Resumable, format!("run {} is still under way", text(run)))
+            .hint("`hone status` shows when it has ended")
+            .into(),
+    )
 }

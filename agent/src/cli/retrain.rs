@@ -22,14 +22,19 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let client = agent(global)?;
     let command = json!({"command": "retrain", "strategy": args.strategy});
-    let answer = client.post("/v1/commands", command.to_string().into_bytes()).map_err(fail)?;
+    let answer = client
+        .post("/v1/commands", command.to_string().into_bytes())
+        .map_err(fail)?;
     if args.wait {
         return verdict(&client, &answer["run"], global);
     }
     if global.json {
         println!("{answer}");
     } else {
-        println!("run {} ordered; `hone status` shows when it has ended, `hone models` what became of it", text(&answer["run"]));
+        println!(
+            "run {} ordered; `hone status` shows when it has ended, `hone models` what became of it",
+            text(&answer["run"])
+        );
     }
     Ok(())
 }

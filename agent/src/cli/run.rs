@@ -29,7 +29,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         .with_target(false)
         .with_max_level(tracing::Level::INFO)
         .try_init();
-    Ok(daemon::run(Options { config, places, model: args.model.clone() }).map_err(fail)?)
+    Ok(daemon::run(Options {
+        config,
+        places,
+        model: args.model.clone(),
+    })
+    .map_err(fail)?)
 }
 
 fn fail(error: DaemonError) -> Fail {
@@ -41,9 +46,8 @@ fn fail(error: DaemonError) -> Fail {
             Fail::new(Exit::Refused, error).hint("start without --model, then offer it with `hone promote FILE`")
         }
         DaemonError::SocketInUse(_) => Fail::new(Exit::InUse, error).hint("stop it, or set `agent.socket`"),
-        DaemonError::Listen { .. } => {
-            Fail::new(Exit::Config, error).hint("set `agent.listen` to another port, or to \"off\", or `agent.socket` to another place")
-        }
+        DaemonError::Listen { .. } => Fail::new(Exit::Config, error)
+            .hint("set `agent.listen` to another port, or to \"off\", or `agent.socket` to another place"),
         DaemonError::System(_) => Fail::new(Exit::Internal, error),
     }
 }

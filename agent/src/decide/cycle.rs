@@ -6,18 +6,21 @@
 //!  labels  ─► watch ─┼─► trigger ─► order ─┤
 //!  commands ─────────┘     (plan)    train └─ passed ───► champion, old champion kept as previous
 //! ```
+mod facts;
+
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
-use super::gate::{self, Evidence, GateSettings, Verdict};
+use super::gate::{self, Evidence, GateSettings};
 use super::plan::{self, RowsWanted, TooFew};
 use super::policy::Policy;
 use super::trigger::{Trigger, TriggerSettings};
 use super::value::{self, Staleness, ValueSettings};
 use super::watch::{Noticed, Since, Watch, WatchSettings};
+pub use facts::{Event, Order, OrderTask, Orders, Reason, Refusal, Report};
 
 /// Everything the loop can be told about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,7 +43,9 @@ pub struct CycleSettings {
 impl Default for CycleSettings {
     fn default() -> Self {
         Self {
-            policy: Policy::Trigger { watchers: WatchSettings::default().watchers },
+            policy: Policy::Trigger {
+                watchers: WatchSettings::default().watchers,
+            },
             seed: 0,
             watch: WatchSettings::default(),
             trigger: TriggerSettings::default(),
@@ -48,193 +53,6 @@ impl Default for CycleSettings {
             gate: GateSettings::default(),
         }
     }
-}
-
-/// Why something was ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// An alarm.
-    Drift,
-    /// The fixed schedule.
-    Schedule,
-    /// Accumulated staleness.
-    Staleness,
-    /// A person.
-    Command,
-    /// A bundle from outside.
-    Offer,
-}
-
-/// Work for the trainer or for the judge.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
-    /// Number of the run, from 1.
-    pub run: u64,
-    /// Why.
-    pub reason: Reason,
-    /// What to do.
-    pub task: OrderTask,
-    /// The champion it is compared with, and trained from.
-    pub parent: Digest,
-    /// Which rows.
-    pub rows: RowsWanted,
-    /// This candidate of the same rows has passed the gate: train once more with the held-out rows included, and compare the
-    /// result with it instead of the parent. The newest rows are the most valuable ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refit_of: Option<Digest>,
-}
-
-/// What an order asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OrderTask {
-    /// Train a candidate, then compare it on the held-out rows.
-    Train {
-        /// Which part.
-        strategy: Strategy,
-        /// Seed of this run.
-        seed: u64,
-    },
-    /// Compare this stored bundle on the held-out rows.
-    Judge {
-        /// The candidate.
-        candidate: Digest,
-    },
-}
-
-/// A fact for [`Cycle::step`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// An order was carried out: the candidate and how it compared.
-    Judged {
-        /// The order's run.
-        run: u64,
-        /// Digest of the candidate.
-        candidate: Digest,
-        /// Paired comparison on the held-out rows.
-        evidence: Evidence,
-        /// Raw rows `[n, features]`, the newest, for the baseline if it is promoted.
-        recent: Vec<f32>,
-    },
-    /// An order could not be carried out.
-    Failed {
-        /// The order's run.
-        run: u64,
-        /// Why, for people.
-        reason: String,
-    },
-    /// A person asks for a retrain.
-    Retrain {
-        /// Which part.
-        strategy: Strategy,
-    },
-    /// A bundle is offered as candidate; its schema was found equal to the champion's.
-    Offered {
-        /// The bundle.
-        candidate: Digest,
-    },
-    /// A person asks for the previous model back.
-    RollBack {
-        /// Reference of that model.
-        reference: Reference,
-        /// Its own baseline, `[n, features]`.
-        baseline: Vec<f32>,
-    },
-    /// The champion's file cannot be read any more: this older model serves instead.
-    FallBack {
-        /// The previous or the factory model.
-        to: Digest,
-        /// Its reference.
-        reference: Reference,
-        /// Its own baseline, `[n, features]`.
-        baseline: Vec<f32>,
-    },
-}
-
-/// What happened, as the operator reads it. Stored with the state that made it true.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Report {
-    /// A test raised an alarm.
-    Drift {
-        /// What it says.
-        noticed: Noticed,
-        /// Whether it opened an episode.
-        opened: bool,
-    },
-    /// A training or a comparison was ordered.
-    Retrain {
-        /// The order.
-        order: Order,
-    },
-    /// It cannot be done yet.
-    Waiting {
-        /// Why.
-        reason: Reason,
-        /// Labels that are missing.
-        missing: u64,
-    },
-    /// It failed.
-    Failed {
-        /// Run.
-        run: u64,
-        /// Why.
-        reason: String,
-    },
-    /// The gate has spoken.
-    Gate {
-        /// Run.
-        run: u64,
-        /// Candidate.
-        candidate: Digest,
-        /// Verdict with its number.
-        verdict: Verdict,
-    },
-    /// A candidate serves.
-    Promote {
-        /// Run.
-        run: u64,
-        /// Served before.
-        from: Digest,
-        /// Serves now.
-        to: Digest,
-    },
-    /// The previous model serves again.
-    Rollback {
-        /// Served before.
-        from: Digest,
-        /// Serves now.
-        to: Digest,
-    },
-}
-
-/// Why a command is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// One order at a time.
-    #[error("run {0} is still under way: try again when it has ended (`hone status`)")]
-    Busy(u64),
-    /// Too few labels.
-    #[error(transparent)]
-    TooFew(#[from] TooFew),
-    /// Nothing to go back to.
-    #[error("there is no previous model: the champion is the first one this device served")]
-    NoPrevious,
-    /// It was refused before, or it is the champion.
-    #[error("model {0} {1}")]
-    Pointless(String, &'static str),
-}
-
-/// What the world must look like. May be carried out any number of times.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Orders {
-    /// Serves every request.
-    pub serve: Digest,
-    /// Kept ready to fall back to.
-    pub keep: Option<Digest>,
-    /// The one piece of work under way.
-    pub work: Option<Order>,
 }
 
 /// Label numbers that can be traced back to their samples.
@@ -356,7 +174,9 @@ impl Cycle {
                 self.staleness = Staleness::default();
                 (Reason::Staleness, settings.value.window_rows)
             }
-            Policy::Fixed { .. } | Policy::Value | Policy::Static | Policy::Trigger { .. } | Policy::Continual => return,
+            Policy::Fixed { .. } | Policy::Value | Policy::Static | Policy::Trigger { .. } | Policy::Continual => {
+                return;
+            }
         };
         let from = self.labels.saturating_sub(newest);
         match plan::plan(from, self.labels, newest, newest / 2) {
@@ -367,9 +187,19 @@ impl Cycle {
 
     fn order(&mut self, reason: Reason, strategy: Strategy, rows: RowsWanted, settings: &CycleSettings) -> Report {
         self.runs += 1;
-        let seed = settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.runs);
+        let seed = settings
+            .seed
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add(self.runs);
         let task = OrderTask::Train { strategy, seed };
-        let order = Order { run: self.runs, reason, task, parent: self.champion, rows, refit_of: None };
+        let order = Order {
+            run: self.runs,
+            reason,
+            task,
+            parent: self.champion,
+            rows,
+            refit_of: None,
+        };
         self.work = Some(order.clone());
         Report::Retrain { order }
     }
@@ -377,7 +207,12 @@ impl Cycle {
     /// Advances the loop by one event; a command that cannot be followed is refused with the reason and changes nothing.
     pub fn step(&mut self, event: Event, settings: &CycleSettings) -> Result<Vec<Report>, Refusal> {
         match event {
-            Event::Judged { run, candidate, evidence, recent } => Ok(self.judged(run, candidate, evidence, &recent, settings)),
+            Event::Judged {
+                run,
+                candidate,
+                evidence,
+                recent,
+            } => Ok(self.judged(run, candidate, evidence, &recent, settings)),
             Event::Failed { run, reason } => Ok(self.failed(run, reason, settings)),
             Event::Retrain { strategy } => {
                 self.idle()?;
@@ -387,7 +222,11 @@ impl Cycle {
             }
             Event::Offered { candidate } => self.offered(candidate),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
-            Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
+            Event::FallBack {
+                to,
+                reference,
+                baseline,
+            } => Ok(self.fall_back(to, reference, &baseline)),
         }
     }
 
@@ -401,16 +240,35 @@ impl Cycle {
             return Err(Refusal::Pointless(candidate.short(), "is serving already"));
         }
         if self.rejected.contains(&candidate) {
-            return Err(Refusal::Pointless(candidate.short(), "was refused before: train another one"));
+            return Err(Refusal::Pointless(
+                candidate.short(),
+                "was refused before: train another one",
+            ));
         }
         let known = self.labels.min(plan::HOLDOUT_MAX);
         if known < plan::HOLDOUT_MIN {
-            return Err(TooFew { known, missing: plan::HOLDOUT_MIN - known }.into());
+            return Err(TooFew {
+                known,
+                missing: plan::HOLDOUT_MIN - known,
+            }
+            .into());
         }
         self.runs += 1;
-        let rows = RowsWanted { from_label: self.labels - known, newest: known, holdout: known, history: 0 };
+        let rows = RowsWanted {
+            from_label: self.labels - known,
+            newest: known,
+            holdout: known,
+            history: 0,
+        };
         let task = OrderTask::Judge { candidate };
-        let order = Order { run: self.runs, reason: Reason::Offer, task, parent: self.champion, rows, refit_of: None };
+        let order = Order {
+            run: self.runs,
+            reason: Reason::Offer,
+            task,
+            parent: self.champion,
+            rows,
+            refit_of: None,
+        };
         self.work = Some(order.clone());
         Ok(vec![Report::Retrain { order }])
     }
@@ -433,17 +291,32 @@ impl Cycle {
             return Vec::new();
         }
         self.work = None;
-        self.serve(to, self.previous.filter(|previous| *previous != to), Some(reference), baseline);
+        self.serve(
+            to,
+            self.previous.filter(|previous| *previous != to),
+            Some(reference),
+            baseline,
+        );
         self.trigger = Trigger::default();
         vec![Report::Rollback { from, to }]
     }
 
-    fn judged(&mut self, run: u64, candidate: Digest, evidence: Evidence, recent: &[f32], settings: &CycleSettings) -> Vec<Report> {
+    fn judged(
+        &mut self,
+        run: u64,
+        candidate: Digest,
+        evidence: Evidence,
+        recent: &[f32],
+        settings: &CycleSettings,
+    ) -> Vec<Report> {
         // A result nobody waits for any more: the run was dropped by a rollback.
-        let Some(order) = self.work.take_if(|order| order.run == run) else { return Vec::new() };
+        let Some(order) = self.work.take_if(|order| order.run == run) else {
+            return Vec::new();
+        };
         if let Some(judged) = order.refit_of {
             // The rows were seen in the refit: they can unmask a broken candidate, not prove a better one.
-            let sound = gate::judge(&evidence, &settings.gate).decided_by != gate::Check::Finite && evidence.gain().0 > -settings.gate.margin;
+            let sound = gate::judge(&evidence, &settings.gate).decided_by != gate::Check::Finite
+                && evidence.gain().0 > -settings.gate.margin;
             let serving = if sound { candidate } else { judged };
             return self.promote(&order, serving, evidence.losses().1, recent, settings);
         }
@@ -454,10 +327,17 @@ impl Cycle {
         }
         verdict.passed &= candidate != self.champion;
         let passed = verdict.passed;
-        let mut reports = vec![Report::Gate { run, candidate, verdict }];
+        let mut reports = vec![Report::Gate {
+            run,
+            candidate,
+            verdict,
+        }];
         match order.task {
             OrderTask::Train { .. } if passed => {
-                self.work = Some(Order { refit_of: Some(candidate), ..order });
+                self.work = Some(Order {
+                    refit_of: Some(candidate),
+                    ..order
+                });
             }
             OrderTask::Judge { .. } if passed => {
                 reports.extend(self.promote(&order, candidate, evidence.losses().1, recent, settings));
@@ -474,17 +354,34 @@ impl Cycle {
         reports
     }
 
-    fn promote(&mut self, order: &Order, to: Digest, loss: f64, recent: &[f32], settings: &CycleSettings) -> Vec<Report> {
+    fn promote(
+        &mut self,
+        order: &Order,
+        to: Digest,
+        loss: f64,
+        recent: &[f32],
+        settings: &CycleSettings,
+    ) -> Vec<Report> {
         let from = self.champion;
         self.serve(to, Some(from), None, recent);
         self.reference = loss;
         self.ended(order.reason, true, recent, settings);
-        vec![Report::Promote { run: order.run, from, to }]
+        vec![Report::Promote {
+            run: order.run,
+            from,
+            to,
+        }]
     }
 
     /// A head that gains nothing although the champion is failing: the features are to blame, so the tail is trained.
     fn second_try(&mut self, order: &Order, evidence: &Evidence, settings: &CycleSettings) -> Option<Report> {
-        let OrderTask::Train { strategy: Strategy::Head, .. } = order.task else { return None };
+        let OrderTask::Train {
+            strategy: Strategy::Head,
+            ..
+        } = order.task
+        else {
+            return None;
+        };
         let failing = evidence.losses().0 > 2.0 * self.reference + 0.02;
         let enough = order.rows.newest >= 2 * settings.trigger.rows_first;
         let wanted = failing && enough && order.reason != Reason::Command;
@@ -492,7 +389,9 @@ impl Cycle {
     }
 
     fn failed(&mut self, run: u64, reason: String, settings: &CycleSettings) -> Vec<Report> {
-        let Some(order) = self.work.take_if(|order| order.run == run) else { return Vec::new() };
+        let Some(order) = self.work.take_if(|order| order.run == run) else {
+            return Vec::new();
+        };
         let mut reports = vec![Report::Failed { run, reason }];
         match order.refit_of {
             // The judged candidate is good enough without the newest rows.
@@ -536,7 +435,11 @@ impl Cycle {
     /// What the world must look like now.
     #[must_use]
     pub fn orders(&self) -> Orders {
-        Orders { serve: self.champion, keep: self.previous, work: self.work.clone() }
+        Orders {
+            serve: self.champion,
+            keep: self.previous,
+            work: self.work.clone(),
+        }
     }
 
     /// The model that serves, the one before it, and the one the device came with.
@@ -572,7 +475,10 @@ impl Cycle {
 /// A trigger policy names its own tests; every other one watches with the configured ones.
 fn watch_settings(settings: &CycleSettings) -> WatchSettings {
     match &settings.policy {
-        Policy::Trigger { watchers } => WatchSettings { watchers: watchers.clone(), ..settings.watch.clone() },
+        Policy::Trigger { watchers } => WatchSettings {
+            watchers: watchers.clone(),
+            ..settings.watch.clone()
+        },
         Policy::Static | Policy::Fixed { .. } | Policy::Value | Policy::Continual => settings.watch.clone(),
     }
 }

@@ -27,7 +27,15 @@ pub struct ValueSettings {
 
 impl Default for ValueSettings {
     fn default() -> Self {
-        Self { cost_errors: 4.0, horizon_rows: 600.0, z: 1.0, open: 0.25, labels_max: 1_500, labels_min: 32, window_rows: 400 }
+        Self {
+            cost_errors: 4.0,
+            horizon_rows: 600.0,
+            z: 1.0,
+            open: 0.25,
+            labels_max: 1_500,
+            labels_min: 32,
+            window_rows: 400,
+        }
     }
 }
 
@@ -77,7 +85,10 @@ mod tests {
         assert!(!after(&mut std::iter::repeat_n(0.0, 1_000)));
         assert!(after(&mut std::iter::repeat_n(0.0, 1_500)));
         assert!(after(&mut std::iter::repeat_n(0.5, 40)));
-        assert!(!after(&mut std::iter::repeat_n(1.0, 10)), "too soon after the last attempt");
+        assert!(
+            !after(&mut std::iter::repeat_n(1.0, 10)),
+            "too soon after the last attempt"
+        );
     }
 
     #[test]

@@ -195,8 +195,14 @@ impl Watch {
                 FeatureKind::Category { values } => FrozenBins::categories(&column(index), values.len()),
             };
             let bins = bins.ok();
-            let window = bins.as_ref().map(|bins| BinWindow::new(bins, self.settings.window_rows));
-            FeatureWatch { name: feature.name.clone(), bins, window }
+            let window = bins
+                .as_ref()
+                .map(|bins| BinWindow::new(bins, self.settings.window_rows));
+            FeatureWatch {
+                name: feature.name.clone(),
+                bins,
+                window,
+            }
         };
         self.features = (0..width).map(of).collect();
         self.last_look = self.samples;
@@ -212,7 +218,10 @@ impl Watch {
                 Watcher::Psi => continue,
                 Watcher::Adwin => Adwin::new(AdwinSettings::default()).map(AnyDetector::Adwin),
                 Watcher::PageHinkley => {
-                    let settings = PageHinkleySettings { mode: Direction::Up, ..PageHinkleySettings::default() };
+                    let settings = PageHinkleySettings {
+                        mode: Direction::Up,
+                        ..PageHinkleySettings::default()
+                    };
                     PageHinkley::new(settings).map(AnyDetector::PageHinkley)
                 }
                 Watcher::ESr => match reference {
@@ -223,8 +232,14 @@ impl Watch {
                     }
                 },
             };
-            let detector = detector.expect("the watchers' settings lie within their documented ranges");
-            self.losses.push(LossWatch { watcher, detector, first_label: labels });
+            // The settings used here lie within the detectors' documented ranges.
+            if let Ok(detector) = detector {
+                self.losses.push(LossWatch {
+                    watcher,
+                    detector,
+                    first_label: labels,
+                });
+            }
         }
     }
 
@@ -240,7 +255,12 @@ impl Watch {
         // At least the variance of a 2 % error rate: a short run without errors proves little.
         let p0 = mean_upper(reference.mean, reference.variance.max(0.02), reference.rows);
         let arl = self.settings.run_length_rows.max(2.0);
-        EDetector::new(EDetectorSettings { p0, arl, ..EDetectorSettings::default() }).map(AnyDetector::EDetector)
+        EDetector::new(EDetectorSettings {
+            p0,
+            arl,
+            ..EDetectorSettings::default()
+        })
+        .map(AnyDetector::EDetector)
     }
 
     /// Takes one raw row and, when it is time to look, returns the alarm it raises.
@@ -266,7 +286,8 @@ impl Watch {
             .filter_map(|feature| {
                 let (bins, window) = (feature.bins.as_ref()?, feature.window.as_ref()?);
                 let seen = window.rows() + window.missing() + window.out_of_range();
-                let full = seen >= self.settings.window_rows as u64 && window.rows() >= distances::VERDICT_ROWS_MIN.min(seen);
+                let full =
+                    seen >= self.settings.window_rows as u64 && window.rows() >= distances::VERDICT_ROWS_MIN.min(seen);
                 full.then(|| (feature, distances::psi(bins, window), seen))
             })
             .collect();
@@ -277,7 +298,9 @@ impl Watch {
         let level = f64::from(self.settings.every_rows) / self.settings.run_length_rows.max(2.0);
         let adjusted = holm(&readings.iter().map(|(_, reading, _)| reading.p).collect::<Vec<_>>());
         let drifted = readings.iter().zip(adjusted);
-        let mut drifted: Vec<_> = drifted.filter(|((_, reading, _), p)| reading.psi > self.settings.psi && *p <= level).collect();
+        let mut drifted: Vec<_> = drifted
+            .filter(|((_, reading, _), p)| reading.psi > self.settings.psi && *p <= level)
+            .collect();
         let share = drifted.len() as f64 / self.features.len() as f64;
         if drifted.is_empty() || share < self.settings.share {
             return None;
@@ -289,7 +312,11 @@ impl Watch {
             statistic: share,
             threshold: self.settings.share,
             since: Since::Sample(self.samples.saturating_sub(window)),
-            features: drifted.iter().take(5).map(|((feature, reading, _), _)| (feature.name.clone(), reading.psi)).collect(),
+            features: drifted
+                .iter()
+                .take(5)
+                .map(|((feature, reading, _), _)| (feature.name.clone(), reading.psi))
+                .collect(),
         })
     }
 
@@ -303,7 +330,9 @@ impl Watch {
         self.calibrate(loss, label);
         let mut noticed = None;
         for watch in &mut self.losses {
-            let Some(alarm) = watch.detector.update(loss) else { continue };
+            let Some(alarm) = watch.detector.update(loss) else {
+                continue;
+            };
             if alarm.direction == Direction::Down || noticed.is_some() {
                 continue;
             }
@@ -319,18 +348,27 @@ impl Watch {
     }
 
     fn calibrate(&mut self, loss: f64, label: u64) {
-        let Some(calibration) = &mut self.calibration else { return };
+        let Some(calibration) = &mut self.calibration else {
+            return;
+        };
         calibration.labels += 1;
         calibration.sum += loss;
         calibration.square += loss * loss;
         if calibration.labels >= CALIBRATION_LABELS {
             let n = calibration.labels as f64;
             let mean = calibration.sum / n;
-            let reference =
-                Reference { rows: calibration.labels, mean, variance: (calibration.square / n - mean * mean).max(0.0) };
+            let reference = Reference {
+                rows: calibration.labels,
+                mean,
+                variance: (calibration.square / n - mean * mean).max(0.0),
+            };
             self.calibration = None;
             if let Ok(detector) = self.e_detector(reference) {
-                self.losses.push(LossWatch { watcher: Watcher::ESr, detector, first_label: label + 1 });
+                self.losses.push(LossWatch {
+                    watcher: Watcher::ESr,
+                    detector,
+                    first_label: label + 1,
+                });
             }
         }
     }
@@ -348,10 +386,15 @@ impl Watch {
         let state = |feature: &FeatureWatch| {
             let window = feature.window.as_ref();
             let enough = window.is_some_and(|window| window.rows() >= distances::VERDICT_ROWS_MIN);
-            let psi = feature.bins.as_ref().zip(window).filter(|_| enough).map(|(bins, window)| {
-                let reading = distances::psi(bins, window);
-                (reading.psi, reading.null_mean, reading.p)
-            });
+            let psi = feature
+                .bins
+                .as_ref()
+                .zip(window)
+                .filter(|_| enough)
+                .map(|(bins, window)| {
+                    let reading = distances::psi(bins, window);
+                    (reading.psi, reading.null_mean, reading.p)
+                });
             FeatureState {
                 name: feature.name.clone(),
                 psi,

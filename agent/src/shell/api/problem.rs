@@ -22,23 +22,39 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &str, error: impl Into<String>) -> Self {
-        Self { status, error: error.into(), code: code.to_owned(), field: None }
+        Self {
+            status,
+            error: error.into(),
+            code: code.to_owned(),
+            field: None,
+        }
     }
 
     /// The device has no model yet.
     pub(super) fn no_model() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_model", "this device has no model yet: start it with `hone run --model FILE`")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_model",
+            "this device has no model yet: start it with `hone run --model FILE`",
+        )
     }
 
     /// Commands came over TCP.
     pub(super) fn socket_only(socket: &std::path::Path) -> Self {
-        let error = format!("commands are taken on the socket only: use `hone`, or {}", socket.display());
+        let error = format!(
+            "commands are taken on the socket only: use `hone`, or {}",
+            socket.display()
+        );
         Self::new(StatusCode::FORBIDDEN, "socket_only", error)
     }
 
     /// The agent is on its way out.
     pub(super) fn stopping() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the agent is stopping: try again in a few seconds")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopping",
+            "the agent is stopping: try again in a few seconds",
+        )
     }
 
     /// Counts the refusal by its code, for status.
@@ -51,7 +67,11 @@ impl Problem {
     pub(super) fn body(rejection: &BytesRejection, app: &App) -> Self {
         let problem = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             let limit = app.shared.body_bytes_max;
-            Self::new(rejection.status(), "body_too_large", format!("a body has at most {limit} bytes here (`agent.body_bytes_max`): send several"))
+            Self::new(
+                rejection.status(),
+                "body_too_large",
+                format!("a body has at most {limit} bytes here (`agent.body_bytes_max`): send several"),
+            )
         } else {
             Self::new(rejection.status(), "malformed", rejection.body_text())
         };
@@ -62,7 +82,10 @@ impl Problem {
 impl From<SampleError> for Problem {
     fn from(error: SampleError) -> Self {
         let field = error.field().map(str::to_owned);
-        Self { field, ..Self::new(StatusCode::BAD_REQUEST, error.code(), error.to_string()) }
+        Self {
+            field,
+            ..Self::new(StatusCode::BAD_REQUEST, error.code(), error.to_string())
+        }
     }
 }
 

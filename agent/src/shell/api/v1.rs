@@ -43,12 +43,19 @@ fn refused(app: &App, error: &LineError) -> Value {
 /// Where each parsed line stood: refusals know their line, the others follow in order past blank lines.
 fn numbered(body: &[u8]) -> impl Iterator<Item = usize> + '_ {
     let blank = |line: &[u8]| line.iter().all(u8::is_ascii_whitespace);
-    body.split(|byte| *byte == b'\n').enumerate().filter(move |(_, line)| !blank(line)).map(|(index, _)| index + 1)
+    body.split(|byte| *byte == b'\n')
+        .enumerate()
+        .filter(move |(_, line)| !blank(line))
+        .map(|(index, _)| index + 1)
 }
 
 pub(super) async fn samples(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
     let body = body.map_err(|rejection| Problem::body(&rejection, &app))?;
-    let serving = app.shared.slot.serving().ok_or_else(|| Problem::no_model().counted(&app))?;
+    let serving = app
+        .shared
+        .slot
+        .serving()
+        .ok_or_else(|| Problem::no_model().counted(&app))?;
     let parsed = parse_samples(&body, serving.champion.model.schema());
     if parsed.is_empty() {
         return Err(empty(&app));
@@ -69,16 +76,32 @@ pub(super) async fn samples(State(app): State<App>, body: Result<Bytes, BytesRej
             Err(error) => answers.push(refused(&app, &error)),
         }
     }
-    Ok(lines(if accepted > 0 { StatusCode::OK } else { StatusCode::BAD_REQUEST }, &answers))
+    Ok(lines(
+        if accepted > 0 {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        },
+        &answers,
+    ))
 }
 
 fn empty(app: &App) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "malformed", "the body has no lines: send one JSON object per line").counted(app)
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "malformed",
+        "the body has no lines: send one JSON object per line",
+    )
+    .counted(app)
 }
 
 fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
     app.shared.counters.accept(&sample.counts);
-    let origin = Origin { source: &sample.source, event_at: sample.time, arrived_at: clock::now() };
+    let origin = Origin {
+        source: &sample.source,
+        event_at: sample.time,
+        arrived_at: clock::now(),
+    };
     let answered = app.shared.answer(loaded, true, sample.features, origin);
     let id = answered.ids.first().map(ToString::to_string);
     let mut object = json!({"line": line, "record_id": id});
@@ -94,10 +117,17 @@ fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
 
 /// One answer in words: the class with all probabilities, or each target by name.
 fn output(schema: &Schema, answer: &[f32]) -> Value {
-    let named = |names: &[String]| names.iter().cloned().zip(answer.iter().map(|value| json!(value))).collect::<Map<_, _>>();
+    let named = |names: &[String]| {
+        names
+            .iter()
+            .cloned()
+            .zip(answer.iter().map(|value| json!(value)))
+            .collect::<Map<_, _>>()
+    };
     match &schema.task {
         Task::Classification { classes } => {
-            let largest = (0..answer.len()).fold(0, |best, index| if answer[index] > answer[best] { index } else { best });
+            let largest =
+                (0..answer.len()).fold(0, |best, index| if answer[index] > answer[best] { index } else { best });
             json!({"label": classes.get(largest), "probabilities": named(classes)})
         }
         Task::Regression { targets } => json!({"targets": named(targets)}),
@@ -106,7 +136,11 @@ fn output(schema: &Schema, answer: &[f32]) -> Value {
 
 pub(super) async fn labels(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
     let body = body.map_err(|rejection| Problem::body(&rejection, &app))?;
-    let serving = app.shared.slot.serving().ok_or_else(|| Problem::no_model().counted(&app))?;
+    let serving = app
+        .shared
+        .slot
+        .serving()
+        .ok_or_else(|| Problem::no_model().counted(&app))?;
     let parsed = parse_labels(&body);
     if parsed.is_empty() {
         return Err(empty(&app));
@@ -122,7 +156,13 @@ pub(super) async fn labels(State(app): State<App>, body: Result<Bytes, BytesReje
         answers
     });
     let answers = answers.await.map_err(|_| Problem::stopping())?;
-    let all = |key: &str, value: Option<&str>| answers.iter().all(|answer| answer.get(key).is_some_and(|found| value.is_none() || found.as_str() == value));
+    let all = |key: &str, value: Option<&str>| {
+        answers.iter().all(|answer| {
+            answer
+                .get(key)
+                .is_some_and(|found| value.is_none() || found.as_str() == value)
+        })
+    };
     let status = if all("code", None) {
         StatusCode::BAD_REQUEST
     } else if all("outcome", Some("not_stored")) {
@@ -142,7 +182,12 @@ async fn store(app: &App, schema: &Schema, portion: &[(usize, Result<Label, Line
                 Err(error) => Err(refused(app, &LineError { line: *line, error })),
                 Ok(truth) => {
                     let source = label.source.clone().unwrap_or_else(|| SOURCE.to_owned());
-                    let new = NewLabel { id: label.record_id, truth: truth.clone(), source, at: clock::now() };
+                    let new = NewLabel {
+                        id: label.record_id,
+                        truth: truth.clone(),
+                        source,
+                        at: clock::now(),
+                    };
                     Ok((*line, label.record_id, truth, queue(app, new).await))
                 }
             },
@@ -186,7 +231,9 @@ async fn queue(app: &App, label: NewLabel) -> Result<Outcome, NotQueued> {
 }
 
 fn not_stored(reason: NotQueued) -> LabelOutcome {
-    LabelOutcome::NotStored { reason: reason.to_string() }
+    LabelOutcome::NotStored {
+        reason: reason.to_string(),
+    }
 }
 
 fn outcome_of(outcome: &LabelOutcome, schema: &Schema) -> Value {
@@ -194,7 +241,9 @@ fn outcome_of(outcome: &LabelOutcome, schema: &Schema) -> Value {
         LabelOutcome::Stored { .. } => json!({"outcome": "stored"}),
         LabelOutcome::Duplicate { .. } => json!({"outcome": "duplicate"}),
         LabelOutcome::Conflict { kept, .. } => json!({"outcome": "conflict", "kept": truth(schema, kept)}),
-        LabelOutcome::Unknown => json!({"outcome": "unknown", "error": "no record of this id is stored, or not any more"}),
+        LabelOutcome::Unknown => {
+            json!({"outcome": "unknown", "error": "no record of this id is stored, or not any more"})
+        }
         LabelOutcome::NotStored { reason } => json!({"outcome": "not_stored", "error": reason}),
     }
 }
@@ -202,7 +251,11 @@ fn outcome_of(outcome: &LabelOutcome, schema: &Schema) -> Value {
 fn truth(schema: &Schema, truth: &[f32]) -> Value {
     match &schema.task {
         Task::Classification { classes } => {
-            json!(truth.first().and_then(|class| classes.get(trainer_core::evaluate::class_of(*class))))
+            json!(
+                truth
+                    .first()
+                    .and_then(|class| classes.get(trainer_core::evaluate::class_of(*class)))
+            )
         }
         Task::Regression { .. } => json!(truth),
     }
@@ -211,7 +264,9 @@ fn truth(schema: &Schema, truth: &[f32]) -> Value {
 pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Problem> {
     let mut status = app.shared.ask(Question::Status).await.ok_or_else(Problem::stopping)?;
     let reader = app.shared.reader.clone();
-    let counts = spawn_blocking(move || reader.counts()).await.map_err(|_| Problem::stopping())?;
+    let counts = spawn_blocking(move || reader.counts())
+        .await
+        .map_err(|_| Problem::stopping())?;
     let place = &app.shared.place;
     let now = clock::now();
     status["version"] = json!(env!("CARGO_PKG_VERSION"));
@@ -223,7 +278,9 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
     status["socket"] = json!(place.socket);
     status["listen"] = json!(place.listen);
     status["records"] = match counts {
-        Ok(counts) => json!({"records": counts.records, "labels": counts.labels, "partitions": counts.partitions, "bytes": counts.bytes}),
+        Ok(counts) => {
+            json!({"records": counts.records, "labels": counts.labels, "partitions": counts.partitions, "bytes": counts.bytes})
+        }
         Err(error) => json!({"error": error.chain()}),
     };
     status["recorder"] = json!(app.shared.recorder.status());
@@ -232,11 +289,19 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
 }
 
 pub(super) async fn drift(State(app): State<App>) -> Result<Json<Value>, Problem> {
-    app.shared.ask(Question::Drift).await.map(Json).ok_or_else(Problem::stopping)
+    app.shared
+        .ask(Question::Drift)
+        .await
+        .map(Json)
+        .ok_or_else(Problem::stopping)
 }
 
 pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, Problem> {
-    app.shared.ask(Question::Models).await.map(Json).ok_or_else(Problem::stopping)
+    app.shared
+        .ask(Question::Models)
+        .await
+        .map(Json)
+        .ok_or_else(Problem::stopping)
 }
 
 /// How much is wanted, and from where.
@@ -255,20 +320,39 @@ impl Page {
 }
 
 fn page(query: Result<Query<Page>, QueryRejection>) -> Result<Page, Problem> {
-    query.map(|Query(page)| page).map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, "malformed", rejection.body_text()))
+    query
+        .map(|Query(page)| page)
+        .map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, "malformed", rejection.body_text()))
 }
 
-pub(super) async fn reports(State(app): State<App>, query: Result<Query<Page>, QueryRejection>) -> Result<Json<Value>, Problem> {
+pub(super) async fn reports(
+    State(app): State<App>,
+    query: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
     let limit = page(query)?.limit();
-    app.shared.ask(Question::Reports(limit)).await.map(Json).ok_or_else(Problem::stopping)
+    app.shared
+        .ask(Question::Reports(limit))
+        .await
+        .map(Json)
+        .ok_or_else(Problem::stopping)
 }
 
-pub(super) async fn runs(State(app): State<App>, query: Result<Query<Page>, QueryRejection>) -> Result<Json<Value>, Problem> {
+pub(super) async fn runs(
+    State(app): State<App>,
+    query: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
     let limit = page(query)?.limit();
-    app.shared.ask(Question::Runs(limit)).await.map(Json).ok_or_else(Problem::stopping)
+    app.shared
+        .ask(Question::Runs(limit))
+        .await
+        .map(Json)
+        .ok_or_else(Problem::stopping)
 }
 
-pub(super) async fn records(State(app): State<App>, query: Result<Query<Page>, QueryRejection>) -> Result<Json<Value>, Problem> {
+pub(super) async fn records(
+    State(app): State<App>,
+    query: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
     let page = page(query)?;
     let (reader, recorder, limit) = (app.shared.reader.clone(), app.shared.recorder.clone(), page.limit());
     let look = move || {
@@ -280,15 +364,27 @@ pub(super) async fn records(State(app): State<App>, query: Result<Query<Page>, Q
     let found = found.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk", error.chain()))?;
     let serving = app.shared.slot.serving();
     let schema = serving.as_ref().map(|serving| serving.champion.model.schema());
-    Ok(Json(json!({"records": found.iter().map(|record| shown_record(record, schema)).collect::<Vec<_>>()})))
+    Ok(Json(
+        json!({"records": found.iter().map(|record| shown_record(record, schema)).collect::<Vec<_>>()}),
+    ))
 }
 
 fn shown_record(record: &Record, schema: Option<&Schema>) -> Value {
     let Record { seq, record } = record;
-    let schema = schema.filter(|schema| schema.features.len() == record.features.len() && schema.outputs() == record.output.len());
+    let schema = schema
+        .filter(|schema| schema.features.len() == record.features.len() && schema.outputs() == record.output.len());
     let features = schema.map_or_else(
         || json!(record.features),
-        |schema| Value::Object(schema.features.iter().map(|feature| feature.name.clone()).zip(record.features.iter().map(|value| json!(value))).collect()),
+        |schema| {
+            Value::Object(
+                schema
+                    .features
+                    .iter()
+                    .map(|feature| feature.name.clone())
+                    .zip(record.features.iter().map(|value| json!(value)))
+                    .collect(),
+            )
+        },
     );
     json!({
         "seq": seq,
@@ -311,11 +407,16 @@ enum Wire {
     Rollback {},
 }
 
-pub(super) async fn command(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Value>, Problem> {
+pub(super) async fn command(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
     let body = commanded(&app, body)?;
     let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
     let command = match serde_json::from_slice(&body).map_err(|error| malformed(format!("not a command: {error}")))? {
-        Wire::Retrain { strategy } => Command::Retrain(daemon::strategy(strategy.as_deref().unwrap_or("head")).map_err(malformed)?),
+        Wire::Retrain { strategy } => {
+            Command::Retrain(daemon::strategy(strategy.as_deref().unwrap_or("head")).map_err(malformed)?)
+        }
         Wire::Rollback {} => Command::RollBack,
     };
     Ok(Json(app.shared.command(command).await?))
@@ -325,8 +426,16 @@ pub(super) async fn offer(State(app): State<App>, body: Result<Bytes, BytesRejec
     let bytes = commanded(&app, body)?.to_vec();
     let read = spawn_blocking(move || bundle::read(&bytes).map(|model| (bytes, model)));
     let read = read.await.map_err(|_| Problem::stopping())?;
-    let (bytes, model) = read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle", error.to_string()))?;
-    Ok(Json(app.shared.command(Command::Offer { bytes, model: Box::new(model) }).await?))
+    let (bytes, model) =
+        read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle", error.to_string()))?;
+    Ok(Json(
+        app.shared
+            .command(Command::Offer {
+                bytes,
+                model: Box::new(model),
+            })
+            .await?,
+    ))
 }
 
 fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {

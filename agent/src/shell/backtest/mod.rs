@@ -72,7 +72,11 @@ impl Stored {
     /// Fails with the [`BundleError`] that names what is wrong.
     pub fn read(bytes: Vec<u8>) -> Result<Self, BundleError> {
         let model = Arc::new(bundle::read(&bytes)?);
-        Ok(Self { model, digest: Digest::of(&bytes), bytes: Arc::new(bytes) })
+        Ok(Self {
+            model,
+            digest: Digest::of(&bytes),
+            bytes: Arc::new(bytes),
+        })
     }
 }
 
@@ -99,7 +103,9 @@ impl Backtest<'_> {
     pub fn run(&self, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
         match policy {
             Policy::Continual => continual::run(self, base),
-            Policy::Static | Policy::Fixed { .. } | Policy::Trigger { .. } | Policy::Value => loops::run(self, base, policy),
+            Policy::Static | Policy::Fixed { .. } | Policy::Trigger { .. } | Policy::Value => {
+                loops::run(self, base, policy)
+            }
         }
     }
 }

@@ -82,11 +82,17 @@ impl Happened {
 
 impl Summary {
     pub(super) fn new(policy: &Policy, test: &Backtest<'_>, account: Account) -> Self {
-        let count = |wanted: fn(&Report) -> bool| account.events.iter().filter(|event| wanted(&event.report)).count() as u64;
+        let count =
+            |wanted: fn(&Report) -> bool| account.events.iter().filter(|event| wanted(&event.report)).count() as u64;
         let changes = test.changes.iter().enumerate().map(|(index, change)| {
             let end = test.changes.get(index + 1).copied().unwrap_or(usize::MAX);
-            let drift = |event: &&Happened| matches!(event.report, Report::Drift { .. }) && (*change..end).contains(&event.row);
-            account.events.iter().find(drift).map(|event| (event.row - change) as u64)
+            let drift =
+                |event: &&Happened| matches!(event.report, Report::Drift { .. }) && (*change..end).contains(&event.row);
+            account
+                .events
+                .iter()
+                .find(drift)
+                .map(|event| (event.row - change) as u64)
         });
         let mut summary = Self {
             policy: policy.to_string(),
@@ -108,15 +114,25 @@ impl Summary {
             losses: Vec::new(),
         };
         match account.tally.metrics() {
-            Some(Metrics::Classification { accuracy, f1_macro, log_loss, .. }) => {
-                (summary.accuracy, summary.f1_macro, summary.log_loss) = (Some(accuracy), Some(f1_macro), Some(log_loss));
+            Some(Metrics::Classification {
+                accuracy,
+                f1_macro,
+                log_loss,
+                ..
+            }) => {
+                (summary.accuracy, summary.f1_macro, summary.log_loss) =
+                    (Some(accuracy), Some(f1_macro), Some(log_loss));
             }
             Some(Metrics::Regression { rmse, mae, r2, .. }) => {
                 (summary.rmse, summary.mae, summary.r2) = (Some(rmse), Some(mae), Some(r2));
             }
             None => {}
         }
-        Self { events: account.events, losses: account.losses, ..summary }
+        Self {
+            events: account.events,
+            losses: account.losses,
+            ..summary
+        }
     }
 
     /// The figure people compare: accuracy, or RMSE.

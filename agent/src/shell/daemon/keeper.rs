@@ -109,7 +109,12 @@ impl Keeper {
             Ok(rows) => {
                 for row in rows {
                     // The record tells who answered.
-                    let record = self.shared.reader.recent(1, Some(row.seq + 1)).ok().and_then(|mut found| found.pop());
+                    let record = self
+                        .shared
+                        .reader
+                        .recent(1, Some(row.seq + 1))
+                        .ok()
+                        .and_then(|mut found| found.pop());
                     if let Some(record) = record.filter(|record| record.seq == row.seq) {
                         self.label(row.ordinal, &record, &row.truth);
                     }
@@ -123,7 +128,9 @@ impl Keeper {
 
     fn samples(&mut self, rows: &[f32]) {
         let Some(saved) = &mut self.saved else { return };
-        let Some(serving) = self.shared.slot.serving() else { return };
+        let Some(serving) = self.shared.slot.serving() else {
+            return;
+        };
         let mut reports = Vec::new();
         for row in rows.chunks_exact(serving.champion.model.schema().features.len()) {
             reports.extend(saved.cycle.sample(row, &self.rules.cycle));
@@ -134,7 +141,9 @@ impl Keeper {
 
     fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
         let Some(saved) = &mut self.saved else { return };
-        let Some(serving) = self.shared.slot.serving() else { return };
+        let Some(serving) = self.shared.slot.serving() else {
+            return;
+        };
         let model = &serving.champion.model;
         saved.ordinal = saved.ordinal.max(ordinal);
         let Record { seq, record } = record;
@@ -161,7 +170,11 @@ impl Keeper {
 
     fn roll_back(&mut self) -> Result<cycle::Event, Declined> {
         let saved = self.saved.as_ref().ok_or_else(no_model)?;
-        let previous = saved.cycle.models().1.ok_or_else(|| declined("refused", &Refusal::NoPrevious))?;
+        let previous = saved
+            .cycle
+            .models()
+            .1
+            .ok_or_else(|| declined("refused", &Refusal::NoPrevious))?;
         let loaded = self.load(&previous).map_err(|reason| declined("bundle", &reason))?;
         let (reference, baseline) = (loaded.model.manifest.reference, loaded.model.baseline.clone());
         Ok(cycle::Event::RollBack { reference, baseline })
@@ -169,11 +182,20 @@ impl Keeper {
 
     fn offer(&mut self, bytes: &[u8], model: &Model) -> Result<Value, Declined> {
         let digest = Digest::of(bytes);
-        let schema = self.shared.slot.serving().map(|serving| serving.champion.model.schema().clone());
+        let schema = self
+            .shared
+            .slot
+            .serving()
+            .map(|serving| serving.champion.model.schema().clone());
         if schema.is_some_and(|schema| schema != *model.schema()) {
-            return Err(declined("schema", &"its features or its task differ from the champion's: it would not understand this device's samples"));
+            return Err(declined(
+                "schema",
+                &"its features or its task differ from the champion's: it would not understand this device's samples",
+            ));
         }
-        self.models.put(bytes).map_err(|error| declined("disk", &error.chain()))?;
+        self.models
+            .put(bytes)
+            .map_err(|error| declined("disk", &error.chain()))?;
         if self.saved.is_none() {
             self.install(digest, model);
             return if self.commit() {
@@ -184,7 +206,9 @@ impl Keeper {
             };
         }
         let known = self.saved.as_ref().map(|saved| saved.cycle.models());
-        let repairs = known.is_some_and(|(champion, previous, factory)| [Some(champion), previous, Some(factory)].contains(&Some(digest)));
+        let repairs = known.is_some_and(|(champion, previous, factory)| {
+            [Some(champion), previous, Some(factory)].contains(&Some(digest))
+        });
         if repairs && self.shared.slot.serving().is_none() {
             self.carry_out();
             return Ok(json!({"digest": digest, "installed": true}));
@@ -202,8 +226,17 @@ impl Keeper {
     /// Makes `model` the first one: champion and factory model at once. Its bytes are stored already.
     pub(super) fn install(&mut self, digest: Digest, model: &Model) {
         let cycle = Cycle::new(model, digest, &self.rules.cycle);
-        let ordinal = self.shared.reader.newest_labelled(1).ok().and_then(|rows| rows.last().map(|row| row.ordinal));
-        self.saved = Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0 });
+        let ordinal = self
+            .shared
+            .reader
+            .newest_labelled(1)
+            .ok()
+            .and_then(|rows| rows.last().map(|row| row.ordinal));
+        self.saved = Some(Saved {
+            cycle,
+            ordinal: ordinal.unwrap_or(0),
+            attempts: 0,
+        });
         self.books.installed(digest);
         self.changed += 1;
     }
@@ -245,22 +278,38 @@ impl Keeper {
             Ok(done) => {
                 let parent = saved.cycle.orders().work.map(|order| order.parent);
                 self.books.trained(run, &done, parent);
-                let event = cycle::Event::Judged { run, candidate: done.candidate, evidence: done.evidence, recent: done.recent };
+                let event = cycle::Event::Judged {
+                    run,
+                    candidate: done.candidate,
+                    evidence: done.evidence,
+                    recent: done.recent,
+                };
                 let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
                 // Also without reports: what a rollback made void is collected.
                 self.changed += 1;
-                if reports.is_empty() { self.collect() } else { self.after(reports) }
+                if reports.is_empty() {
+                    self.collect()
+                } else {
+                    self.after(reports)
+                }
             }
             Err(Undone { reason, again }) => {
                 tracing::warn!(run, reason, "a run could not be finished");
-                if again && saved.attempts < ATTEMPTS_MAX { self.carry_out() } else { self.fail(run, reason) }
+                if again && saved.attempts < ATTEMPTS_MAX {
+                    self.carry_out()
+                } else {
+                    self.fail(run, reason)
+                }
             }
         }
     }
 
     fn fail(&mut self, run: u64, reason: String) {
         let Some(saved) = &mut self.saved else { return };
-        let reports = saved.cycle.step(cycle::Event::Failed { run, reason }, &self.rules.cycle).unwrap_or_default();
+        let reports = saved
+            .cycle
+            .step(cycle::Event::Failed { run, reason }, &self.rules.cycle)
+            .unwrap_or_default();
         self.after(reports);
     }
 
@@ -311,7 +360,9 @@ impl Keeper {
     /// Makes the world what the stored state orders.
     fn carry_out(&mut self) {
         self.serve();
-        let Some(Orders { work, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else { return };
+        let Some(Orders { work, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
+            return;
+        };
         match work {
             Some(order) if self.working.is_none() => self.start(order),
             _ => self.collect(),
@@ -360,7 +411,9 @@ impl Keeper {
             let Some(saved) = &self.saved else { return };
             let (champion, previous, factory) = saved.cycle.models();
             let serving = self.shared.slot.serving();
-            let serves = serving.as_ref().map(|serving| (serving.champion.digest, serving.previous.as_ref().map(|p| p.digest)));
+            let serves = serving
+                .as_ref()
+                .map(|serving| (serving.champion.digest, serving.previous.as_ref().map(|p| p.digest)));
             if serves == Some((champion, previous)) {
                 return;
             }
@@ -375,16 +428,24 @@ impl Keeper {
             };
             if self.unloadable.replace(champion) != Some(champion) {
                 tracing::error!(reason, "the champion cannot be served");
-                self.books.say("model_damaged", &json!({"digest": champion, "reason": reason}));
+                self.books
+                    .say("model_damaged", &json!({"digest": champion, "reason": reason}));
             }
-            let older = [previous, Some(factory)].into_iter().flatten().filter(|digest| *digest != champion);
+            let older = [previous, Some(factory)]
+                .into_iter()
+                .flatten()
+                .filter(|digest| *digest != champion);
             let Some(loaded) = older.into_iter().find_map(|digest| self.load(&digest).ok()) else {
                 self.shared.slot.swap(None);
                 return;
             };
             let Some(saved) = &mut self.saved else { return };
             let (reference, baseline) = (loaded.model.manifest.reference, loaded.model.baseline.clone());
-            let event = cycle::Event::FallBack { to: loaded.digest, reference, baseline };
+            let event = cycle::Event::FallBack {
+                to: loaded.digest,
+                reference,
+                baseline,
+            };
             let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
             self.books.note(&reports, &saved.cycle);
             // A device that cannot write still answers: the older model serves, its report waits for the disk.
@@ -394,12 +455,20 @@ impl Keeper {
 
     /// A model in memory, from the slot or from its file.
     fn load(&self, digest: &Digest) -> Result<Loaded, String> {
-        if let Some(loaded) = self.shared.slot.serving().and_then(|serving| serving.version(digest).cloned()) {
+        if let Some(loaded) = self
+            .shared
+            .slot
+            .serving()
+            .and_then(|serving| serving.version(digest).cloned())
+        {
             return Ok(loaded);
         }
         let bytes = self.models.get(digest).map_err(|error: StoreError| error.chain())?;
         let model = bundle::read(&bytes).map_err(|error| error.to_string())?;
-        Ok(Loaded { model: Arc::new(model), digest: *digest })
+        Ok(Loaded {
+            model: Arc::new(model),
+            digest: *digest,
+        })
     }
 
     /// Removes models and snapshots that nobody needs any more; only after a commit, and not while work may add some.
@@ -412,11 +481,17 @@ impl Keeper {
 }
 
 fn declined(code: &'static str, reason: &impl ToString) -> Declined {
-    Declined { code, reason: reason.to_string() }
+    Declined {
+        code,
+        reason: reason.to_string(),
+    }
 }
 
 fn no_model() -> Declined {
-    declined("no_model", &"this device has no model yet: start it with `hone run --model FILE`, or offer one with `hone promote FILE`")
+    declined(
+        "no_model",
+        &"this device has no model yet: start it with `hone run --model FILE`, or offer one with `hone promote FILE`",
+    )
 }
 
 /// The strategy a person may name.
@@ -431,4 +506,3 @@ pub fn strategy(name: &str) -> Result<Strategy, String> {
         other => Err(format!("`{other}` is no strategy: use head, tail or full")),
     }
 }
-

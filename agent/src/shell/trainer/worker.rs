@@ -23,11 +23,17 @@ impl Meter {
     /// Counts the whole process.
     #[must_use]
     pub fn process() -> Self {
-        Self { start_s: 0.0, ..Self::new(ClockId::ProcessCPUTime) }
+        Self {
+            start_s: 0.0,
+            ..Self::new(ClockId::ProcessCPUTime)
+        }
     }
 
     fn new(clock: ClockId) -> Self {
-        Self { clock, start_s: read_s(clock) }
+        Self {
+            clock,
+            start_s: read_s(clock),
+        }
     }
 
     /// CPU seconds so far.

@@ -1,0 +1,195 @@
+//! What goes into the cycle and what comes out: events, orders, reports, refusals.
+use serde::{Deserialize, Serialize};
+use trainer_core::digest::Digest;
+use trainer_core::model::{Reference, Strategy};
+
+use crate::decide::gate::{Evidence, Verdict};
+use crate::decide::plan::{RowsWanted, TooFew};
+use crate::decide::watch::Noticed;
+
+/// Why something was ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// An alarm.
+    Drift,
+    /// The fixed schedule.
+    Schedule,
+    /// Accumulated staleness.
+    Staleness,
+    /// A person.
+    Command,
+    /// A bundle from outside.
+    Offer,
+}
+
+/// Work for the trainer or for the judge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Number of the run, from 1.
+    pub run: u64,
+    /// Why.
+    pub reason: Reason,
+    /// What to do.
+    pub task: OrderTask,
+    /// The champion it is compared with, and trained from.
+    pub parent: Digest,
+    /// Which rows.
+    pub rows: RowsWanted,
+    /// This candidate of the same rows has passed the gate: train once more with the held-out rows included, and compare the
+    /// result with it instead of the parent. The newest rows are the most valuable ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit_of: Option<Digest>,
+}
+
+/// What an order asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderTask {
+    /// Train a candidate, then compare it on the held-out rows.
+    Train {
+        /// Which part.
+        strategy: Strategy,
+        /// Seed of this run.
+        seed: u64,
+    },
+    /// Compare this stored bundle on the held-out rows.
+    Judge {
+        /// The candidate.
+        candidate: Digest,
+    },
+}
+
+/// A fact for [`Cycle::step`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An order was carried out: the candidate and how it compared.
+    Judged {
+        /// The order's run.
+        run: u64,
+        /// Digest of the candidate.
+        candidate: Digest,
+        /// Paired comparison on the held-out rows.
+        evidence: Evidence,
+        /// Raw rows `[n, features]`, the newest, for the baseline if it is promoted.
+        recent: Vec<f32>,
+    },
+    /// An order could not be carried out.
+    Failed {
+        /// The order's run.
+        run: u64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A person asks for a retrain.
+    Retrain {
+        /// Which part.
+        strategy: Strategy,
+    },
+    /// A bundle is offered as candidate; its schema was found equal to the champion's.
+    Offered {
+        /// The bundle.
+        candidate: Digest,
+    },
+    /// A person asks for the previous model back.
+    RollBack {
+        /// Reference of that model.
+        reference: Reference,
+        /// Its own baseline, `[n, features]`.
+        baseline: Vec<f32>,
+    },
+    /// The champion's file cannot be read any more: this older model serves instead.
+    FallBack {
+        /// The previous or the factory model.
+        to: Digest,
+        /// Its reference.
+        reference: Reference,
+        /// Its own baseline, `[n, features]`.
+        baseline: Vec<f32>,
+    },
+}
+
+/// What happened, as the operator reads it. Stored with the state that made it true.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Report {
+    /// A test raised an alarm.
+    Drift {
+        /// What it says.
+        noticed: Noticed,
+        /// Whether it opened an episode.
+        opened: bool,
+    },
+    /// A training or a comparison was ordered.
+    Retrain {
+        /// The order.
+        order: Order,
+    },
+    /// It cannot be done yet.
+    Waiting {
+        /// Why.
+        reason: Reason,
+        /// Labels that are missing.
+        missing: u64,
+    },
+    /// It failed.
+    Failed {
+        /// Run.
+        run: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The gate has spoken.
+    Gate {
+        /// Run.
+        run: u64,
+        /// Candidate.
+        candidate: Digest,
+        /// Verdict with its number.
+        verdict: Verdict,
+    },
+    /// A candidate serves.
+    Promote {
+        /// Run.
+        run: u64,
+        /// Served before.
+        from: Digest,
+        /// Serves now.
+        to: Digest,
+    },
+    /// The previous model serves again.
+    Rollback {
+        /// Served before.
+        from: Digest,
+        /// Serves now.
+        to: Digest,
+    },
+}
+
+/// Why a command is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// One order at a time.
+    #[error("run {0} is still under way: try again when it has ended (`hone status`)")]
+    Busy(u64),
+    /// Too few labels.
+    #[error(transparent)]
+    TooFew(#[from] TooFew),
+    /// Nothing to go back to.
+    #[error("there is no previous model: the champion is the first one this device served")]
+    NoPrevious,
+    /// It was refused before, or it is the champion.
+    #[error("model {0} {1}")]
+    Pointless(String, &'static str),
+}
+
+/// What the world must look like. May be carried out any number of times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orders {
+    /// Serves every request.
+    pub serve: Digest,
+    /// Kept ready to fall back to.
+    pub keep: Option<Digest>,
+    /// The one piece of work under way.
+    pub work: Option<Order>,
+}
