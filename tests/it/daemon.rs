@@ -313,8 +313,9 @@ fn drift_leads_to_a_better_model_without_a_failed_request_and_rollback_is_quick(
     };
     assert_eq!(status_of(&agent.champion()), Some(json!("champion")));
     let runs = agent.socket("GET", "/v1/runs", "").json();
-    let passed =
-        |run: &Value| run["state"] == "passed" && run["cpu_s"].as_f64() > Some(0.0) && run["verdict"]["passed"] == true;
+    let passed = |run: &Value| {
+        run["state"] == "promoted" && run["cpu_s"].as_f64() > Some(0.0) && run["verdict"]["passed"] == true
+    };
     assert!(
         runs["runs"].as_array().is_some_and(|runs| runs.iter().any(passed)),
         "{runs}\n{}",

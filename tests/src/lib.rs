@@ -26,7 +26,8 @@ pub fn hone() -> &'static PathBuf {
             .expect("tests lie in <target>/<profile>/deps");
         let mut build = Command::new(env!("CARGO"));
         build
-            .args(["build", "--quiet", "-p", "hone-agent", "--bin", "hone"])
+            // All targets, so that features are resolved as for the tests and no dependency is built twice.
+            .args(["build", "--quiet", "--workspace", "--all-targets"])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         build
             .arg("--target-dir")

@@ -3,16 +3,17 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::json;
-use trainer_core::train::TrainSettings;
 
 use super::Global;
 use super::chart::{Change, Chart, Mark, MarkKind, Series};
-use super::exit::{Exit, Fail};
-use super::input::{DataArgs, read_bundle, read_spec, trainer};
+use super::exit::{Exit, Fail, unwritable};
+use super::input::{DataArgs, read_bundle, read_spec, settings, trainer};
+use crate::config::Config;
 use crate::decide::cycle::{CycleSettings, Report};
 use crate::decide::policy::Policy;
 use crate::shell::backtest::summary::Summary;
 use crate::shell::backtest::{self, Backtest};
+use crate::shell::files;
 
 /// Arguments of `hone backtest`.
 #[derive(Debug, clap::Args)]
@@ -61,7 +62,7 @@ pub struct Args {
 /// Replays and prints.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let trainer = trainer(args.in_process)?;
-    let training = TrainSettings::default();
+    let Config { cycle, training, .. } = settings(global)?;
     let given = args.model.as_deref().map(read_bundle).transpose()?;
     let data = args.data.read(given.as_ref().map(|stored| stored.model.schema()))?;
     let first = args.first_rows.unwrap_or(0);
@@ -85,7 +86,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
                 &training,
                 args.seed,
             )
-            .map_err(|error| Fail::new(Exit::Input, format!("cannot train on the first {first} rows")).because(error))?
+            .map_err(|error| {
+                Fail::new(Exit::Input, format!("cannot train on the first {first} rows"))
+                    .because(error)
+                    .hint("name more rows with --first-rows")
+            })?
             .0
         }
     };
@@ -95,10 +100,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         rows: &data.rows,
         first,
         delay: args.label_delay,
-        settings: CycleSettings {
-            seed: args.seed,
-            ..CycleSettings::default()
-        },
+        settings: CycleSettings { seed: args.seed, ..cycle },
         training,
         trainer: &trainer,
         changes: &changes,
@@ -113,9 +115,6 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         }
         summaries.push(summary);
     }
-    if args.svg.is_some() || args.html.is_some() {
-        draw(args, &summaries, first, &changes)?;
-    }
     if global.json {
         let file = args
             .data
@@ -128,6 +127,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         );
     } else {
         print(&summaries, &changes, args.no_measured);
+    }
+    // Drawn last: a place that cannot be written must not cost the figures of a long replay.
+    if args.svg.is_some() || args.html.is_some() {
+        draw(args, &summaries, first, &changes)?;
     }
     Ok(())
 }
@@ -238,17 +241,12 @@ fn draw(args: &Args, summaries: &[Summary], first: usize, changes: &[usize]) -> 
             .collect(),
         ..Chart::default()
     };
-    for (path, text) in [(&args.svg, chart.svg()), (&args.html, chart.html())] {
+    for (path, option, text) in [
+        (&args.svg, "--svg", chart.svg()),
+        (&args.html, "--html", chart.html()),
+    ] {
         if let Some(path) = path {
-            let refuse = |error: std::io::Error| {
-                let code = if super::exit::is_disk(&error) {
-                    Exit::Disk
-                } else {
-                    Exit::Usage
-                };
-                Fail::new(code, format!("cannot write {}", path.display())).because(error)
-            };
-            std::fs::write(path, text).map_err(refuse)?;
+            files::write_durable(path, text.as_bytes()).map_err(|error| unwritable(path, option, error))?;
         }
     }
     Ok(())

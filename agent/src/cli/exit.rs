@@ -1,6 +1,7 @@
 //! How a command can end: part of the interface, so scripts may rely on it.
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 
 /// Exit codes of every `hone` command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum Exit {
     Bundle = 5,
     /// Another agent uses the state directory.
     InUse = 6,
-    /// The disk is full, read-only or failing.
+    /// Nothing can be written: the disk is full, read-only or failing, or a folder is missing or not ours.
     Disk = 7,
     /// No agent answers.
     Unreachable = 8,
@@ -89,6 +90,20 @@ pub fn report(error: &anyhow::Error) -> Exit {
         eprintln!("hint: {hint}");
     }
     fail.map_or(Exit::Internal, |fail| fail.code)
+}
+
+/// The end of a command that could not write its output at `path`; `option` names another place.
+#[must_use]
+pub fn unwritable(path: &Path, option: &str, error: std::io::Error) -> Fail {
+    use std::io::ErrorKind::{NotFound, QuotaExceeded, StorageFull};
+    let hint = match error.kind() {
+        NotFound => format!("make its folder first, or name another file with {option}"),
+        StorageFull | QuotaExceeded => format!("free some space, or name a file on another disk with {option}"),
+        _ => format!("name a file in a folder you may write to with {option}"),
+    };
+    Fail::new(Exit::Disk, format!("cannot write {}", path.display()))
+        .because(error)
+        .hint(hint)
 }
 
 /// Whether an I/O error means the disk itself: full, read-only, over quota or failing.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Global;
-use super::exit::{Exit, Fail, is_disk};
+use super::exit::{Exit, Fail, unwritable};
 use crate::config::SHIPPED;
 
 /// Arguments of `hone init`.
@@ -26,15 +26,20 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         let _ = std::io::stdout().write_all(SHIPPED.as_bytes());
         return Ok(());
     };
-    let created = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
-    let written = created.and_then(|mut file| file.write_all(SHIPPED.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|error| {
-        let hint = "remove it, or name another file with --output";
-        let code = if is_disk(&error) { Exit::Disk } else { Exit::Refused };
-        Fail::new(code, format!("cannot write {}", path.display()))
-            .because(error)
-            .hint(hint)
-    })?;
+    let mut file = match std::fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Fail::new(Exit::Refused, format!("cannot write {}", path.display()))
+                .because(error)
+                .hint("remove it, or name another file with --output")
+                .into());
+        }
+        opened => opened.map_err(|error| unwritable(path, "--output", error))?,
+    };
+    if let Err(error) = file.write_all(SHIPPED.as_bytes()).and_then(|()| file.sync_all()) {
+        // Half a configuration would be read as a whole one.
+        let _ = std::fs::remove_file(path);
+        return Err(unwritable(path, "--output", error).into());
+    }
     if global.json {
         println!("{}", serde_json::json!({"file": path}));
     } else {

@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use trainer_core::spec::Spec;
 
+use super::Global;
 use super::exit::{Exit, Fail};
+use crate::config::Config;
 use crate::shell::backtest::Stored;
 use crate::shell::ingest::csv::{self, CsvError, CsvOptions, Dataset, TaskKind};
+use crate::shell::paths;
 use crate::shell::trainer::Trainer;
 
 /// Options that say how a labelled CSV file is read.
@@ -78,8 +81,19 @@ pub(super) fn read_bundle(path: &Path) -> Result<Stored> {
             .because(error)
             .hint("make a bundle with `hone train --data FILE --label COLUMN -o model.safetensors`")
     })?;
-    let refuse = |error| Fail::new(Exit::Bundle, format!("{} is refused", path.display())).because(error);
+    let refuse = |error| {
+        Fail::new(Exit::Bundle, format!("{} is refused", path.display()))
+            .because(error)
+            .hint("copy it again from where it was made, or make a new one with `hone train`")
+    };
     Ok(Stored::read(bytes).map_err(refuse)?)
+}
+
+/// The settings of a workstation command: those of `--config`, else the defaults. The gateway's own file is not read unasked, so
+/// that equal command lines give equal results everywhere.
+pub(super) fn settings(global: &Global) -> Result<Config> {
+    let Some(file) = &global.config else { return Ok(Config::default()) };
+    Ok(paths::load(Some(file)).map_err(|error| Fail::new(Exit::Config, error))?)
 }
 
 /// The trainer a command uses.

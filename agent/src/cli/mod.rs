@@ -89,6 +89,7 @@ enum Command {
     /// Replay a labelled file through the real loop and compare policies
     Backtest(backtest::Args),
     /// Print a completion script for your shell
+    #[command(after_help = "Example: hone completions bash > ~/.local/share/bash-completion/completions/hone")]
     Completions {
         /// Shell to complete in
         shell: clap_complete::Shell,

@@ -20,6 +20,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Check a bundle completely and say what it is
+    #[command(after_help = "Example: hone model inspect model.safetensors --json | jq .digest")]
     Inspect {
         /// Bundle
         file: PathBuf,

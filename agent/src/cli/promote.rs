@@ -49,29 +49,35 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<()> {
     for _ in 0..LOOKS_MAX {
         let reports = client.get("/v1/reports?limit=100").map_err(fail)?;
-        let end =
-            |entry: &&Value| (entry["kind"] == "gate" || entry["kind"] == "failed") && entry["report"]["run"] == *run;
-        if let Some(end) = list(&reports, "reports").iter().find(end) {
-            let report = &end["report"];
+        let of = |kind: &str| {
+            let mut all = list(&reports, "reports").iter();
+            all.find(|entry| entry["kind"] == kind && entry["report"]["run"] == *run)
+                .map(|entry| &entry["report"])
+        };
+        let gate = of("gate");
+        // A passed candidate is first refitted on all rows, then it serves.
+        if let (Some(gate), Some(promoted)) = (gate, of("promote")) {
+            if global.json {
+                println!("{}", serde_json::json!({"gate": gate, "promote": promoted}));
+            } else {
+                println!(
+                    "model {} serves now; {}",
+                    short(&promoted["to"]),
+                    text(&gate["sentence"])
+                );
+            }
+            return Ok(());
+        }
+        let refused = gate.filter(|gate| gate["verdict"]["passed"] == false);
+        let refused = refused.map(|gate| (gate, "sentence"));
+        // A failed refit promotes what was judged: wait for that.
+        let failed = || of("failed").filter(|_| gate.is_none()).map(|failed| (failed, "reason"));
+        if let Some((report, reason)) = refused.or_else(failed) {
             if global.json {
                 println!("{report}");
             }
-            if report["verdict"]["passed"] == true {
-                if !global.json {
-                    println!(
-                        "model {} serves now; {}",
-                        short(&report["candidate"]),
-                        text(&report["sentence"])
-                    );
-                }
-                return Ok(());
-            }
-            let reason = if end["kind"] == "failed" {
-                &report["reason"]
-            } else {
-                &report["sentence"]
-            };
-            return Err(Fail::new(Exit::Refused, format!("run {}: {}", text(run), text(reason)))
+            let reason = format!("run {}: {}", text(run), text(&report[reason]));
+            return Err(Fail::new(Exit::Refused, reason)
                 .hint("the champion goes on serving")
                 .into());
         }

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 use trainer_core::evaluate::Metrics;
-use trainer_core::train::TrainSettings;
 
 use super::Global;
-use super::exit::{Exit, Fail, is_disk};
-use super::input::{DataArgs, read_spec, trainer};
+use super::exit::{Exit, Fail, unwritable};
+use super::input::{DataArgs, read_spec, settings, trainer};
 use crate::shell::backtest;
 use crate::shell::files;
 
@@ -43,16 +42,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         &data.schema,
         &spec,
         data.rows,
-        &TrainSettings::default(),
+        &settings(global)?.training,
         args.seed,
     )
     .map_err(|error| Fail::new(Exit::Input, format!("cannot train on {}", args.data.data.display())).because(error))?;
-    files::write_durable(&args.output, &stored.bytes).map_err(|error| {
-        let code = if is_disk(&error) { Exit::Disk } else { Exit::Internal };
-        Fail::new(code, format!("cannot write {}", args.output.display()))
-            .because(error)
-            .hint("name another file with --output")
-    })?;
+    files::write_durable(&args.output, &stored.bytes).map_err(|error| unwritable(&args.output, "--output", error))?;
     if global.json {
         let metrics = &stored.model.manifest.metrics;
         println!(

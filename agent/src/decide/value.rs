@@ -9,7 +9,7 @@ pub const JOULES_PER_MAC: f64 = 1e-9;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ValueSettings {
-    /// What one retrain costs, in avoided errors: energy, wear and risk together. Default 4.
+    /// What one retrain costs, in avoided errors: energy, wear and risk together. Default 10.
     pub cost_errors: f64,
     /// Labelled rows over which a gain is expected to last. Default 600.
     pub horizon_rows: f64,
@@ -19,7 +19,7 @@ pub struct ValueSettings {
     pub open: f64,
     /// Labels after the last attempt at which a probe is made anyway. Default 1500.
     pub labels_max: u64,
-    /// Labels between two probes, at least. Default 32.
+    /// Labels between two probes, at least. Default 64.
     pub labels_min: u64,
     /// Newest labels a probe trains on. Default 400.
     pub window_rows: u64,
@@ -28,12 +28,12 @@ pub struct ValueSettings {
 impl Default for ValueSettings {
     fn default() -> Self {
         Self {
-            cost_errors: 4.0,
+            cost_errors: 10.0,
             horizon_rows: 600.0,
             z: 1.0,
             open: 0.25,
             labels_max: 1_500,
-            labels_min: 32,
+            labels_min: 64,
             window_rows: 400,
         }
     }
@@ -84,7 +84,7 @@ mod tests {
         };
         assert!(!after(&mut std::iter::repeat_n(0.0, 1_000)));
         assert!(after(&mut std::iter::repeat_n(0.0, 1_500)));
-        assert!(after(&mut std::iter::repeat_n(0.5, 40)));
+        assert!(after(&mut std::iter::repeat_n(0.5, 80)));
         assert!(
             !after(&mut std::iter::repeat_n(1.0, 10)),
             "too soon after the last attempt"

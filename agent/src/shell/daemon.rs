@@ -5,6 +5,8 @@
 //!     └─────► one bounded queue ─► keeper (thread): step, commit, carry out ─► work (thread): train, judge
 //! ```
 mod books;
+mod commands;
+mod hands;
 mod keeper;
 mod shared;
 mod views;
@@ -25,7 +27,7 @@ use trainer_core::bundle::{self, BundleError};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Strategy};
 
-pub use keeper::strategy;
+pub use commands::strategy;
 pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Shared};
 
 use crate::config::Config;

@@ -1,4 +1,5 @@
 //! The local API: one router behind two doors, the socket (everything) and loopback TCP (no commands).
+mod batches;
 mod doors;
 pub mod oip;
 mod problem;
@@ -78,8 +79,8 @@ fn router(app: App) -> Router {
         .route("/v2/models/{model}/versions/{version}", get(v2::metadata_of))
         .route("/v2/models/{model}/versions/{version}/ready", get(v2::model_ready_of))
         .route("/v2/models/{model}/versions/{version}/infer", post(v2::infer_of))
-        .route("/v1/samples", post(v1::samples))
-        .route("/v1/labels", post(v1::labels))
+        .route("/v1/samples", post(batches::samples))
+        .route("/v1/labels", post(batches::labels))
         .route("/v1/status", get(v1::status))
         .route("/v1/drift", get(v1::drift))
         .route("/v1/models", get(v1::models).post(v1::offer))

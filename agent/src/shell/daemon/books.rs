@@ -150,8 +150,13 @@ impl Books {
                     row.state = "failed".to_owned();
                     row.finished_at = Some(clock::now());
                 }),
+                Report::Promote { run, to, .. } => self.run(*run, |row| {
+                    row.state = "promoted".to_owned();
+                    row.candidate = Some(*to);
+                    row.finished_at = Some(clock::now());
+                }),
                 Report::Rollback { from, .. } => rejected.push(*from),
-                Report::Drift { .. } | Report::Waiting { .. } | Report::Promote { .. } => {}
+                Report::Drift { .. } | Report::Waiting { .. } => {}
             }
             tracing::info!(kind, "{payload}");
             self.say(&kind, &payload);
@@ -211,8 +216,9 @@ impl Books {
             row.candidate = Some(done.candidate);
             row.snapshot = done.snapshot;
             row.rows = i64::try_from(cost.rows).unwrap_or(i64::MAX);
+            // A run trains twice if its candidate passes: once to be judged, once on all rows.
             row.cpu_s += cost.cpu_s;
-            row.joules_modelled = Some(joules);
+            row.joules_modelled = Some(row.joules_modelled.unwrap_or(0.0) + joules);
         });
         if done.snapshot.is_some() {
             self.say(
@@ -279,6 +285,12 @@ impl Books {
 
     fn lineage(&mut self, cycle: &Cycle, rejected: &[Digest]) {
         let (champion, previous, factory) = cycle.models();
+        let work = cycle.orders().work;
+        let waits = |row: &ModelRow| {
+            work.as_ref().is_some_and(|order| {
+                row.run == i64::try_from(order.run).ok() || order.task == OrderTask::Judge { candidate: row.digest }
+            })
+        };
         let rows = match self.models() {
             Ok(rows) => rows,
             Err(error) => return tracing::warn!(error = %error.chain(), "the lineage cannot be read"),
@@ -290,6 +302,8 @@ impl Books {
                 _ if row.digest == factory => ModelStatus::Factory,
                 _ if rejected.contains(&row.digest) => ModelStatus::Rejected,
                 ModelStatus::Champion | ModelStatus::Previous => ModelStatus::Retired,
+                // Judged, and then refitted on all rows under another name.
+                ModelStatus::Candidate if !waits(&row) => ModelStatus::Retired,
                 other => other,
             };
             if status != row.status {
@@ -306,6 +320,7 @@ impl Books {
         kept.extend(previous);
         if let Some(order) = cycle.orders().work {
             kept.push(order.parent);
+            kept.extend(order.refit_of);
             if let OrderTask::Judge { candidate } = order.task {
                 kept.push(candidate);
             }

@@ -251,7 +251,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let reader = stored(folder.path());
         assert_eq!(ordinals(&reader.labelled_since(18, 4).unwrap()), [19, 20, 21, 22]);
-        assert_eq!(ordinals(&reader.labelled_since(30, 4).unwrap()), []);
+        assert_eq!(ordinals(&reader.labelled_since(30, 4).unwrap()), [0; 0]);
         let newest = reader.newest_labelled(12).unwrap();
         assert_eq!(ordinals(&newest), (19..=30).collect::<Vec<_>>());
         assert_eq!(

@@ -1,0 +1,148 @@
+//! What a person may command the loop, and why it is declined.
+use serde_json::{Value, json};
+use trainer_core::digest::Digest;
+use trainer_core::model::{Model, Strategy};
+
+use super::keeper::{Keeper, Saved};
+use super::shared::{Command, Declined};
+use crate::decide::cycle::{self, Cycle, Refusal, Report};
+
+impl Keeper {
+    pub(super) fn command(&mut self, command: Command) -> Result<Value, Declined> {
+        if let Command::Offer { bytes, model } = command {
+            return self.offer(&bytes, &model);
+        }
+        let event = match command {
+            Command::Retrain(strategy) => cycle::Event::Retrain { strategy },
+            Command::RollBack | Command::Offer { .. } => self.roll_back()?,
+        };
+        self.follow(event)
+    }
+
+    fn roll_back(&mut self) -> Result<cycle::Event, Declined> {
+        let saved = self.saved.as_ref().ok_or_else(no_model)?;
+        let previous = saved
+            .cycle
+            .models()
+            .1
+            .ok_or_else(|| declined("refused", &Refusal::NoPrevious))?;
+        let loaded = self.load(&previous).map_err(|reason| declined("bundle", &reason))?;
+        let (reference, baseline) = (loaded.model.manifest.reference, loaded.model.baseline.clone());
+        Ok(cycle::Event::RollBack { reference, baseline })
+    }
+
+    fn offer(&mut self, bytes: &[u8], model: &Model) -> Result<Value, Declined> {
+        let digest = Digest::of(bytes);
+        let schema = self
+            .shared
+            .slot
+            .serving()
+            .map(|serving| serving.champion.model.schema().clone());
+        if schema.is_some_and(|schema| schema != *model.schema()) {
+            return Err(declined(
+                "schema",
+                &"its features or its task differ from the champion's: it would not understand this device's samples",
+            ));
+        }
+        self.models
+            .put(bytes)
+            .map_err(|error| declined("disk", &error.chain()))?;
+        if self.saved.is_none() {
+            self.install(digest, model);
+            return if self.commit() {
+                self.carry_out();
+                Ok(json!({"digest": digest, "installed": true}))
+            } else {
+                Err(self.not_stored())
+            };
+        }
+        let known = self.saved.as_ref().map(|saved| saved.cycle.models());
+        let repairs = known.is_some_and(|(champion, previous, factory)| {
+            [Some(champion), previous, Some(factory)].contains(&Some(digest))
+        });
+        if repairs && self.shared.slot.serving().is_none() {
+            self.carry_out();
+            return Ok(json!({"digest": digest, "installed": true}));
+        }
+        let parent = model.manifest.parent;
+        let answer = self.follow(cycle::Event::Offered { candidate: digest });
+        match &answer {
+            Ok(_) => self.books.candidate(digest, parent, None),
+            // What is not judged is not kept.
+            Err(_) => self.collect(),
+        }
+        answer
+    }
+
+    /// Makes `model` the first one: champion and factory model at once. Its bytes are stored already.
+    pub(super) fn install(&mut self, digest: Digest, model: &Model) {
+        let cycle = Cycle::new(model, digest, &self.rules.cycle);
+        let ordinal = self
+            .shared
+            .reader
+            .newest_labelled(1)
+            .ok()
+            .and_then(|rows| rows.last().map(|row| row.ordinal));
+        self.saved = Some(Saved {
+            cycle,
+            ordinal: ordinal.unwrap_or(0),
+            attempts: 0,
+        });
+        self.books.installed(digest);
+        self.changed += 1;
+    }
+
+    /// Steps; a refusal changes nothing.
+    fn follow(&mut self, event: cycle::Event) -> Result<Value, Declined> {
+        let saved = self.saved.as_mut().ok_or_else(no_model)?;
+        let reports = saved.cycle.step(event, &self.rules.cycle).map_err(|refusal| {
+            let code = match refusal {
+                Refusal::Busy(_) => "busy",
+                Refusal::TooFew(_) => "too_few_labels",
+                Refusal::NoPrevious | Refusal::Pointless(..) => "refused",
+            };
+            declined(code, &refusal)
+        })?;
+        let run = reports.iter().find_map(|report| match report {
+            Report::Retrain { order } => Some(order.run),
+            _ => None,
+        });
+        self.after(reports);
+        if self.books.trouble().is_some() {
+            return Err(self.not_stored());
+        }
+        let champion = self.saved.as_ref().map(|saved| saved.cycle.models().0);
+        Ok(json!({"run": run, "champion": champion}))
+    }
+
+    fn not_stored(&self) -> Declined {
+        declined("disk", &self.books.trouble().unwrap_or("the disk refuses"))
+    }
+}
+
+fn declined(code: &'static str, reason: &impl ToString) -> Declined {
+    Declined {
+        code,
+        reason: reason.to_string(),
+    }
+}
+
+fn no_model() -> Declined {
+    declined(
+        "no_model",
+        &"this device has no model yet: start it with `hone run --model FILE`, or offer one with `hone promote FILE`",
+    )
+}
+
+/// The strategy a person may name.
+///
+/// # Errors
+/// The names that are known.
+pub fn strategy(name: &str) -> Result<Strategy, String> {
+    match name {
+        "head" => Ok(Strategy::Head),
+        "tail" => Ok(Strategy::Tail),
+        "full" => Ok(Strategy::Full),
+        other => Err(format!("`{other}` is no strategy: use head, tail or full")),
+    }
+}

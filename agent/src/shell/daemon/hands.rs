@@ -1,0 +1,138 @@
+//! The loop's hands: make the world what the stored state orders. Each may be repeated any number of times.
+use std::sync::Arc;
+use std::thread;
+
+use serde_json::json;
+use trainer_core::bundle;
+use trainer_core::digest::Digest;
+
+use super::keeper::{ATTEMPTS_MAX, Keeper};
+use super::shared::Event;
+use super::work::Bench;
+use crate::decide::cycle::{self, Order, Orders};
+use crate::shell::inference::{Loaded, Serving};
+use crate::shell::store::StoreError;
+
+impl Keeper {
+    /// Makes the world what the stored state orders.
+    pub(super) fn carry_out(&mut self) {
+        self.serve();
+        let Some(Orders { work, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
+            return;
+        };
+        match work {
+            Some(order) if self.working.is_none() => self.start(order),
+            _ => self.collect(),
+        }
+    }
+
+    fn start(&mut self, order: Order) {
+        let Some(saved) = &mut self.saved else { return };
+        if saved.attempts >= ATTEMPTS_MAX {
+            let reason = format!("it was started {ATTEMPTS_MAX} times and never finished");
+            return self.fail(order.run, reason);
+        }
+        // Counted on disk before it begins: work that takes the agent down runs out of attempts.
+        saved.attempts += 1;
+        let from = i64::try_from(order.rows.from_label).unwrap_or(i64::MAX);
+        let behind = i64::try_from(saved.cycle.counts().1).unwrap_or(i64::MAX);
+        let from_ordinal = saved.ordinal + 1 - (behind - from);
+        if !self.commit() {
+            return;
+        }
+        let run = order.run;
+        let bench = Bench {
+            order,
+            from_ordinal,
+            models: self.models.clone(),
+            snapshots: self.snapshots.clone(),
+            reader: self.shared.reader.clone(),
+            recorder: self.shared.recorder.clone(),
+            trainer: self.trainer.clone(),
+            settings: self.rules.training.clone(),
+        };
+        let events = self.shared.events.clone();
+        let work = move || {
+            // The loop ends before its queue only when the agent stops.
+            let _ = events.blocking_send(Event::Worked(Box::new(bench.work())));
+        };
+        match thread::Builder::new().name("work".to_owned()).spawn(work) {
+            Ok(_) => self.working = Some(run),
+            Err(error) => self.fail(run, format!("the system gives no thread: {error}")),
+        }
+    }
+
+    /// Lets the ordered models answer; a champion whose file is damaged gives way to previous, then factory.
+    pub(super) fn serve(&mut self) {
+        loop {
+            let Some(saved) = &self.saved else { return };
+            let (champion, previous, factory) = saved.cycle.models();
+            let serving = self.shared.slot.serving();
+            let serves = serving
+                .as_ref()
+                .map(|serving| (serving.champion.digest, serving.previous.as_ref().map(|p| p.digest)));
+            if serves == Some((champion, previous)) {
+                return;
+            }
+            let reason = match self.load(&champion) {
+                Ok(champion) => {
+                    let previous = previous.and_then(|digest| self.load(&digest).ok());
+                    tracing::info!(model = %champion.digest.short(), "serving");
+                    self.shared.slot.swap(Some(Serving { champion, previous }));
+                    return;
+                }
+                Err(reason) => reason,
+            };
+            if self.unloadable.replace(champion) != Some(champion) {
+                tracing::error!(reason, "the champion cannot be served");
+                self.books
+                    .say("model_damaged", &json!({"digest": champion, "reason": reason}));
+            }
+            let older = [previous, Some(factory)]
+                .into_iter()
+                .flatten()
+                .filter(|digest| *digest != champion);
+            let Some(loaded) = older.into_iter().find_map(|digest| self.load(&digest).ok()) else {
+                self.shared.slot.swap(None);
+                return;
+            };
+            let Some(saved) = &mut self.saved else { return };
+            let (reference, baseline) = (loaded.model.manifest.reference, loaded.model.baseline.clone());
+            let event = cycle::Event::FallBack {
+                to: loaded.digest,
+                reference,
+                baseline,
+            };
+            let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
+            self.books.note(&reports, &saved.cycle);
+            // A device that cannot write still answers: the older model serves, its report waits for the disk.
+            self.commit();
+        }
+    }
+
+    /// A model in memory, from the slot or from its file.
+    pub(super) fn load(&self, digest: &Digest) -> Result<Loaded, String> {
+        if let Some(loaded) = self
+            .shared
+            .slot
+            .serving()
+            .and_then(|serving| serving.version(digest).cloned())
+        {
+            return Ok(loaded);
+        }
+        let bytes = self.models.get(digest).map_err(|error: StoreError| error.chain())?;
+        let model = bundle::read(&bytes).map_err(|error| error.to_string())?;
+        Ok(Loaded {
+            model: Arc::new(model),
+            digest: *digest,
+        })
+    }
+
+    /// Removes models and snapshots that nobody needs any more; only after a commit, and not while work may add some.
+    pub(super) fn collect(&self) {
+        let Some(saved) = &self.saved else { return };
+        if self.working.is_none() && !self.books.is_waiting() {
+            self.books.collect(&saved.cycle, &self.models, &self.snapshots);
+        }
+    }
+}
