@@ -197,12 +197,21 @@ mod tests {
         expected.assert_eq(&error.to_string());
     }
 
+    /// Every key with its section; single-precision values would not compare equal as TOML.
+    fn keys(table: &Table) -> Vec<String> {
+        let below = |(key, value): (&String, &Value)| match value {
+            Value::Table(inner) => keys(inner).into_iter().map(|below| format!("{key}.{below}")).collect(),
+            _ => vec![key.clone()],
+        };
+        table.iter().flat_map(below).collect()
+    }
+
     #[test]
     fn the_shipped_file_names_every_setting_and_equals_the_defaults() {
         assert_eq!(Config::parse([("hone.toml", SHIPPED)]).unwrap(), Config::default());
         let shipped: Table = toml::from_str(SHIPPED).unwrap();
         let defaults = Table::try_from(Config::default()).unwrap();
-        assert_eq!(shipped, defaults, "each setting stands in the file");
+        assert_eq!(keys(&shipped), keys(&defaults), "each setting stands in the file");
     }
 
     #[test]
@@ -220,9 +229,9 @@ mod tests {
             &expect![[r"hone.toml:1: unknown key `cycle.wacth`: did you mean `cycle.watch`?"]],
         );
         refused(
-            "[cycle.gate]\nzzz = 1\n",
+            "[cycle.gate]\nunheard = 1\n",
             &expect![[
-                r"hone.toml:2: unknown key `cycle.gate.zzz`: known here are margin, z, rows_full, margin_weak, z_weak, rows_min"
+                r"hone.toml:2: unknown key `cycle.gate.unheard`: known here are margin, z, rows_full, margin_weak, z_weak, rows_min"
             ]],
         );
     }

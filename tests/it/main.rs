@@ -1,4 +1,6 @@
 //! Promises to a user of hone, each driven through a public seam or the built binary.
+mod backtest;
 mod cli;
 mod daemon;
+mod numbers;
 mod tidy;

@@ -141,6 +141,7 @@ impl Agent {
     ///
     /// # Panics
     /// There is no answer.
+    #[must_use]
     pub fn socket(&self, method: &str, path: &str, body: &str) -> Answer {
         http::socket(&self.socket, method, path, body.as_bytes())
             .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
@@ -150,6 +151,7 @@ impl Agent {
     ///
     /// # Panics
     /// There is no answer.
+    #[must_use]
     pub fn tcp(&self, method: &str, path: &str, body: &str) -> Answer {
         http::tcp(&self.address, &self.address, method, path, body.as_bytes())
             .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
@@ -218,6 +220,7 @@ impl Agent {
     ///
     /// # Panics
     /// It does not end.
+    #[must_use]
     pub fn terminate(mut self) -> ExitStatus {
         let kill = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])

@@ -317,7 +317,8 @@ mod tests {
     fn any_flipped_byte_is_refused() {
         let (bytes, _) = write(&mut model());
         // Every byte of the header and a spread of the tensors.
-        let header = u64::from_le_bytes(*bytes.first_chunk::<8>().unwrap()) as usize + 8;
+        let claimed = u64::from_le_bytes(*bytes.first_chunk::<8>().unwrap());
+        let header = usize::try_from(claimed).unwrap() + 8;
         for at in (0..header).chain((header..bytes.len()).step_by(97)) {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;

@@ -177,7 +177,7 @@ mod tests {
         };
         assert_eq!((rows, accuracy), (4, 0.75));
         // a: 2·1/(2·1+0+1) = 2/3; b: 2·2/(2·2+1+0) = 4/5; c never occurs.
-        assert!((f1_macro - (2.0 / 3.0 + 0.8) / 2.0).abs() < 1e-12);
+        assert!((f1_macro - f64::midpoint(2.0 / 3.0, 0.8)).abs() < 1e-12);
         let expected = -(0.8_f64.ln() + 0.4_f64.ln() + 0.9_f64.ln() + 0.7_f64.ln()) / 4.0;
         assert!((log_loss - expected).abs() < 1e-6);
     }

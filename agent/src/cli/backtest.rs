@@ -100,7 +100,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         rows: &data.rows,
         first,
         delay: args.label_delay,
-        settings: CycleSettings { seed: args.seed, ..cycle },
+        settings: CycleSettings {
+            seed: args.seed,
+            ..cycle
+        },
         training,
         trainer: &trainer,
         changes: &changes,
@@ -241,10 +244,7 @@ fn draw(args: &Args, summaries: &[Summary], first: usize, changes: &[usize]) -> 
             .collect(),
         ..Chart::default()
     };
-    for (path, option, text) in [
-        (&args.svg, "--svg", chart.svg()),
-        (&args.html, "--html", chart.html()),
-    ] {
+    for (path, option, text) in [(&args.svg, "--svg", chart.svg()), (&args.html, "--html", chart.html())] {
         if let Some(path) = path {
             files::write_durable(path, text.as_bytes()).map_err(|error| unwritable(path, option, error))?;
         }

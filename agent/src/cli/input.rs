@@ -92,8 +92,12 @@ pub(super) fn read_bundle(path: &Path) -> Result<Stored> {
 /// The settings of a workstation command: those of `--config`, else the defaults. The gateway's own file is not read unasked, so
 /// that equal command lines give equal results everywhere.
 pub(super) fn settings(global: &Global) -> Result<Config> {
-    let Some(file) = &global.config else { return Ok(Config::default()) };
-    Ok(paths::load(Some(file)).map_err(|error| Fail::new(Exit::Config, error))?)
+    let Some(file) = &global.config else {
+        return Ok(Config::default());
+    };
+    Ok(paths::load(Some(file)).map_err(|error| {
+        Fail::new(Exit::Config, error).hint("`hone init` writes a file with every setting and its default")
+    })?)
 }
 
 /// The trainer a command uses.

@@ -1,5 +1,5 @@
 //! Settings of the daemon and of what it records, and the ranges of all settings.
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,7 @@ impl Default for RecordsSettings {
 }
 
 /// Refuses the first value outside its documented range.
+#[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let Config {
         agent,

@@ -482,3 +482,6 @@ fn watch_settings(settings: &CycleSettings) -> WatchSettings {
         Policy::Static | Policy::Fixed { .. } | Policy::Value | Policy::Continual => settings.watch.clone(),
     }
 }
+
+#[cfg(test)]
+mod stories;

@@ -167,12 +167,13 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     if tokio::time::timeout(DRAIN, serving).await.is_err() {
         tracing::warn!("requests that took too long were cut off");
     }
-    // Records first: what they hold may be counted again at the next start, not the other way round.
-    let status = tokio::task::spawn_blocking(move || recorder.stop()).await;
+    // The state first: a label that is stored after it is found again at the next start, while work that finds the recorder
+    // gone would be booked as failed.
     let (done, ended) = oneshot::channel();
     let _ = shared.events.send(Event::Stop(done)).await;
     let _ = ended.await;
     let _ = keeper.join();
+    let status = tokio::task::spawn_blocking(move || recorder.stop()).await;
     let _ = fs::remove_file(&places.socket);
     drop(lock);
     tracing::info!(recorded = status.map_or(0, |status| status.recorded), "stopped");

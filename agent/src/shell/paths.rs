@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn options_win_over_settings_and_settings_over_the_surroundings() {
         let user = Surroundings {
-            state_home: Some("/home/u/.local/state".into()),
+            state_home: Some("/people/u/state".into()),
             runtime_home: Some("/run/user/7".into()),
             ..Surroundings::default()
         };
@@ -154,7 +154,7 @@ mod tests {
         let plain = Config::default();
         assert_eq!(
             places(&user, None, &plain),
-            pair("/home/u/.local/state/hone", "/run/user/7/hone/api.sock")
+            pair("/people/u/state/hone", "/run/user/7/hone/api.sock")
         );
         let root = Surroundings {
             root: true,

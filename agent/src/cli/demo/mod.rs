@@ -201,10 +201,8 @@ impl<'a> Show<'a> {
     fn send_labels(&mut self, now: usize) -> Result<()> {
         let mut lines = String::new();
         while let Some((row, id)) = self.waiting.pop_front_if(|(row, _)| *row + LABEL_DELAY <= now) {
-            lines += &format!(
-                "{}\n",
-                json!({"record_id": id, "label": self.gateway.label(row), "source": "inspector"})
-            );
+            lines += &json!({"record_id": id, "label": self.gateway.label(row), "source": "inspector"}).to_string();
+            lines.push('\n');
         }
         if !lines.is_empty() {
             self.agent.post_lines("/v1/labels", lines)?;

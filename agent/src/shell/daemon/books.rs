@@ -141,17 +141,18 @@ impl Books {
                     }
                     let text = payload["verdict"].to_string();
                     self.run(*run, |row| {
-                        row.state = if verdict.passed { "passed" } else { "refused" }.to_owned();
+                        let word = if verdict.passed { "passed" } else { "refused" };
+                        word.clone_into(&mut row.state);
                         row.verdict = Some(text);
                         row.finished_at = Some(clock::now());
                     });
                 }
                 Report::Failed { run, .. } => self.run(*run, |row| {
-                    row.state = "failed".to_owned();
+                    "failed".clone_into(&mut row.state);
                     row.finished_at = Some(clock::now());
                 }),
                 Report::Promote { run, to, .. } => self.run(*run, |row| {
-                    row.state = "promoted".to_owned();
+                    "promoted".clone_into(&mut row.state);
                     row.candidate = Some(*to);
                     row.finished_at = Some(clock::now());
                 }),
@@ -212,7 +213,7 @@ impl Books {
         let cost = done.cost;
         let joules = cost.work_mac as f64 * JOULES_PER_MAC;
         self.run(run, |row| {
-            row.state = "trained".to_owned();
+            "trained".clone_into(&mut row.state);
             row.candidate = Some(done.candidate);
             row.snapshot = done.snapshot;
             row.rows = i64::try_from(cost.rows).unwrap_or(i64::MAX);

@@ -107,7 +107,7 @@ impl Keeper {
             Report::Retrain { order } => Some(order.run),
             _ => None,
         });
-        self.after(reports);
+        self.after(&reports);
         if self.books.trouble().is_some() {
             return Err(self.not_stored());
         }

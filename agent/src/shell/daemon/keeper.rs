@@ -131,7 +131,7 @@ impl Keeper {
             reports.extend(saved.cycle.sample(row, &self.rules.cycle));
             self.changed += 1;
         }
-        self.after(reports);
+        self.after(&reports);
     }
 
     fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
@@ -149,7 +149,7 @@ impl Keeper {
         let loss = model.loss(&record.output, truth);
         let reports = saved.cycle.label(sample, loss, &record.model, &self.rules.cycle);
         self.changed += 1;
-        self.after(reports);
+        self.after(&reports);
     }
 
     fn worked(&mut self, worked: Worked) {
@@ -178,7 +178,7 @@ impl Keeper {
                     // A rollback made it void; whatever was ordered meanwhile has waited for this thread.
                     self.carry_out();
                 } else {
-                    self.after(reports);
+                    self.after(&reports);
                 }
             }
             Err(Undone { reason, again }) => {
@@ -198,7 +198,7 @@ impl Keeper {
             .cycle
             .step(cycle::Event::Failed { run, reason }, &self.rules.cycle)
             .unwrap_or_default();
-        self.after(reports);
+        self.after(&reports);
     }
 
     fn tick(&mut self) {
@@ -217,7 +217,7 @@ impl Keeper {
     }
 
     /// After each step: stored first, visible second.
-    pub(super) fn after(&mut self, reports: Vec<Report>) {
+    pub(super) fn after(&mut self, reports: &[Report]) {
         if reports.is_empty() {
             if self.changed >= self.rules.commit_events && self.books.trouble().is_none() {
                 self.commit();
@@ -228,7 +228,7 @@ impl Keeper {
             if reports.iter().any(|report| matches!(report, Report::Retrain { .. })) {
                 saved.attempts = 0;
             }
-            self.books.note(&reports, &saved.cycle);
+            self.books.note(reports, &saved.cycle);
         }
         if self.commit() {
             self.carry_out();

@@ -90,7 +90,7 @@ impl From<TrainerError> for Undone {
     }
 }
 
-fn undone(reason: impl ToString) -> Undone {
+fn undone(reason: impl std::fmt::Display) -> Undone {
     Undone {
         reason: reason.to_string(),
         again: false,

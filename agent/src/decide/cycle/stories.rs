@@ -1,0 +1,303 @@
+//! Stories of the loop: what goes in on the left, what it reports and orders on the right.
+use expect_test::{Expect, expect};
+use trainer_core::bundle;
+use trainer_core::schema::{Feature, FeatureKind, Rows, Schema, Task};
+use trainer_core::spec::Spec;
+use trainer_core::train::{TrainSettings, base};
+
+use super::*;
+
+/// A small model of two features and two classes, with its digest.
+fn model() -> (Model, Digest) {
+    let feature = |name: &str| Feature {
+        name: name.into(),
+        unit: None,
+        kind: FeatureKind::Number,
+        range: None,
+    };
+    let task = Task::Classification {
+        classes: vec!["a".into(), "b".into()],
+    };
+    let schema = Schema {
+        features: vec![feature("x"), feature("y")],
+        task,
+    };
+    let mut rows = Rows::empty(2, 1);
+    for row in 0_u16..400 {
+        let x = f32::from(row % 20) / 10.0 - 1.0;
+        rows.push(&[x, f32::from(row % 7)], &[f32::from(u8::from(x > 0.0))]);
+    }
+    let mut model = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0)
+        .unwrap()
+        .model;
+    let (_, digest) = bundle::write(&mut model);
+    (model, digest)
+}
+
+/// A digest that prints as its own number.
+fn named(number: u8) -> Digest {
+    format!("{number:02x}").repeat(32).parse().unwrap()
+}
+
+struct Story {
+    cycle: Cycle,
+    settings: CycleSettings,
+    factory: Digest,
+    text: String,
+    sample: u64,
+}
+
+impl Story {
+    fn new(policy: &str) -> Self {
+        let settings = CycleSettings {
+            policy: policy.parse().unwrap(),
+            ..CycleSettings::default()
+        };
+        let (model, factory) = model();
+        let cycle = Cycle::new(&model, factory, &settings);
+        Self {
+            cycle,
+            settings,
+            factory,
+            text: String::new(),
+            sample: 0,
+        }
+    }
+
+    fn name(&self, digest: Digest) -> String {
+        if digest == self.factory {
+            "factory".to_owned()
+        } else {
+            digest.to_string()[..2].to_owned()
+        }
+    }
+
+    fn tell(&mut self, what: &str, reports: &[Report]) {
+        for report in reports {
+            let said = match report {
+                Report::Drift { noticed, opened } => format!("drift by {}, opened {opened}", noticed.watcher.name()),
+                Report::Retrain { order } => {
+                    let rows = order.rows;
+                    format!(
+                        "run {} {:?}: {:?} on {} rows, {} held out, {} older",
+                        order.run, order.reason, order.task, rows.newest, rows.holdout, rows.history
+                    )
+                }
+                Report::Waiting { missing, .. } => format!("waiting for {missing} labels"),
+                Report::Failed { run, reason } => format!("run {run} failed: {reason}"),
+                Report::Gate {
+                    run,
+                    candidate,
+                    verdict,
+                } => {
+                    format!(
+                        "gate of run {run}, candidate {}: {}",
+                        self.name(*candidate),
+                        if verdict.passed { "passed" } else { "refused" }
+                    )
+                }
+                Report::Promote { run, from, to } => {
+                    format!("run {run} promoted {} over {}", self.name(*to), self.name(*from))
+                }
+                Report::Rollback { from, to } => format!("rolled back from {} to {}", self.name(*from), self.name(*to)),
+            };
+            self.text += &format!("{what:<12}{said}\n");
+        }
+    }
+
+    /// `count` samples, each labelled at once and answered wrongly in `wrong` of ten.
+    fn rows(&mut self, count: u64, wrong: u64) -> &mut Self {
+        for _ in 0..count {
+            #[expect(clippy::cast_precision_loss, reason = "a small number")]
+            let row = [(self.sample % 20) as f32 / 10.0 - 1.0, (self.sample % 7) as f32];
+            let mut reports = self.cycle.sample(&row, &self.settings);
+            let loss = if self.sample * 7 % 10 < wrong { 1.0 } else { 0.0 };
+            let serving = self.cycle.orders().serve;
+            reports.extend(self.cycle.label(self.sample, loss, &serving, &self.settings));
+            self.sample += 1;
+            let what = format!("label {}", self.sample);
+            self.tell(&what, &reports);
+        }
+        self
+    }
+
+    /// Answers the open order with `candidate`, better (or worse) in `gain` of its held-out rows.
+    fn judged(&mut self, candidate: u8, gain: f64) -> &mut Self {
+        let order = self.cycle.orders().work.expect("an order is open");
+        let mut evidence = Evidence::default();
+        for row in 0..order.rows.holdout {
+            let differs = (row as f64) < gain.abs() * order.rows.holdout as f64;
+            let loss = f64::from(u8::from(differs));
+            if gain > 0.0 {
+                evidence.push(loss, 0.0)
+            } else {
+                evidence.push(0.0, loss)
+            }
+        }
+        self.step(Event::Judged {
+            run: order.run,
+            candidate: named(candidate),
+            evidence,
+            recent: vec![0.5; 2 * 300],
+        })
+    }
+
+    fn step(&mut self, event: Event) -> &mut Self {
+        match self.cycle.step(event, &self.settings) {
+            Ok(reports) => self.tell("", &reports),
+            Err(refusal) => self.text += &format!("{:<12}refused: {refusal}\n", ""),
+        }
+        self
+    }
+
+    fn roll_back(&mut self) -> &mut Self {
+        let (model, _) = model();
+        self.step(Event::RollBack {
+            reference: model.manifest.reference,
+            baseline: model.baseline,
+        })
+    }
+
+    /// Power off, power on: the state comes back from its bytes.
+    fn restart(&mut self) -> &mut Self {
+        let bytes = serde_json::to_vec(&self.cycle).unwrap();
+        let back: Cycle = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(back, self.cycle);
+        self.cycle = back;
+        self
+    }
+
+    fn check(&self, expected: &Expect) {
+        let orders = self.cycle.orders();
+        let keep = orders.keep.map_or("nothing".to_owned(), |digest| self.name(digest));
+        let work = orders
+            .work
+            .map_or("no work".to_owned(), |order| format!("run {} open", order.run));
+        expected.assert_eq(&format!(
+            "{}serves {}, keeps {keep}, {work}\n",
+            self.text,
+            self.name(orders.serve)
+        ));
+    }
+}
+
+#[test]
+fn rising_errors_lead_to_a_gated_refitted_and_promoted_head_also_across_restarts() {
+    let mut story = Story::new("trigger:e_sr");
+    story
+        .rows(300, 0)
+        .rows(120, 5)
+        .restart()
+        .judged(1, 0.4)
+        .restart()
+        .judged(2, 0.0)
+        .rows(50, 0);
+    story.check(&expect![[r#"
+        label 310   drift by e_sr, opened true
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
+                    gate of run 1, candidate 01: passed
+                    run 1 promoted 02 over factory
+        serves 02, keeps factory, no work
+    "#]]);
+}
+
+#[test]
+fn a_candidate_that_is_no_better_is_refused_and_the_next_size_is_tried() {
+    let mut story = Story::new("trigger:e_sr");
+    story.rows(300, 0).rows(120, 5).judged(1, -0.3).rows(100, 1);
+    story.check(&expect![[r#"
+        label 310   drift by e_sr, opened true
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
+                    gate of run 1, candidate 01: refused
+        label 500   run 2 Drift: Train { strategy: Head, seed: 2 } on 200 rows, 40 held out, 0 older
+        serves factory, keeps nothing, run 2 open
+    "#]]);
+}
+
+#[test]
+fn a_refit_that_spoils_what_passed_is_left_aside() {
+    let mut story = Story::new("trigger:e_sr");
+    story.rows(300, 0).rows(120, 5).judged(1, 0.4).judged(2, -0.5);
+    story.check(&expect![[r#"
+        label 310   drift by e_sr, opened true
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
+                    gate of run 1, candidate 01: passed
+                    run 1 promoted 01 over factory
+        serves 01, keeps factory, no work
+    "#]]);
+}
+
+#[test]
+fn commands_are_refused_with_the_reason_and_a_rolled_back_model_is_not_offered_again() {
+    let mut story = Story::new("static");
+    story
+        .roll_back()
+        .step(Event::Retrain {
+            strategy: Strategy::Head,
+        })
+        .rows(200, 0);
+    story
+        .step(Event::Offered { candidate: named(7) })
+        .step(Event::Offered { candidate: named(8) })
+        .judged(7, 0.3);
+    story
+        .roll_back()
+        .step(Event::Offered { candidate: named(7) })
+        .roll_back();
+    story.check(&expect![[r#"
+                    refused: there is no previous model: the champion is the first one this device served
+                    refused: 0 labelled rows are too few to train and to judge: 40 more are needed
+                    run 1 Offer: Judge { candidate: 070707070707 } on 200 rows, 200 held out, 0 older
+                    refused: run 1 is still under way: try again when it has ended (`hone status`)
+                    gate of run 1, candidate 07: passed
+                    run 1 promoted 07 over factory
+                    rolled back from 07 to factory
+                    refused: model 070707070707 was refused before: train another one
+                    refused: there is no previous model: the champion is the first one this device served
+        serves factory, keeps nothing, no work
+    "#]]);
+}
+
+#[test]
+fn late_labels_of_an_earlier_model_raise_no_alarm_against_the_new_one() {
+    let mut story = Story::new("trigger:adwin");
+    story.rows(300, 0);
+    let before = story.cycle.watch().clone();
+    for sample in 300..700 {
+        let reports = story.cycle.label(sample, 1.0, &named(99), &story.settings);
+        assert!(reports.is_empty(), "{reports:?}");
+    }
+    assert_eq!(story.cycle.watch(), &before);
+}
+
+#[test]
+fn the_schedule_asks_every_n_labels_and_waits_while_there_are_too_few() {
+    let mut story = Story::new("fixed:30");
+    story.rows(30, 0).rows(30, 0).judged(1, -0.2).rows(30, 0);
+    story.check(&expect![[r#"
+        label 30    waiting for 10 labels
+        label 60    run 1 Schedule: Train { strategy: Head, seed: 1 } on 60 rows, 20 held out, 800 older
+                    gate of run 1, candidate 01: refused
+        label 90    run 2 Schedule: Train { strategy: Head, seed: 2 } on 90 rows, 20 held out, 800 older
+        serves factory, keeps nothing, run 2 open
+    "#]]);
+}
+
+#[test]
+fn moved_inputs_raise_an_alarm_that_names_the_features() {
+    let mut story = Story::new("trigger:psi");
+    story.rows(400, 0);
+    let mut seen = None;
+    for row in 0_u16..400 {
+        let moved = [f32::from(row % 20) / 10.0 + 3.0, f32::from(row % 7)];
+        for report in story.cycle.sample(&moved, &story.settings) {
+            if let Report::Drift { noticed, .. } = report {
+                seen.get_or_insert((row, noticed.features.clone()));
+            }
+        }
+    }
+    let (row, features) = seen.expect("half of the features moved by three of their ranges");
+    assert!(row < 300, "after {row} rows");
+    assert_eq!(features[0].0, "x");
+    assert!(features.len() == 1 && features[0].1 > 0.25, "{features:?}");
+}
