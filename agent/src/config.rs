@@ -78,13 +78,11 @@ impl Config {
             let table: Table = toml::from_str(text).map_err(|error| explain(file, text, &error))?;
             merge(&mut merged, table);
         }
-        let config: Self = Value::Table(merged)
-            .try_into()
-            .map_err(|error: toml::de::Error| ConfigError::Value {
-                file: "configuration".to_owned(),
-                line: 0,
-                reason: error.message().to_owned(),
-            })?;
+        let config: Self = Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Value {
+            file: "configuration".to_owned(),
+            line: 0,
+            reason: error.message().to_owned(),
+        })?;
         settings::check(&config)?;
         Ok(config)
     }
@@ -112,26 +110,15 @@ fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
         && let Some(found) = quoted.next()
     {
         let known: Vec<&str> = quoted.collect();
-        let nearest = known
-            .iter()
-            .max_by(|a, b| likeness(a, found).total_cmp(&likeness(b, found)));
+        let nearest = known.iter().max_by(|a, b| likeness(a, found).total_cmp(&likeness(b, found)));
         let hint = match nearest {
             Some(near) if likeness(near, found) > 0.7 => format!(": did you mean `{}`?", full(text, &span, near)),
             _ => format!(": known here are {}", known.join(", ")),
         };
-        return ConfigError::UnknownKey {
-            file,
-            line,
-            key: full(text, &span, found),
-            hint,
-        };
+        return ConfigError::UnknownKey { file, line, key: full(text, &span, found), hint };
     }
     let key = key_at(text, span.start);
-    let reason = if key.is_empty() {
-        message.to_owned()
-    } else {
-        format!("`{key}`: {message}")
-    };
+    let reason = if key.is_empty() { message.to_owned() } else { format!("`{key}`: {message}") };
     ConfigError::Value { file, line, reason }
 }
 
@@ -147,18 +134,11 @@ fn full(text: &str, span: &Range<usize>, name: &str) -> String {
     if let Some(header) = line.strip_prefix('[') {
         let header = header.trim_matches(['[', ']']);
         // The part of the header in front of the refused word.
-        let before = header
-            .split('.')
-            .take_while(|part| !text[span.clone()].contains(part.trim()))
-            .map(str::trim);
+        let before = header.split('.').take_while(|part| !text[span.clone()].contains(part.trim())).map(str::trim);
         return before.chain([name]).collect::<Vec<_>>().join(".");
     }
     let section = section_before(text, line_start);
-    if section.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{section}.{name}")
-    }
+    if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
 /// The key that the line at `at` sets, with its section.
@@ -169,21 +149,12 @@ fn key_at(text: &str, at: usize) -> String {
         return String::new();
     };
     let section = section_before(text, line_start);
-    if section.is_empty() {
-        key.trim().to_owned()
-    } else {
-        format!("{section}.{}", key.trim())
-    }
+    if section.is_empty() { key.trim().to_owned() } else { format!("{section}.{}", key.trim()) }
 }
 
 fn section_before(text: &str, at: usize) -> String {
     let header = text[..at].lines().rev().find_map(|line| line.trim().strip_prefix('['));
-    header
-        .and_then(|header| header.split(']').next())
-        .unwrap_or_default()
-        .trim_start_matches('[')
-        .trim()
-        .to_owned()
+    header.and_then(|header| header.split(']').next()).unwrap_or_default().trim_start_matches('[').trim().to_owned()
 }
 
 #[cfg(test)]
@@ -220,10 +191,7 @@ mod tests {
             "[cycle]\nseed = 1\npolcy = \"value\"\n",
             &expect![[r"hone.toml:3: unknown key `cycle.polcy`: did you mean `cycle.policy`?"]],
         );
-        refused(
-            "[cycel]\nseed = 1\n",
-            &expect![[r"hone.toml:1: unknown key `cycel`: did you mean `cycle`?"]],
-        );
+        refused("[cycel]\nseed = 1\n", &expect![[r"hone.toml:1: unknown key `cycel`: did you mean `cycle`?"]]);
         refused(
             "[cycle.wacth]\npsi = 1\n",
             &expect![[r"hone.toml:1: unknown key `cycle.wacth`: did you mean `cycle.watch`?"]],
@@ -248,9 +216,7 @@ mod tests {
                 r"hone.toml:2: `cycle.policy`: `often` is not a policy: use static, fixed:LABELS, trigger:adwin, trigger:page_hinkley, trigger:e_sr, trigger:psi, trigger:any, value or continual"
             ]],
         );
-        let broken = Config::parse([("a.toml", "[agent]\nlisten = \n")])
-            .unwrap_err()
-            .to_string();
+        let broken = Config::parse([("a.toml", "[agent]\nlisten = \n")]).unwrap_err().to_string();
         assert!(broken.starts_with("a.toml:2: "), "{broken}");
     }
 

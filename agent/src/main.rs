@@ -1,10 +1,7 @@
 //! `hone`: arguments, run, exit code.
 use std::process::ExitCode;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the door: arguments come in here and nowhere else"
-)]
+#[expect(clippy::disallowed_methods, reason = "the door: arguments come in here and nowhere else")]
 fn main() -> ExitCode {
     ExitCode::from(hone_agent::cli::run(std::env::args_os()) as u8)
 }

@@ -19,16 +19,7 @@ fn bench() -> Bench {
 /// Arguments of a replay of `press.csv` or `flow.csv`.
 fn replay<'a>(file: &'a str, policies: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     let label = if file == "flow.csv" { "flow" } else { "state" };
-    let mut arguments = vec![
-        "backtest",
-        "--data",
-        file,
-        "--label",
-        label,
-        "--first-rows",
-        "300",
-        "--no-measured",
-    ];
+    let mut arguments = vec!["backtest", "--data", file, "--label", label, "--first-rows", "300", "--no-measured"];
     arguments.extend(policies.iter().flat_map(|policy| ["--policy", policy]));
     arguments.extend(more);
     arguments
@@ -83,54 +74,27 @@ fn each_policy_is_answered_with_its_figures_and_events_in_the_order_asked() {
         assert!(counts.iter().all(|key| summary[key].is_u64()), "{summary}");
         assert!(summary["measured"].is_null(), "--no-measured leaves times out");
         let events = summary["events"].as_array().expect("a list");
-        let rows: Vec<u64> = events
-            .iter()
-            .map(|event| event["row"].as_u64().expect("a row"))
-            .collect();
-        assert!(
-            rows.is_sorted() && rows.iter().all(|row| (FIRST as u64..ROWS as u64).contains(row)),
-            "{rows:?}"
-        );
+        let rows: Vec<u64> = events.iter().map(|event| event["row"].as_u64().expect("a row")).collect();
+        assert!(rows.is_sorted() && rows.iter().all(|row| (FIRST as u64..ROWS as u64).contains(row)), "{rows:?}");
         let kinds = |kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
         assert_eq!(summary["retrains"], kinds("retrain"));
         assert_eq!(summary["promotions"], kinds("promote"));
         assert_eq!(summary["rollbacks"], kinds("rollback"));
     }
     let fixed = of(&facts, "static");
-    assert_eq!(
-        (&fixed["retrains"], &fixed["work_mac"]),
-        (&0.into(), &0.into()),
-        "static never trains"
-    );
+    assert_eq!((&fixed["retrains"], &fixed["work_mac"]), (&0.into(), &0.into()), "static never trains");
     let measured = replay("press.csv", &["trigger:any"], &[]);
-    let measured: Vec<_> = measured
-        .into_iter()
-        .filter(|argument| *argument != "--no-measured")
-        .collect();
+    let measured: Vec<_> = measured.into_iter().filter(|argument| *argument != "--no-measured").collect();
     let measured = bench.facts(&measured);
-    assert!(
-        number(&of(&measured, "trigger:any")["measured"], "train_cpu_s") > 0.0,
-        "{measured}"
-    );
+    assert!(number(&of(&measured, "trigger:any")["measured"], "train_cpu_s") > 0.0, "{measured}");
 }
 
 #[test]
 fn without_a_policy_asked_for_all_are_compared() {
     let bench = bench();
     let table = bench.does(&replay("press.csv", &[], &["--in-process"]));
-    for policy in [
-        "static",
-        "fixed:200",
-        "trigger:adwin",
-        "trigger:psi",
-        "trigger:any",
-        "value",
-        "continual",
-    ] {
-        assert!(
-            table.lines().any(|line| line.starts_with(policy)),
-            "no {policy} in\n{table}"
-        );
+    for policy in ["static", "fixed:200", "trigger:adwin", "trigger:psi", "trigger:any", "value", "continual"] {
+        assert!(table.lines().any(|line| line.starts_with(policy)), "no {policy} in\n{table}");
     }
     assert!(table.contains("modelled from multiply-adds, not measured"), "{table}");
 }
@@ -155,32 +119,18 @@ fn policies_that_learn_beat_the_one_that_does_not_where_the_rule_turns_round() {
 #[test]
 fn a_label_that_comes_after_the_end_teaches_nobody_anything() {
     let bench = bench();
-    let policies = [
-        "static",
-        "fixed:200",
-        "trigger:any",
-        "trigger:adwin",
-        "value",
-        "continual",
-    ];
+    let policies = ["static", "fixed:200", "trigger:any", "trigger:adwin", "value", "continual"];
     let facts = bench.facts(&replay("press.csv", &policies, &["--label-delay", "1200"]));
     let untaught = number(of(&facts, "static"), "accuracy");
     for policy in policies {
         let summary = of(&facts, policy);
-        assert_eq!(
-            (&summary["retrains"], &summary["promotions"]),
-            (&0.into(), &0.into()),
-            "{policy}"
-        );
+        assert_eq!((&summary["retrains"], &summary["promotions"]), (&0.into(), &0.into()), "{policy}");
         let accuracy = number(summary, "accuracy");
         if policy == "continual" {
             // Before its first label the mixture holds the champion and the factory's linear heads in equal parts.
             assert!((accuracy - untaught).abs() < 0.02, "{accuracy} against {untaught}");
         } else {
-            assert!(
-                accuracy.to_bits() == untaught.to_bits(),
-                "{policy}: {accuracy} against {untaught}"
-            );
+            assert!(accuracy.to_bits() == untaught.to_bits(), "{policy}: {accuracy} against {untaught}");
         }
     }
 }
@@ -194,10 +144,7 @@ fn no_policy_knows_a_label_before_its_delay_is_over() {
     let known = lines.len() - DELAY;
     let other = |line: &&str| match line.strip_suffix(",on") {
         Some(features) => format!("{features},off"),
-        None => line
-            .strip_suffix(",off")
-            .map(|features| format!("{features},on"))
-            .expect("two classes"),
+        None => line.strip_suffix(",off").map(|features| format!("{features},on")).expect("two classes"),
     };
     // The labels of the newest rows are never known: turned round, the answers to these rows stay what they were.
     let turned: Vec<String> = lines[known..].iter().map(other).collect();
@@ -214,10 +161,7 @@ fn no_policy_knows_a_label_before_its_delay_is_over() {
             "{policy} was right {sum} times instead of {expected}: it knew labels early"
         );
     }
-    assert!(
-        of(&press, "trigger:any")["promotions"].as_u64() >= Some(1),
-        "somebody has learned, or this shows nothing"
-    );
+    assert!(of(&press, "trigger:any")["promotions"].as_u64() >= Some(1), "somebody has learned, or this shows nothing");
 }
 
 #[test]
@@ -231,28 +175,12 @@ fn each_known_change_is_answered_with_the_rows_until_it_was_noticed() {
     let noticed = delays[0].as_u64().expect("the first change is seen");
     assert!(noticed < 60, "{noticed} rows until a full reversal was noticed");
     let drift = summary["events"].as_array().into_iter().flatten();
-    let first = drift
-        .filter(|event| event["kind"] == "drift" && event["row"].as_u64() >= Some(CHANGE as u64))
-        .next();
-    assert_eq!(
-        first.map(|event| &event["row"]),
-        Some(&(CHANGE as u64 + noticed).into()),
-        "{summary}"
-    );
+    let first = drift.filter(|event| event["kind"] == "drift" && event["row"].as_u64() >= Some(CHANGE as u64)).next();
+    assert_eq!(first.map(|event| &event["row"]), Some(&(CHANGE as u64 + noticed).into()), "{summary}");
     let table = bench.does(&arguments);
-    let below = table
-        .split("rows from a change to the first alarm")
-        .nth(1)
-        .expect("a second table");
-    let line = below
-        .lines()
-        .find(|line| line.starts_with("trigger:any"))
-        .expect("a line for each policy");
-    assert_eq!(
-        line.split_whitespace().nth(1),
-        Some(noticed.to_string().as_str()),
-        "{table}"
-    );
+    let below = table.split("rows from a change to the first alarm").nth(1).expect("a second table");
+    let line = below.lines().find(|line| line.starts_with("trigger:any")).expect("a line for each policy");
+    assert_eq!(line.split_whitespace().nth(1), Some(noticed.to_string().as_str()), "{table}");
 }
 
 #[test]
@@ -261,34 +189,17 @@ fn the_drawing_is_a_whole_svg_with_a_line_for_each_policy() {
     let more = ["--change-at", "700", "--svg", "press.svg", "--html", "press.html"];
     bench.does(&replay("press.csv", &["static", "trigger:any"], &more));
     let svg = String::from_utf8(bench.read("press.svg")).expect("UTF-8");
-    assert!(
-        svg.trim_start().starts_with("<svg") && svg.trim_end().ends_with("</svg>"),
-        "{svg:.200}"
-    );
+    assert!(svg.trim_start().starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg:.200}");
     assert_well_formed(&svg);
-    for part in [
-        "static",
-        "trigger:any",
-        "change at 700",
-        "xmlns=\"http://www.w3.org/2000/svg\"",
-    ] {
+    for part in ["static", "trigger:any", "change at 700", "xmlns=\"http://www.w3.org/2000/svg\""] {
         assert!(svg.contains(part), "`{part}` is missing");
     }
-    assert!(
-        !svg.contains("NaN") && !svg.contains("inf"),
-        "a coordinate is not a number"
-    );
+    assert!(!svg.contains("NaN") && !svg.contains("inf"), "a coordinate is not a number");
     let html = String::from_utf8(bench.read("press.html")).expect("UTF-8");
-    assert!(
-        html.contains("<svg") && html.trim_end().ends_with("</html>"),
-        "{html:.200}"
-    );
+    assert!(html.contains("<svg") && html.trim_end().ends_with("</html>"), "{html:.200}");
     let folder: Vec<_> = ["press.svg", "press.html"].map(|name| bench.read(name)).into();
     bench.does(&replay("press.csv", &["static", "trigger:any"], &more));
-    assert!(
-        ["press.svg", "press.html"].map(|name| bench.read(name)).as_slice() == folder,
-        "drawn again, equal bytes"
-    );
+    assert!(["press.svg", "press.html"].map(|name| bench.read(name)).as_slice() == folder, "drawn again, equal bytes");
 }
 
 /// Every opened element is closed in order, and no bare `&` or `<` stands in a text.
@@ -298,9 +209,7 @@ fn assert_well_formed(text: &str) {
     while let Some(at) = rest.find('<') {
         for escape in rest[..at].split('&').skip(1) {
             assert!(
-                ["amp;", "lt;", "gt;", "quot;", "apos;", "#"]
-                    .iter()
-                    .any(|known| escape.starts_with(known)),
+                ["amp;", "lt;", "gt;", "quot;", "apos;", "#"].iter().any(|known| escape.starts_with(known)),
                 "&{escape:.20}"
             );
         }
@@ -331,11 +240,7 @@ fn untidy() -> String {
             (true, _) => "hot",
             (false, _) => "cold",
         };
-        let temp = if row % 11 == 3 {
-            "NA".to_owned()
-        } else {
-            format!("{temp:.4}")
-        };
+        let temp = if row % 11 == 3 { "NA".to_owned() } else { format!("{temp:.4}") };
         let mode = if row % 29 == 7 { "" } else { mode };
         writeln!(text, "t{row},{},{mode},{temp},{load:.4},\"a, b\",{state}", row % 2).expect("writing to a text");
     }
@@ -351,26 +256,10 @@ fn categories_missing_values_times_and_segments_are_replayed() {
     assert_eq!(facts["rows"], 890, "ten of 900 rows have no label");
     let accuracy = |policy| number(of(&facts, policy), "accuracy");
     assert!(accuracy("static") < 0.65, "{}", accuracy("static"));
-    assert!(
-        accuracy("trigger:any") > accuracy("static"),
-        "{}",
-        accuracy("trigger:any")
-    );
-    assert!(
-        accuracy("continual") > accuracy("static") + 0.1,
-        "{}",
-        accuracy("continual")
-    );
-    let whole = bench.facts(&replay(
-        "untidy.csv",
-        &["static"],
-        &[&more[..], &["--drop-incomplete"]].concat(),
-    ));
-    assert!(
-        whole["rows"].as_u64() < Some(800),
-        "rows with a gap are left out: {}",
-        whole["rows"]
-    );
+    assert!(accuracy("trigger:any") > accuracy("static"), "{}", accuracy("trigger:any"));
+    assert!(accuracy("continual") > accuracy("static") + 0.1, "{}", accuracy("continual"));
+    let whole = bench.facts(&replay("untidy.csv", &["static"], &[&more[..], &["--drop-incomplete"]].concat()));
+    assert!(whole["rows"].as_u64() < Some(800), "rows with a gap are left out: {}", whole["rows"]);
 }
 
 #[test]
@@ -381,10 +270,7 @@ fn numbers_to_predict_are_replayed_with_their_own_measures() {
     let facts = bench.facts(&replay("flow.csv", &policies, &[]));
     for policy in policies {
         let summary = of(&facts, policy);
-        assert!(
-            summary["accuracy"].is_null() && summary["f1_macro"].is_null(),
-            "{summary}"
-        );
+        assert!(summary["accuracy"].is_null() && summary["f1_macro"].is_null(), "{summary}");
         let (rmse, mae) = (number(summary, "rmse"), number(summary, "mae"));
         assert!(0.0 < mae && mae <= rmse && number(summary, "r2") < 1.0, "{summary}");
     }
@@ -405,15 +291,7 @@ fn numbers_to_predict_are_replayed_with_their_own_measures() {
 fn a_model_of_ones_own_is_replayed_over_every_row_and_refuses_another_schema() {
     let bench = bench();
     bench.write("flow.csv", flow(900, 500));
-    bench.does(&[
-        "train",
-        "--data",
-        "press.csv",
-        "--label",
-        "state",
-        "-o",
-        "press.safetensors",
-    ]);
+    bench.does(&["train", "--data", "press.csv", "--label", "state", "-o", "press.safetensors"]);
     let with = |data: &'static str, label: &'static str| {
         [
             "backtest",
@@ -429,33 +307,17 @@ fn a_model_of_ones_own_is_replayed_over_every_row_and_refuses_another_schema() {
         ]
     };
     let facts = bench.facts(&with("press.csv", "state"));
-    assert_eq!(
-        (&of(&facts, "static")["n"], &facts["first_rows"]),
-        (&ROWS.into(), &0.into())
-    );
+    assert_eq!((&of(&facts, "static")["n"], &facts["first_rows"]), (&ROWS.into(), &0.into()));
     bench.refuses(
         &with("flow.csv", "flow"),
         4,
-        &[
-            "flow.csv:1",
-            "no column `temp` for a feature of the model",
-            "valve, pressure, flow",
-        ],
+        &["flow.csv:1", "no column `temp` for a feature of the model", "valve, pressure, flow"],
     );
     bench.write("other.csv", press(400, 200).replace(",on\n", ",broken\n"));
-    let says = [
-        "other.csv:",
-        "does not know the class `broken`",
-        "its classes are off, on",
-        "hone train",
-    ];
+    let says = ["other.csv:", "does not know the class `broken`", "its classes are off, on", "hone train"];
     bench.refuses(&with("other.csv", "state"), 4, &says);
     let regression = [&with("press.csv", "state")[..], &["--task", "regression"]].concat();
-    bench.refuses(
-        &regression,
-        4,
-        &["press.csv", "the model is for classification", "leave --task away"],
-    );
+    bench.refuses(&regression, 4, &["press.csv", "the model is for classification", "leave --task away"]);
     let both = [&with("press.csv", "state")[..], &["--first-rows", "300"]].concat();
     bench.refuses(&both, 2, &["--first-rows", "--help"]);
     let neither = ["backtest", "--data", "press.csv", "--label", "state"];
@@ -465,11 +327,7 @@ fn a_model_of_ones_own_is_replayed_over_every_row_and_refuses_another_schema() {
 #[test]
 fn a_policy_may_be_asked_for_twice_and_answers_the_same() {
     let bench = bench();
-    let printed = bench.does(&replay(
-        "press.csv",
-        &["trigger:any", "trigger:e_sr+psi", "trigger:any"],
-        &["--json"],
-    ));
+    let printed = bench.does(&replay("press.csv", &["trigger:any", "trigger:e_sr+psi", "trigger:any"], &["--json"]));
     let facts = lines(&printed).pop().expect("a line");
     let all = facts["policies"].as_array().expect("a list");
     assert_eq!(all.len(), 3, "each as often as it was asked for");

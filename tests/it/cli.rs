@@ -43,9 +43,7 @@ pub(crate) struct Ended {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self {
-            folder: tempfile::tempdir().expect("a temporary folder"),
-        }
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
     /// With `press.csv`: 300 rows of a stream whose rule turns round after 200.
@@ -87,12 +85,7 @@ impl Bench {
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.folder.path()).stdin(Stdio::null());
-        for name in [
-            "STATE_DIRECTORY",
-            "RUNTIME_DIRECTORY",
-            "XDG_STATE_HOME",
-            "XDG_RUNTIME_DIR",
-        ] {
+        for name in ["STATE_DIRECTORY", "RUNTIME_DIRECTORY", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
             command.env_remove(name);
         }
         command
@@ -131,11 +124,7 @@ impl Bench {
 impl Ended {
     fn new(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("hone prints UTF-8");
-        let ended = Self {
-            code: output.status.code(),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        };
+        let ended = Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
         assert!(!ended.err.contains("panicked"), "{}", ended.err);
         ended
     }
@@ -210,10 +199,7 @@ fn the_same_rows_and_seed_give_the_same_bundle_in_a_child_and_in_this_process() 
     assert_eq!(train("again", &[]), first);
     assert_eq!(train("here", &["--in-process"]), first);
     assert_ne!(train("other", &["--seed", "1"]), first);
-    assert!(
-        bench.read("again") == bench.read("first"),
-        "the digest is of these bytes"
-    );
+    assert!(bench.read("again") == bench.read("first"), "the digest is of these bytes");
     assert!(bench.read("here") == bench.read("first"), "a child changes nothing");
     assert!(bench.read("other") != bench.read("first"));
     let inspected = bench.facts(&["model", "inspect", "first"]);
@@ -221,21 +207,10 @@ fn the_same_rows_and_seed_give_the_same_bundle_in_a_child_and_in_this_process() 
     assert_eq!(inspected["bytes"], bench.read("first").len());
     assert_eq!(inspected["signature"], "unsigned");
     let manifest = &inspected["manifest"];
-    assert_eq!(
-        manifest["schema"]["classes"],
-        serde_json::json!(["off", "on"]),
-        "{manifest}"
-    );
+    assert_eq!(manifest["schema"]["classes"], serde_json::json!(["off", "on"]), "{manifest}");
     assert_eq!(manifest["schema"]["features"][1]["name"], "load");
     let read = bench.does(&["model", "inspect", "first"]);
-    for part in [
-        first.as_str(),
-        "off, on",
-        "temp: number",
-        "300 rows",
-        "seed 0",
-        "unsigned",
-    ] {
+    for part in [first.as_str(), "off, on", "temp: number", "300 rows", "seed 0", "unsigned"] {
         assert!(read.contains(part), "`{part}` is missing in:\n{read}");
     }
 }
@@ -251,27 +226,18 @@ fn a_table_that_cannot_be_used_is_refused_with_its_line_and_what_to_do() {
         bench.refuses(&backtest, 4, &told);
     };
     bench.write("ragged.csv", "temp,load,state\n1,2,on\n1,2\n");
-    refuses(
-        "ragged.csv",
-        &["ragged.csv:3", "2 values and the header 3", "mend or remove"],
-    );
+    refuses("ragged.csv", &["ragged.csv:3", "2 values and the header 3", "mend or remove"]);
     let mut text = press(300, 200);
     text.insert_str(text.find('\n').expect("a header") + 1, "hot,0.1,0.2,on\n");
     bench.write("text.csv", &text);
     refuses("text.csv", &["text.csv:2", "`hot` in column `temp`", "--ignore temp"]);
     bench.write("infinite.csv", text.replacen("hot", "inf", 1));
-    refuses(
-        "infinite.csv",
-        &["infinite.csv:2", "`inf` in column `temp`", "correct it"],
-    );
+    refuses("infinite.csv", &["infinite.csv:2", "`inf` in column `temp`", "correct it"]);
     bench.write("empty.csv", "");
     refuses("empty.csv", &["is empty", "a header line and labelled rows"]);
     bench.write("header.csv", "temp,load,state\n");
     refuses("header.csv", &["no row follows", "add labelled rows"]);
-    bench.write(
-        "binary.csv",
-        [b"temp,state\n".as_slice(), &[0xff, 0xfe, 0, 1], b",on\n"].concat(),
-    );
+    bench.write("binary.csv", [b"temp,state\n".as_slice(), &[0xff, 0xfe, 0, 1], b",on\n"].concat());
     refuses("binary.csv", &["binary.csv:2", "not UTF-8"]);
     refuses("nowhere.csv", &["no such file", "check the path"]);
     refuses(".", &["cannot be read", "that it is a file"]);
@@ -280,28 +246,11 @@ fn a_table_that_cannot_be_used_is_refused_with_its_line_and_what_to_do() {
 #[test]
 fn a_column_that_is_not_there_is_answered_with_the_nearest_one() {
     let bench = Bench::with_press();
-    let says = [
-        "press.csv:1",
-        "no column `stat` for --label",
-        "did you mean `state`?",
-        "temp, load, noise, state",
-    ];
-    bench.refuses(
-        &["train", "--data", "press.csv", "--label", "stat", "-o", "model"],
-        4,
-        &says,
-    );
+    let says = ["press.csv:1", "no column `stat` for --label", "did you mean `state`?", "temp, load, noise, state"];
+    bench.refuses(&["train", "--data", "press.csv", "--label", "stat", "-o", "model"], 4, &says);
     let train = |option: &'static str| [&TRAIN[..], &[option, "laod", "-o", "model"]].concat();
-    bench.refuses(
-        &train("--ignore"),
-        4,
-        &["press.csv:1", "`laod` for --ignore", "did you mean `load`?"],
-    );
-    bench.refuses(
-        &train("--features"),
-        4,
-        &["press.csv:1", "`laod` for --features", "did you mean `load`?"],
-    );
+    bench.refuses(&train("--ignore"), 4, &["press.csv:1", "`laod` for --ignore", "did you mean `load`?"]);
+    bench.refuses(&train("--features"), 4, &["press.csv:1", "`laod` for --features", "did you mean `load`?"]);
 }
 
 #[test]
@@ -309,30 +258,12 @@ fn too_few_rows_are_answered_with_the_number_that_is_missing() {
     let bench = Bench::with_press();
     bench.write("short.csv", press(7, 7));
     let says = ["cannot train on short.csv", "13 more labelled rows"];
-    bench.refuses(
-        &["train", "--data", "short.csv", "--label", "state", "-o", "model"],
-        4,
-        &says,
-    );
-    let backtest = |rows: &'static str| {
-        [
-            "backtest",
-            "--data",
-            "press.csv",
-            "--label",
-            "state",
-            "--first-rows",
-            rows,
-        ]
-    };
+    bench.refuses(&["train", "--data", "short.csv", "--label", "state", "-o", "model"], 4, &says);
+    let backtest = |rows: &'static str| ["backtest", "--data", "press.csv", "--label", "state", "--first-rows", rows];
     let beyond = ["--first-rows 301", "press.csv has 300 usable rows", "name fewer rows"];
     bench.refuses(&backtest("301"), 4, &beyond);
     bench.refuses(&backtest("300"), 4, &["leaves nothing to stream", "name fewer rows"]);
-    bench.refuses(
-        &backtest("5"),
-        4,
-        &["first 5 rows", "15 more labelled rows", "--first-rows"],
-    );
+    bench.refuses(&backtest("5"), 4, &["first 5 rows", "15 more labelled rows", "--first-rows"]);
 }
 
 #[test]
@@ -345,11 +276,7 @@ fn a_damaged_bundle_is_refused_wherever_the_damage_is() {
         let ended = bench.hone(&["model", "inspect", "bad"]);
         assert_eq!(ended.code, Some(5), "{what}: {ended:?}");
         for part in ["bad is refused", "because: ", "hint: ", "hone train"] {
-            assert!(
-                ended.err.contains(part),
-                "{what}: `{part}` is missing in: {}",
-                ended.err
-            );
+            assert!(ended.err.contains(part), "{what}: `{part}` is missing in: {}", ended.err);
         }
     };
     let mut places: Vec<usize> = (0..good.len()).step_by(good.len() / 60).collect();
@@ -364,11 +291,7 @@ fn a_damaged_bundle_is_refused_wherever_the_damage_is() {
     }
     refuses("longer by a byte", &[&good[..], b"\0"].concat());
     refuses("a table", &bench.read("press.csv"));
-    bench.refuses(
-        &["model", "inspect", "nowhere"],
-        5,
-        &["cannot read nowhere", "hint: make a bundle"],
-    );
+    bench.refuses(&["model", "inspect", "nowhere"], 5, &["cannot read nowhere", "hint: make a bundle"]);
     let replay = ["backtest", "--model", "bad", "--data", "press.csv", "--label", "state"];
     bench.refuses(&replay, 5, &["bad is refused", "hint: "]);
 }
@@ -388,16 +311,9 @@ fn a_bad_configuration_is_refused_with_its_line_and_the_nearest_key() {
     };
     refuses(
         "# mine\n[agent]\nlistn = \"off\"\n",
-        &[
-            "hone.toml:3",
-            "unknown key `agent.listn`",
-            "did you mean `agent.listen`?",
-        ],
+        &["hone.toml:3", "unknown key `agent.listn`", "did you mean `agent.listen`?"],
     );
-    refuses(
-        "[cycle.watch]\nrun_length_row = 3\n",
-        &["hone.toml:2", "did you mean `cycle.watch.run_length_rows`?"],
-    );
+    refuses("[cycle.watch]\nrun_length_row = 3\n", &["hone.toml:2", "did you mean `cycle.watch.run_length_rows`?"]);
     refuses("[agent]\ncommit_s = 0\n", &["`agent.commit_s` is 0", "1 to 3600"]);
     refuses("[agent\n", &["hone.toml:1", "expected `]`"]);
     let missing = ["run", "--config", "nowhere.toml", "--state-dir", "state"];
@@ -408,47 +324,18 @@ fn a_bad_configuration_is_refused_with_its_line_and_the_nearest_key() {
 fn an_output_that_cannot_be_written_ends_as_a_disk_failure_and_leaves_nothing() {
     let bench = Bench::with_press();
     let says = ["cannot write nowhere/out", "because: ", "make its folder first"];
-    bench.refuses(
-        &[&TRAIN[..], &["-o", "nowhere/out"]].concat(),
-        7,
-        &[&says[..], &["--output"]].concat(),
-    );
-    bench.refuses(
-        &["init", "--output", "nowhere/out"],
-        7,
-        &[&says[..], &["--output"]].concat(),
-    );
-    let replay = [
-        "backtest",
-        "--data",
-        "press.csv",
-        "--label",
-        "state",
-        "--first-rows",
-        "100",
-        "--policy",
-        "static",
-    ];
+    bench.refuses(&[&TRAIN[..], &["-o", "nowhere/out"]].concat(), 7, &[&says[..], &["--output"]].concat());
+    bench.refuses(&["init", "--output", "nowhere/out"], 7, &[&says[..], &["--output"]].concat());
+    let replay = ["backtest", "--data", "press.csv", "--label", "state", "--first-rows", "100", "--policy", "static"];
     for option in ["--svg", "--html"] {
         let arguments = [&replay[..], &[option, "nowhere/out"]].concat();
         bench.refuses(&arguments, 7, &[&says[..], &[option]].concat());
         let printed = bench.hone(&arguments).out;
-        assert!(
-            printed.contains("static"),
-            "the figures are lost with the drawing: {printed}"
-        );
+        assert!(printed.contains("static"), "the figures are lost with the drawing: {printed}");
     }
     bench.write("hone.toml", "# mine\n");
-    bench.refuses(
-        &["init", "--output", "hone.toml"],
-        9,
-        &["cannot write hone.toml", "remove it"],
-    );
-    assert_eq!(
-        bench.read("hone.toml"),
-        b"# mine\n",
-        "a file that is there is left alone"
-    );
+    bench.refuses(&["init", "--output", "hone.toml"], 9, &["cannot write hone.toml", "remove it"]);
+    assert_eq!(bench.read("hone.toml"), b"# mine\n", "a file that is there is left alone");
 }
 
 #[test]
@@ -459,16 +346,7 @@ fn a_full_or_read_only_disk_is_named_and_no_half_of_a_file_stays() {
     let on_disk = |options: &str, arguments: &[&str]| {
         let script = "mount -t tmpfs -o \"$1\" small disk || exit 99; shift; \"$@\"; code=$?; ls -A disk; exit $code";
         let mut command = bench.command(Path::new("unshare"));
-        command.args([
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            script,
-            "sh",
-            options,
-        ]);
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", options]);
         command.arg(hone()).args(arguments);
         command.output().ok().map(Ended::new)
     };
@@ -494,24 +372,8 @@ fn a_full_or_read_only_disk_is_named_and_no_half_of_a_file_stays() {
 #[test]
 fn a_command_line_that_makes_no_sense_is_refused_with_what_would() {
     let bench = Bench::with_press();
-    let replay = [
-        "backtest",
-        "--data",
-        "press.csv",
-        "--label",
-        "state",
-        "--first-rows",
-        "100",
-        "--policy",
-    ];
-    for policy in [
-        "sometimes",
-        "trigger:luck",
-        "trigger:",
-        "fixed:0",
-        "fixed:many",
-        "fixed",
-    ] {
+    let replay = ["backtest", "--data", "press.csv", "--label", "state", "--first-rows", "100", "--policy"];
+    for policy in ["sometimes", "trigger:luck", "trigger:", "fixed:0", "fixed:many", "fixed"] {
         let says = [policy, "is not a policy", "trigger:any", "continual", "--help"];
         bench.refuses(&[&replay[..], &[policy]].concat(), 2, &says);
     }
@@ -527,11 +389,7 @@ fn without_an_agent_each_question_says_so_and_how_to_start_one() {
     for command in ["status", "drift", "models", "records", "retrain", "rollback"] {
         for json in [&[][..], &["--json"]] {
             let arguments = [&[command, "--state-dir", "empty"], json].concat();
-            bench.refuses(
-                &arguments,
-                8,
-                &["no agent answers on empty", "hint: start it with `hone run`"],
-            );
+            bench.refuses(&arguments, 8, &["no agent answers on empty", "hint: start it with `hone run`"]);
         }
     }
 }
@@ -556,11 +414,7 @@ fn every_command_has_help_with_an_example() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    let known: BTreeSet<&str> = COMMANDS
-        .into_iter()
-        .filter(|name| !name.contains(' '))
-        .chain(["help"])
-        .collect();
+    let known: BTreeSet<&str> = COMMANDS.into_iter().filter(|name| !name.contains(' ')).chain(["help"]).collect();
     assert_eq!(listed, known, "a command is missing here or there");
 }
 
@@ -578,25 +432,11 @@ fn completions_are_printed_for_each_shell_and_leave_the_inner_command_out() {
 fn what_is_asked_for_as_json_is_one_json_value_a_line() {
     let bench = Bench::with_press();
     let trained = bench.facts(&[&TRAIN[..], &["-o", "model"]].concat());
-    assert_eq!(
-        (&trained["rows"], &trained["unlabelled"]),
-        (&300.into(), &0.into()),
-        "{trained}"
-    );
+    assert_eq!((&trained["rows"], &trained["unlabelled"]), (&300.into(), &0.into()), "{trained}");
     assert_eq!(trained["bytes"], bench.read("model").len());
     assert!(trained["holdout"]["classification"]["accuracy"].is_f64(), "{trained}");
     assert_eq!(bench.facts(&["init", "--output", "hone.toml"])["file"], "hone.toml");
-    let replay = [
-        "backtest",
-        "--model",
-        "model",
-        "--data",
-        "press.csv",
-        "--label",
-        "state",
-        "--policy",
-        "static",
-    ];
+    let replay = ["backtest", "--model", "model", "--data", "press.csv", "--label", "state", "--policy", "static"];
     assert_eq!(bench.facts(&replay)["policies"][0]["policy"], "static");
 }
 
@@ -614,51 +454,29 @@ fn the_file_that_init_writes_is_the_one_it_prints_and_is_accepted() {
 fn demo(more: &[&str], bench: &Bench) -> Value {
     fs::create_dir(bench.path("tmp")).expect("a temporary folder can be written");
     let mut command = bench.command(hone());
-    command
-        .args(["demo", "--fast", "--json"])
-        .args(more)
-        .env("TMPDIR", bench.path("tmp"));
+    command.args(["demo", "--fast", "--json"]).args(more).env("TMPDIR", bench.path("tmp"));
     let ended = Ended::new(command.output().expect("hone can be started"));
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let left = fs::read_dir(bench.path("tmp")).expect("a folder of ours").count();
     assert_eq!(left, 0, "the demonstration left something in its temporary folder");
     let mut account = lines(&ended.out);
     let summary = account.pop().expect("a summary");
-    let events = account
-        .iter()
-        .filter(|line| line["row"].is_u64() && line["event"].is_string() && line["text"].is_string());
-    assert_eq!(
-        events.count(),
-        account.len(),
-        "each line before the summary is an event"
-    );
+    let events =
+        account.iter().filter(|line| line["row"].is_u64() && line["event"].is_string() && line["text"].is_string());
+    assert_eq!(events.count(), account.len(), "each line before the summary is an event");
     for event in ["drift", "retrain", "gate", "promote"] {
-        assert!(
-            account.iter().any(|line| line["event"] == event),
-            "no {event} in {}",
-            ended.out
-        );
+        assert!(account.iter().any(|line| line["event"] == event), "no {event} in {}", ended.out);
     }
     assert_eq!(summary["poisoned"], "refused", "{summary}");
-    assert!(
-        summary["verdict"]
-            .as_str()
-            .is_some_and(|verdict| verdict.starts_with("refused: ")),
-        "{summary}"
-    );
+    assert!(summary["verdict"].as_str().is_some_and(|verdict| verdict.starts_with("refused: ")), "{summary}");
     assert_eq!(summary["refused_samples"], 0, "{summary}");
     assert!(summary["promotions"].as_u64() >= Some(1), "{summary}");
-    assert!(
-        summary["retrains"].as_u64() >= summary["promotions"].as_u64(),
-        "{summary}"
-    );
+    assert!(summary["retrains"].as_u64() >= summary["promotions"].as_u64(), "{summary}");
     summary
 }
 
 fn figure(summary: &Value, name: &str) -> f64 {
-    summary[name]
-        .as_f64()
-        .unwrap_or_else(|| panic!("no {name} in {summary}"))
+    summary[name].as_f64().unwrap_or_else(|| panic!("no {name} in {summary}"))
 }
 
 #[test]
@@ -666,10 +484,7 @@ fn the_demonstration_ends_better_with_hone_refuses_the_bad_candidate_and_cleans_
     let summary = demo(&[], &Bench::new());
     println!("demo: {summary}");
     assert_eq!(summary["measure"], "accuracy");
-    assert!(
-        figure(&summary, "with_hone") > figure(&summary, "without_hone") + 0.1,
-        "{summary}"
-    );
+    assert!(figure(&summary, "with_hone") > figure(&summary, "without_hone") + 0.1, "{summary}");
 }
 
 #[test]
@@ -677,23 +492,12 @@ fn the_demonstration_runs_on_a_file_of_ones_own() {
     let bench = Bench::new();
     bench.write("press.csv", press(1_200, 700));
     let summary = demo(&["--data", "press.csv", "--label", "state"], &bench);
-    assert!(
-        figure(&summary, "with_hone") > figure(&summary, "without_hone") + 0.1,
-        "{summary}"
-    );
+    assert!(figure(&summary, "with_hone") > figure(&summary, "without_hone") + 0.1, "{summary}");
     let bench = Bench::new();
     bench.write("flow.csv", flow(1_200, 700));
     let summary = demo(&["--data", "flow.csv", "--label", "flow"], &bench);
-    assert!(
-        summary["measure"]
-            .as_str()
-            .is_some_and(|measure| measure.contains("RMSE")),
-        "{summary}"
-    );
-    assert!(
-        figure(&summary, "with_hone") < 0.8 * figure(&summary, "without_hone"),
-        "{summary}"
-    );
+    assert!(summary["measure"].as_str().is_some_and(|measure| measure.contains("RMSE")), "{summary}");
+    assert!(figure(&summary, "with_hone") < 0.8 * figure(&summary, "without_hone"), "{summary}");
 }
 
 #[test]

@@ -24,50 +24,26 @@ fn both_doors_answer_and_every_answer_is_on_record() {
     assert_eq!(agent.tcp("GET", "/v2/health/ready", "").status, 200);
     assert_eq!(agent.tcp("GET", "/v2", "").json()["name"], "hone");
     let metadata = agent.socket("GET", "/v2/models/main", "").json();
-    assert_eq!(
-        (&metadata["platform"], &metadata["inputs"][0]["name"]),
-        (&json!("hone"), &json!("a"))
-    );
-    assert_eq!(
-        agent.tcp("GET", "/v2/models/main/ready", "").json(),
-        json!({"name": "main", "ready": true})
-    );
+    assert_eq!((&metadata["platform"], &metadata["inputs"][0]["name"]), (&json!("hone"), &json!("a")));
+    assert_eq!(agent.tcp("GET", "/v2/models/main/ready", "").json(), json!({"name": "main", "ready": true}));
 
     let body = request([1.5, 1.0, 0.0]).to_string();
-    let (tcp, socket) = (
-        agent.tcp("POST", INFER, &body).json(),
-        agent.socket("POST", INFER, &body).json(),
-    );
+    let (tcp, socket) = (agent.tcp("POST", INFER, &body).json(), agent.socket("POST", INFER, &body).json());
     assert_eq!(tcp["outputs"][1]["data"], json!(["high"]));
     assert_eq!(tcp["outputs"][0], socket["outputs"][0]);
-    assert_eq!(
-        (&tcp["parameters"]["served_by"], &tcp["parameters"]["stored"]),
-        (&json!("champion"), &json!(true))
-    );
+    assert_eq!((&tcp["parameters"]["served_by"], &tcp["parameters"]["stored"]), (&json!("champion"), &json!(true)));
     assert_eq!(tcp["model_version"], champion);
     let pinned = format!("/v2/models/main/versions/{champion}/infer");
-    assert_eq!(
-        agent.tcp("POST", &pinned, &body).json()["outputs"][0],
-        tcp["outputs"][0]
-    );
+    assert_eq!(agent.tcp("POST", &pinned, &body).json()["outputs"][0], tcp["outputs"][0]);
     let nobody = format!("/v2/models/main/versions/{}/infer", "0".repeat(64));
     assert_eq!(agent.tcp("POST", &nobody, &body).json()["code"], "unknown_version");
     assert_eq!(agent.tcp("POST", "/v2/models/other/infer", &body).status, 404);
 
-    let answer = agent
-        .tcp("POST", "/v1/samples", &sample([-1.0, -2.0, 0.0]))
-        .lines()
-        .remove(0);
-    assert_eq!(
-        (&answer["label"], &answer["line"], &answer["digest"]),
-        (&json!("low"), &json!(1), &json!(champion))
-    );
+    let answer = agent.tcp("POST", "/v1/samples", &sample([-1.0, -2.0, 0.0])).lines().remove(0);
+    assert_eq!((&answer["label"], &answer["line"], &answer["digest"]), (&json!("low"), &json!(1), &json!(champion)));
     let records = agent.tcp("GET", "/v1/records?limit=2", "").json();
     assert_eq!(records["records"][0]["record_id"], answer["record_id"]);
-    assert_eq!(
-        records["records"][0]["features"],
-        json!({"a": -1.0, "b": -2.0, "c": 0.0})
-    );
+    assert_eq!(records["records"][0]["features"], json!({"a": -1.0, "b": -2.0, "c": 0.0}));
     assert_eq!(records["records"][0]["source"], "press-1");
     assert_eq!(count(&agent.status(), "/records/records"), 4);
 }
@@ -76,11 +52,8 @@ fn both_doors_answer_and_every_answer_is_on_record() {
 fn commands_foreign_hosts_and_large_bodies_are_refused() {
     let device = Device::new();
     fs::create_dir(device.path().join("conf.d")).expect("a temporary folder can be written");
-    fs::write(
-        device.path().join("conf.d/small.toml"),
-        "[agent]\nbody_bytes_max = 2000\n",
-    )
-    .expect("a temporary folder can be written");
+    fs::write(device.path().join("conf.d/small.toml"), "[agent]\nbody_bytes_max = 2000\n")
+        .expect("a temporary folder can be written");
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
     for (path, body) in [("/v1/commands", r#"{"command":"rollback"}"#), ("/v1/models", "bytes")] {
         let answer = agent.tcp("POST", path, body);
@@ -89,19 +62,9 @@ fn commands_foreign_hosts_and_large_bodies_are_refused() {
     }
     let foreign = http::tcp(&agent.address, "evil.example", "GET", "/v1/status", b"").expect("an answer");
     assert_eq!((foreign.status, &foreign.json()["code"]), (403, &json!("host")));
-    assert_eq!(
-        agent.socket("POST", "/v1/commands", r#"{"command":"rollback"}"#).status,
-        409,
-        "nothing to go back to"
-    );
-    assert_eq!(
-        agent.socket("POST", "/v1/commands", r#"{"command":"dance"}"#).status,
-        400
-    );
-    assert_eq!(
-        agent.socket("POST", "/v1/samples", &"x".repeat(3_000)).json()["code"],
-        "body_too_large"
-    );
+    assert_eq!(agent.socket("POST", "/v1/commands", r#"{"command":"rollback"}"#).status, 409, "nothing to go back to");
+    assert_eq!(agent.socket("POST", "/v1/commands", r#"{"command":"dance"}"#).status, 400);
+    assert_eq!(agent.socket("POST", "/v1/samples", &"x".repeat(3_000)).json()["code"], "body_too_large");
 }
 
 #[test]
@@ -124,11 +87,7 @@ fn bad_samples_are_answered_with_their_field_and_counted_and_the_agent_goes_on()
         .lines()
         .iter()
         .map(|line| {
-            (
-                line["line"].as_u64(),
-                line["code"].as_str().map(str::to_owned),
-                line["field"].as_str().map(str::to_owned),
-            )
+            (line["line"].as_u64(), line["code"].as_str().map(str::to_owned), line["field"].as_str().map(str::to_owned))
         })
         .collect();
     let bad = |line, code: &str, field: Option<&str>| (Some(line), Some(code.to_owned()), field.map(str::to_owned));
@@ -149,34 +108,20 @@ fn bad_samples_are_answered_with_their_field_and_counted_and_the_agent_goes_on()
         (400, &json!("wrong_length"), &json!("input"))
     );
     let status = agent.status();
-    for code in [
-        "missing_feature",
-        "unknown_field",
-        "not_finite",
-        "malformed",
-        "wrong_length",
-    ] {
+    for code in ["missing_feature", "unknown_field", "not_finite", "malformed", "wrong_length"] {
         assert_eq!(count(&status, &format!("/requests/refused/{code}")), 1, "{code}");
     }
     assert_eq!(count(&status, "/requests/missing_values"), 1);
     assert_eq!(count(&status, "/samples"), 1, "what is refused is never data");
-    assert_eq!(
-        agent.tcp("POST", INFER, &request([1.0, 1.0, 1.0]).to_string()).status,
-        200
-    );
+    assert_eq!(agent.tcp("POST", INFER, &request([1.0, 1.0, 1.0]).to_string()).status, 200);
 }
 
 #[test]
 fn labels_come_late_once_and_by_command_line_too() {
     let device = Device::new();
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
-    let answers = agent
-        .tcp(
-            "POST",
-            "/v1/samples",
-            &[sample([2.0, 2.0, 0.0]), sample([-2.0, -2.0, 0.0])].concat(),
-        )
-        .lines();
+    let answers =
+        agent.tcp("POST", "/v1/samples", &[sample([2.0, 2.0, 0.0]), sample([-2.0, -2.0, 0.0])].concat()).lines();
     let (first, second) = (&answers[0]["record_id"], &answers[1]["record_id"]);
     let body: String = [
         json!({"record_id": first, "label": "high"}),
@@ -189,31 +134,14 @@ fn labels_come_late_once_and_by_command_line_too() {
     .map(|line| format!("{line}\n"))
     .collect();
     let outcomes = agent.tcp("POST", "/v1/labels", &body).lines();
-    let said: Vec<_> = outcomes
-        .iter()
-        .map(|line| line["outcome"].as_str().or(line["code"].as_str()))
-        .collect();
-    assert_eq!(
-        said,
-        [
-            Some("stored"),
-            Some("duplicate"),
-            Some("conflict"),
-            Some("unknown"),
-            Some("unknown_class")
-        ]
-    );
+    let said: Vec<_> = outcomes.iter().map(|line| line["outcome"].as_str().or(line["code"].as_str())).collect();
+    assert_eq!(said, [Some("stored"), Some("duplicate"), Some("conflict"), Some("unknown"), Some("unknown_class")]);
     let second = second.as_str().expect("an id");
     assert_eq!(device.ask(&["label", second, "high"]).0, Some(0));
-    assert_eq!(
-        device.ask(&["label", second, "low"]).0,
-        Some(9),
-        "the same source has said something else"
-    );
+    assert_eq!(device.ask(&["label", second, "low"]).0, Some(9), "the same source has said something else");
     assert_eq!(device.ask(&["label", second, "maybe"]).0, Some(4));
-    let status = until("both labels are counted", || {
-        Some(agent.status()).filter(|status| count(status, "/labels") == 2)
-    });
+    let status =
+        until("both labels are counted", || Some(agent.status()).filter(|status| count(status, "/labels") == 2));
     assert_eq!(status["loss"]["mean"], 0.5, "one answer was right, one wrong");
 }
 
@@ -227,21 +155,13 @@ fn a_restart_and_a_kill_lose_neither_records_nor_labels_nor_the_state() {
     let champion = agent.champion();
     let begun = Instant::now();
     let status = agent.terminate();
-    assert!(
-        status.success() && begun.elapsed() < Duration::from_secs(2),
-        "{status}, {:?}",
-        begun.elapsed()
-    );
+    assert!(status.success() && begun.elapsed() < Duration::from_secs(2), "{status}, {:?}", begun.elapsed());
     assert_eq!(device.ask(&["status"]).0, Some(8), "nobody answers now");
 
     let agent = device.start(None);
     let status = agent.status();
     assert_eq!(
-        (
-            count(&status, "/samples"),
-            count(&status, "/labels"),
-            count(&status, "/records/records")
-        ),
+        (count(&status, "/samples"), count(&status, "/labels"), count(&status, "/records/records")),
         (300, 300, 300)
     );
     agent.live(&mut world, Law::Old, 40);
@@ -250,11 +170,7 @@ fn a_restart_and_a_kill_lose_neither_records_nor_labels_nor_the_state() {
     let agent = device.start(Some(&model));
     let status = agent.status();
     assert_eq!(
-        (
-            count(&status, "/labels"),
-            count(&status, "/records/records"),
-            count(&status, "/records/labels")
-        ),
+        (count(&status, "/labels"), count(&status, "/records/records"), count(&status, "/records/labels")),
         (340, 340, 340)
     );
     assert_eq!(status["champion"], champion);
@@ -316,16 +232,10 @@ fn drift_leads_to_a_better_model_without_a_failed_request_and_rollback_is_quick(
     let passed = |run: &Value| {
         run["state"] == "promoted" && run["cpu_s"].as_f64() > Some(0.0) && run["verdict"]["passed"] == true
     };
-    assert!(
-        runs["runs"].as_array().is_some_and(|runs| runs.iter().any(passed)),
-        "{runs}\n{}",
-        device.log()
-    );
+    assert!(runs["runs"].as_array().is_some_and(|runs| runs.iter().any(passed)), "{runs}\n{}", device.log());
 
     // The previous model answers pinned requests, and everybody again after a rollback.
-    let before = until("no work is under way", || {
-        Some(agent.status()).filter(|status| status["work"].is_null())
-    });
+    let before = until("no work is under way", || Some(agent.status()).filter(|status| status["work"].is_null()));
     let previous = before["previous"].as_str().expect("a previous model").to_owned();
     let pinned = format!("/v2/models/main/versions/{previous}/infer");
     assert_eq!(
@@ -334,15 +244,8 @@ fn drift_leads_to_a_better_model_without_a_failed_request_and_rollback_is_quick(
     );
     let begun = Instant::now();
     let (code, _, error) = device.ask(&["rollback"]);
-    assert!(
-        code == Some(0) && begun.elapsed() < Duration::from_secs(1),
-        "{code:?} {error} {:?}",
-        begun.elapsed()
-    );
-    assert_eq!(
-        agent.tcp("POST", INFER, &request([0.0; 3]).to_string()).json()["model_version"],
-        previous
-    );
+    assert!(code == Some(0) && begun.elapsed() < Duration::from_secs(1), "{code:?} {error} {:?}", begun.elapsed());
+    assert_eq!(agent.tcp("POST", INFER, &request([0.0; 3]).to_string()).json()["model_version"], previous);
     agent.kill();
     assert_eq!(device.start(None).champion(), previous, "stored first, visible second");
 }
@@ -355,10 +258,7 @@ fn a_poisoned_bundle_is_refused_by_the_gate_and_an_honest_one_is_not_needed_twic
     let agent = device.start(Some(&base));
     let champion = agent.champion();
     let (code, _, error) = device.ask(&["promote", &poisoned]);
-    assert!(
-        code == Some(9) && error.contains("too few"),
-        "without labels nothing can be judged: {error}"
-    );
+    assert!(code == Some(9) && error.contains("too few"), "without labels nothing can be judged: {error}");
     agent.live(&mut World::new(7), Law::Old, 100);
     let (code, _, error) = device.ask(&["promote", &poisoned]);
     assert!(code == Some(9) && error.contains("refused: it is worse"), "{error}");
@@ -373,9 +273,7 @@ fn a_poisoned_bundle_is_refused_by_the_gate_and_an_honest_one_is_not_needed_twic
     let broken = device.path().join("broken.safetensors");
     fs::write(&broken, bytes).expect("a temporary folder can be written");
     assert_eq!(device.ask(&["promote", &broken.display().to_string()]).0, Some(5));
-    let files = fs::read_dir(agent.state_dir().join("models"))
-        .expect("a folder")
-        .count();
+    let files = fs::read_dir(agent.state_dir().join("models")).expect("a folder").count();
     assert_eq!(files, 1, "what was refused is not kept");
 }
 
@@ -411,14 +309,9 @@ fn a_damaged_champion_gives_way_to_the_previous_model_and_without_any_the_agent_
         agent.live(&mut world, Law::New, 20);
         (agent.champion() != factory).then_some(())
     });
-    until("no work is under way", || {
-        agent.status()["work"].is_null().then_some(())
-    });
+    until("no work is under way", || agent.status()["work"].is_null().then_some(()));
     let champion = agent.champion();
-    let previous = agent.status()["previous"]
-        .as_str()
-        .expect("a previous model")
-        .to_owned();
+    let previous = agent.status()["previous"].as_str().expect("a previous model").to_owned();
     let file = |digest: &str| device.state_dir().join(format!("models/{digest}.safetensors"));
     assert!(agent.terminate().success());
     fs::write(file(&champion), "damaged").expect("a model");
@@ -439,9 +332,7 @@ fn a_damaged_champion_gives_way_to_the_previous_model_and_without_any_the_agent_
     assert_eq!(agent.tcp("GET", "/v2/health/live", "").status, 200);
     let (code, _, error) = device.ask(&["promote", &base.display().to_string()]);
     assert_eq!(code, Some(0), "the factory model repairs the device: {error}");
-    until("it answers", || {
-        (agent.tcp("POST", INFER, &request([0.0; 3]).to_string()).status == 200).then_some(())
-    });
+    until("it answers", || (agent.tcp("POST", INFER, &request([0.0; 3]).to_string()).status == 200).then_some(()));
 }
 
 #[test]

@@ -17,55 +17,23 @@ struct Stream {
     arguments: &'static [&'static str],
 }
 
-const GAS: Stream = Stream {
-    file: "gas.csv",
-    arguments: &["--label", "gas", "--ignore", "batch,ppm", "--first-rows", "445"],
-};
+const GAS: Stream =
+    Stream { file: "gas.csv", arguments: &["--label", "gas", "--ignore", "batch,ppm", "--first-rows", "445"] };
 const GAS_LATE: Stream = Stream {
     file: "gas.csv",
-    arguments: &[
-        "--label",
-        "gas",
-        "--ignore",
-        "batch,ppm",
-        "--first-rows",
-        "445",
-        "--label-delay",
-        "111",
-    ],
+    arguments: &["--label", "gas", "--ignore", "batch,ppm", "--first-rows", "445", "--label-delay", "111"],
 };
-const SINE: Stream = Stream {
-    file: "sine_abrupt.csv",
-    arguments: &["--label", "class", "--first-rows", "1000"],
-};
-const ELEC: Stream = Stream {
-    file: "elec2.csv",
-    arguments: &["--label", "class", "--first-rows", "2000", "--label-delay", "48"],
-};
+const SINE: Stream = Stream { file: "sine_abrupt.csv", arguments: &["--label", "class", "--first-rows", "1000"] };
+const ELEC: Stream =
+    Stream { file: "elec2.csv", arguments: &["--label", "class", "--first-rows", "2000", "--label-delay", "48"] };
 const AIR: &str = "pt08_s1_co,pt08_s3_nox,pt08_s4_no2,pt08_s5_o3,temp_c,rh_pct,ah";
 const CARBON: Stream = Stream {
     file: "air_quality.csv",
-    arguments: &[
-        "--label",
-        "co_mg_m3",
-        "--features",
-        AIR,
-        "--drop-incomplete",
-        "--first-rows",
-        "1000",
-    ],
+    arguments: &["--label", "co_mg_m3", "--features", AIR, "--drop-incomplete", "--first-rows", "1000"],
 };
 const NITROGEN: Stream = Stream {
     file: "air_quality.csv",
-    arguments: &[
-        "--label",
-        "no2_ug_m3",
-        "--features",
-        AIR,
-        "--drop-incomplete",
-        "--first-rows",
-        "1000",
-    ],
+    arguments: &["--label", "no2_ug_m3", "--features", AIR, "--drop-incomplete", "--first-rows", "1000"],
 };
 
 /// Where the public streams lie, as CSV files; `docs` says how to get them.
@@ -87,21 +55,14 @@ fn replay(folder: &Path, stream: &Stream, policy: &str, seed: u64) -> Value {
     command.args(["--policy", policy, "--seed", &seed.to_string(), "--json"]);
     let output = command.output().expect("hone can be started");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{} {policy} with seed {seed}: {said}",
-        file.display()
-    );
+    assert!(output.status.success(), "{} {policy} with seed {seed}: {said}", file.display());
     let facts: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     facts["policies"][0].clone()
 }
 
 /// The mean over the seeds of what `figures` are called, for each policy.
 fn means<const N: usize>(folder: &Path, stream: &Stream, policies: &[&str], figures: [&str; N]) -> Vec<[f64; N]> {
-    let jobs: Vec<(&str, u64)> = policies
-        .iter()
-        .flat_map(|policy| SEEDS.map(|seed| (*policy, seed)))
-        .collect();
+    let jobs: Vec<(&str, u64)> = policies.iter().flat_map(|policy| SEEDS.map(|seed| (*policy, seed))).collect();
     let next = Mutex::new(jobs.iter().enumerate());
     let done = Mutex::new(vec![Value::Null; jobs.len()]);
     std::thread::scope(|scope| {
@@ -123,15 +84,9 @@ fn means<const N: usize>(folder: &Path, stream: &Stream, policies: &[&str], figu
         let each = |summary| value(summary).unwrap_or_else(|| panic!("no {figure} in {summary}"));
         summaries.iter().map(each).sum::<f64>() / SEEDS.len() as f64
     };
-    let all = done
-        .chunks(SEEDS.len())
-        .map(|summaries| figures.map(|figure| mean(summaries, figure)))
-        .collect();
+    let all = done.chunks(SEEDS.len()).map(|summaries| figures.map(|figure| mean(summaries, figure))).collect();
     for (policy, figures) in policies.iter().zip(&all as &Vec<[f64; N]>) {
-        println!(
-            "{} {:?}, {policy}: mean over {SEEDS:?} {figures:.4?}",
-            stream.file, stream.arguments
-        );
+        println!("{} {:?}, {policy}: mean over {SEEDS:?} {figures:.4?}", stream.file, stream.arguments);
     }
     all
 }
@@ -147,10 +102,7 @@ fn ageing_gas_sensors_are_followed_by_the_continual_heads_at_a_second_of_trainin
     assert!(accuracy >= 0.984, "{accuracy}");
     // The binary under test has the profile of the test.
     let cpu_s_max = if cfg!(debug_assertions) { 3.0 } else { 1.0 };
-    assert!(
-        cpu_s <= cpu_s_max,
-        "{cpu_s} CPU seconds of training, promised are {cpu_s_max}"
-    );
+    assert!(cpu_s <= cpu_s_max, "{cpu_s} CPU seconds of training, promised are {cpu_s_max}");
     let [late] = means(&folder, &GAS_LATE, &["continual"], [ACCURACY])[0];
     assert!(late >= 0.955, "{late} with labels 111 rows late");
 }
@@ -167,15 +119,8 @@ fn ageing_gas_sensors_are_followed_by_retraining_after_an_alarm() {
 #[test]
 fn a_rule_that_turns_round_is_learned_anew() {
     let Some(folder) = data() else { return };
-    let found = means(
-        &folder,
-        &SINE,
-        &["continual", "trigger:adwin", "trigger:any"],
-        [ACCURACY],
-    );
-    let [[continual], [adwin], [any]] = found[..] else {
-        panic!("three policies were asked for")
-    };
+    let found = means(&folder, &SINE, &["continual", "trigger:adwin", "trigger:any"], [ACCURACY]);
+    let [[continual], [adwin], [any]] = found[..] else { panic!("three policies were asked for") };
     assert!(continual >= 0.960, "{continual}");
     assert!(adwin.max(any) >= 0.930, "trigger:adwin {adwin}, trigger:any {any}");
 }

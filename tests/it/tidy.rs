@@ -1,9 +1,5 @@
 //! The repository reads itself: what the compiler and Clippy cannot see about the house, each finding as `file:line`.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "this module reads the repository's files"
-)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this module reads the repository's files")]
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,15 +30,9 @@ const NEVER: [(&str, &str); 6] = [
         "crate::shell crate::cli burn tokio rusqlite rumqttc axum hyper rustix tempfile anyhow \
          std::fs std::net std::os std::thread std::process std::env std::time::Instant std::time::SystemTime",
     ),
-    (
-        "agent/src/config",
-        "crate::cli burn tokio rusqlite rumqttc axum hyper anyhow std::fs std::net",
-    ),
+    ("agent/src/config", "crate::cli burn tokio rusqlite rumqttc axum hyper anyhow std::fs std::net"),
     ("agent/src/shell", "crate::cli anyhow"),
-    (
-        "agent/src/cli",
-        "rusqlite rumqttc burn crate::shell::store crate::shell::mqtt",
-    ),
+    ("agent/src/cli", "rusqlite rumqttc burn crate::shell::store crate::shell::mqtt"),
 ];
 
 fn root() -> PathBuf {
@@ -73,9 +63,7 @@ impl Source {
             lines[index].starts_with("#[cfg(test)]")
                 && item.is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'))
         };
-        (0..lines.len())
-            .find(|&index| opens_tests(index))
-            .unwrap_or(lines.len())
+        (0..lines.len()).find(|&index| opens_tests(index)).unwrap_or(lines.len())
     }
 
     fn at(&self, line: usize, what: &str) -> String {
@@ -88,24 +76,14 @@ fn sources(endings: &[&str]) -> Vec<Source> {
     fn walk(folder: &Path, from: &str, endings: &[&str], found: &mut Vec<Source>) {
         for entry in fs::read_dir(folder).expect("the checkout can be read") {
             let entry = entry.expect("the checkout can be read");
-            let name = entry
-                .file_name()
-                .into_string()
-                .expect("names in the repository are UTF-8");
-            let path = if from.is_empty() {
-                name.clone()
-            } else {
-                format!("{from}/{name}")
-            };
+            let name = entry.file_name().into_string().expect("names in the repository are UTF-8");
+            let path = if from.is_empty() { name.clone() } else { format!("{from}/{name}") };
             let kind = entry.file_type().expect("the checkout can be read");
             if kind.is_dir() && !name.starts_with("target") && (!name.starts_with('.') || name == ".ci") {
                 walk(&entry.path(), &path, endings, found);
             } else if kind.is_file() && endings.iter().any(|ending| path.ends_with(ending)) {
                 let text = fs::read(entry.path()).expect("the checkout can be read");
-                found.push(Source {
-                    path,
-                    text: String::from_utf8_lossy(&text).into_owned(),
-                });
+                found.push(Source { path, text: String::from_utf8_lossy(&text).into_owned() });
             }
         }
     }
@@ -126,11 +104,7 @@ fn test_files(sources: &[Source]) -> Vec<String> {
     for source in sources {
         let (folder, file) = source.path.rsplit_once('/').unwrap_or(("", &source.path));
         let stem = file.trim_end_matches(".rs");
-        let own = if ["mod", "lib", "main"].contains(&stem) {
-            folder.to_owned()
-        } else {
-            format!("{folder}/{stem}")
-        };
+        let own = if ["mod", "lib", "main"].contains(&stem) { folder.to_owned() } else { format!("{folder}/{stem}") };
         let mut after_test_attribute = false;
         for line in source.text.lines().map(str::trim) {
             if after_test_attribute && let Some(name) = line.trim_start_matches("pub(crate) ").strip_prefix("mod ") {
@@ -185,29 +159,18 @@ fn named_paths(source: &Source, lines_of_code: usize) -> Vec<(usize, String)> {
         let line = code(line).trim();
         if statement.is_none() {
             let visible = line.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ");
-            statement = visible
-                .trim_start_matches("pub ")
-                .strip_prefix("use ")
-                .map(|_| (number, String::new()));
+            statement = visible.trim_start_matches("pub ").strip_prefix("use ").map(|_| (number, String::new()));
         }
         let Some((_, text)) = &mut statement else {
             let words = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != ':');
-            found.extend(
-                words
-                    .filter(|word| word.contains("::"))
-                    .map(|word| (number, word.to_owned())),
-            );
+            found.extend(words.filter(|word| word.contains("::")).map(|word| (number, word.to_owned())));
             continue;
         };
         *text += line;
         if line.ends_with(';')
             && let Some((first, text)) = statement.take()
         {
-            let tree = text
-                .split_once("use ")
-                .map_or("", |(_, tree)| tree)
-                .trim_end_matches(';')
-                .to_owned();
+            let tree = text.split_once("use ").map_or("", |(_, tree)| tree).trim_end_matches(';').to_owned();
             found.extend(expand(&tree).into_iter().map(|path| (first, path)));
         }
     }
@@ -221,11 +184,7 @@ fn absolute(path: &str) -> String {
     while let Some(shorter) = rest.strip_prefix("super::").or_else(|| rest.strip_prefix("self::")) {
         (rest, relative) = (shorter, true);
     }
-    if relative {
-        format!("crate::{rest}")
-    } else {
-        rest.to_owned()
-    }
+    if relative { format!("crate::{rest}") } else { rest.to_owned() }
 }
 
 #[track_caller]
@@ -239,19 +198,13 @@ fn each_part_of_the_house_imports_only_what_it_may() {
     let test_files = test_files(&sources);
     let mut findings = Vec::new();
     for (folder, never) in NEVER {
-        let inside = |path: &str| {
-            path.strip_prefix(folder)
-                .is_some_and(|rest| rest.starts_with(['/', '.']))
-        };
+        let inside = |path: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(['/', '.']));
         for source in sources.iter().filter(|source| inside(&source.path)) {
             for (line, path) in named_paths(source, source.lines_of_code(&test_files)) {
                 let path = absolute(&path);
                 let hit = |banned: &&str| path == *banned || path.starts_with(&format!("{banned}::"));
                 findings.extend(
-                    never
-                        .split_whitespace()
-                        .find(hit)
-                        .map(|banned| source.at(line, &format!("{path} ({banned})"))),
+                    never.split_whitespace().find(hit).map(|banned| source.at(line, &format!("{path} ({banned})"))),
                 );
             }
         }
@@ -264,10 +217,7 @@ fn the_border_to_the_world_is_opened_only_at_its_doors() {
     let sources = rust();
     let test_files = test_files(&sources);
     let mut findings = Vec::new();
-    for source in sources
-        .iter()
-        .filter(|source| !["agent/src/main.rs", "agent/src/lib.rs"].contains(&&*source.path))
-    {
+    for source in sources.iter().filter(|source| !["agent/src/main.rs", "agent/src/lib.rs"].contains(&&*source.path)) {
         let code_lines = source.lines().take(source.lines_of_code(&test_files));
         let opening = code_lines.filter(|(_, line)| code(line).contains("clippy::disallowed"));
         findings.extend(opening.map(|(line, text)| source.at(line, text)));
@@ -278,18 +228,10 @@ fn the_border_to_the_world_is_opened_only_at_its_doors() {
 #[test]
 fn every_module_says_in_its_first_line_what_it_is_for() {
     let says = |source: &Source| {
-        source
-            .text
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("//! "))
-            .is_some_and(|line| !line.is_empty())
+        source.text.lines().next().and_then(|line| line.strip_prefix("//! ")).is_some_and(|line| !line.is_empty())
     };
-    let findings: Vec<_> = rust()
-        .iter()
-        .filter(|source| !says(source))
-        .map(|source| source.at(1, "no `//!`"))
-        .collect();
+    let findings: Vec<_> =
+        rust().iter().filter(|source| !says(source)).map(|source| source.at(1, "no `//!`")).collect();
     assert_none("files that do not open with a `//!` line", &findings);
 }
 
@@ -308,24 +250,15 @@ fn no_file_is_longer_than_one_idea() {
             findings.push(source.at(lines, "no longer long: take it out of LONG_FILES"));
         }
     }
-    assert_none(
-        &format!("files of more than {LINES_MAX} lines without their tests"),
-        &findings,
-    );
+    assert_none(&format!("files of more than {LINES_MAX} lines without their tests"), &findings);
 }
 
 #[test]
 fn nothing_is_left_undone() {
-    let needles = [
-        concat!("to", "do!("),
-        concat!("unimple", "mented!("),
-        concat!("db", "g!("),
-    ];
+    let needles = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("db", "g!(")];
     let mut findings = Vec::new();
     for source in rust() {
-        let open = source
-            .lines()
-            .filter(|(_, line)| needles.iter().any(|needle| code(line).contains(needle)));
+        let open = source.lines().filter(|(_, line)| needles.iter().any(|needle| code(line).contains(needle)));
         findings.extend(open.map(|(line, text)| source.at(line, text)));
     }
     assert_none("unfinished or debugging code", &findings);
@@ -339,14 +272,9 @@ fn every_ignored_test_and_every_lint_exception_says_why() {
         let lines: Vec<&str> = source.text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
             let attribute = line.trim_start();
-            let opens = ["#[allow(", "#![allow(", "#[expect(", "#![expect("]
-                .iter()
-                .any(|it| attribute.starts_with(it));
+            let opens = ["#[allow(", "#![allow(", "#[expect(", "#![expect("].iter().any(|it| attribute.starts_with(it));
             let whole = || {
-                let end = lines[index..]
-                    .iter()
-                    .position(|line| line.trim_end().ends_with(']'))
-                    .unwrap_or_default();
+                let end = lines[index..].iter().position(|line| line.trim_end().ends_with(']')).unwrap_or_default();
                 lines[index..=index + end].concat()
             };
             if attribute.starts_with(bare) || opens && !whole().contains("reason = ") {
@@ -359,12 +287,7 @@ fn every_ignored_test_and_every_lint_exception_says_why() {
 
 #[test]
 fn no_path_of_one_machine_is_written_down() {
-    let folders = [
-        concat!("/ho", "me/"),
-        concat!("/wo", "rk/"),
-        concat!("/ro", "ot/"),
-        concat!("/Us", "ers/"),
-    ];
+    let folders = [concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/Us", "ers/")];
     let endings = [
         ".rs", ".md", ".toml", ".sh", ".service", ".socket", ".conf", ".sql", ".html", ".js", ".css", "run", ".aarch64",
     ];
@@ -374,9 +297,7 @@ fn no_path_of_one_machine_is_written_down() {
             // Only where the path begins: `$DIR` followed by the same letters is a path of the reader's.
             let begins =
                 |at: usize| !line[..at].ends_with(|letter: char| letter.is_alphanumeric() || "_}.".contains(letter));
-            let named = folders
-                .iter()
-                .any(|folder| line.match_indices(folder).any(|(at, _)| begins(at)));
+            let named = folders.iter().any(|folder| line.match_indices(folder).any(|(at, _)| begins(at)));
             findings.extend(named.then(|| source.at(number, line)));
         }
     }
@@ -387,19 +308,11 @@ fn no_path_of_one_machine_is_written_down() {
 fn every_relative_link_of_the_documents_leads_somewhere() {
     let mut findings = Vec::new();
     for source in sources(&[".md"]) {
-        let folder = root()
-            .join(&source.path)
-            .parent()
-            .map(Path::to_path_buf)
-            .unwrap_or_default();
+        let folder = root().join(&source.path).parent().map(Path::to_path_buf).unwrap_or_default();
         let mut fenced = false;
         for (number, line) in source.lines() {
             fenced ^= line.trim_start().starts_with("```");
-            for (_, rest) in line
-                .match_indices("](")
-                .filter(|_| !fenced)
-                .map(|(at, _)| line.split_at(at + 2))
-            {
+            for (_, rest) in line.match_indices("](").filter(|_| !fenced).map(|(at, _)| line.split_at(at + 2)) {
                 let target = rest.split([')', ' ', '#']).next().unwrap_or_default();
                 let elsewhere = target.is_empty() || target.contains("://") || target.starts_with("mailto:");
                 if !elsewhere && !folder.join(target).exists() {
@@ -413,46 +326,27 @@ fn every_relative_link_of_the_documents_leads_somewhere() {
 
 #[test]
 fn the_lock_file_is_committed() {
-    assert!(
-        root().join("Cargo.lock").is_file(),
-        "Cargo.lock is missing: run `cargo generate-lockfile` and commit it"
-    );
+    assert!(root().join("Cargo.lock").is_file(), "Cargo.lock is missing: run `cargo generate-lockfile` and commit it");
     let ignored = fs::read_to_string(root().join(".gitignore")).unwrap_or_default();
-    assert!(
-        !ignored.lines().any(|line| line.contains("Cargo.lock")),
-        ".gitignore keeps Cargo.lock out"
-    );
+    assert!(!ignored.lines().any(|line| line.contains("Cargo.lock")), ".gitignore keeps Cargo.lock out");
     let git = |arguments: &[&str]| Command::new("git").arg("-C").arg(root()).args(arguments).output();
     // An unpacked archive has no history to ask; what is there was shipped.
     if git(&["rev-parse", "HEAD"]).is_ok_and(|answer| answer.status.success()) {
         let listed = git(&["ls-files", "--error-unmatch", "Cargo.lock"]).expect("git has just answered");
-        assert!(
-            listed.status.success(),
-            "Cargo.lock is not in the repository: `git add Cargo.lock`"
-        );
+        assert!(listed.status.success(), "Cargo.lock is not in the repository: `git add Cargo.lock`");
     }
 }
 
 #[test]
 fn every_decision_is_numbered_and_dated() {
     let mut findings = Vec::new();
-    let pages = sources(&[".md"])
-        .into_iter()
-        .filter(|source| source.path.starts_with("docs/decisions/"));
+    let pages = sources(&[".md"]).into_iter().filter(|source| source.path.starts_with("docs/decisions/"));
     for (expected, page) in (1..).map(|number| format!("{number:04}")).zip(pages) {
         let is_date = |text: &str| {
-            let part = |range| {
-                text.get(range)
-                    .is_some_and(|digits: &str| digits.bytes().all(|it| it.is_ascii_digit()))
-            };
+            let part = |range| text.get(range).is_some_and(|digits: &str| digits.bytes().all(|it| it.is_ascii_digit()));
             text.len() == 10 && part(0..4) && &text[4..5] == "-" && part(5..7) && &text[7..8] == "-" && part(8..10)
         };
-        let dated = page
-            .text
-            .lines()
-            .take(5)
-            .filter_map(|line| line.strip_prefix("Date: "))
-            .any(is_date);
+        let dated = page.text.lines().take(5).filter_map(|line| line.strip_prefix("Date: ")).any(is_date);
         let numbered = page.path.starts_with(&format!("docs/decisions/{expected}-"))
             && page.text.starts_with(&format!("# {expected}: "));
         findings.extend((!dated).then(|| page.at(1, "needs `Date: YYYY-MM-DD` in its first five lines")));
@@ -464,33 +358,17 @@ fn every_decision_is_numbered_and_dated() {
 #[test]
 fn a_visitor_and_the_build_server_run_the_same_tests() {
     let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(
-        read("README.md").contains(TEST_COMMAND),
-        "README.md does not name `{TEST_COMMAND}`"
-    );
+    assert!(read("README.md").contains(TEST_COMMAND), "README.md does not name `{TEST_COMMAND}`");
     let script = read(".ci/run");
-    let steps = [
-        "cargo fmt --all --check",
-        "cargo clippy --workspace --all-targets --locked",
-        TEST_COMMAND,
-    ];
-    let places = steps.map(|step| {
-        script
-            .find(step)
-            .unwrap_or_else(|| panic!(".ci/run does not run `{step}`"))
-    });
-    assert!(
-        places.is_sorted(),
-        ".ci/run runs its steps in another order than {steps:?}"
-    );
+    let steps = ["cargo fmt --all --check", "cargo clippy --workspace --all-targets --locked", TEST_COMMAND];
+    let places = steps.map(|step| script.find(step).unwrap_or_else(|| panic!(".ci/run does not run `{step}`")));
+    assert!(places.is_sorted(), ".ci/run runs its steps in another order than {steps:?}");
 }
 
 #[test]
 fn every_member_keeps_the_lints_of_the_house() {
     let manifests = sources(&["/Cargo.toml"]);
-    let lax = manifests
-        .iter()
-        .filter(|source| !source.text.contains("[lints]\nworkspace = true"));
+    let lax = manifests.iter().filter(|source| !source.text.contains("[lints]\nworkspace = true"));
     assert_none(
         "members without the workspace's lints",
         &lax.map(|source| source.at(1, "[lints]")).collect::<Vec<_>>(),

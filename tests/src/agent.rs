@@ -122,17 +122,10 @@ impl Device {
             if let Some(status) = child.try_wait().expect("a child of ours") {
                 panic!("{status}: {}", self.log());
             }
-            http::socket(&socket, "GET", "/v1/status", b"")
-                .ok()
-                .filter(|answer| answer.status == 200)
+            http::socket(&socket, "GET", "/v1/status", b"").ok().filter(|answer| answer.status == 200)
         });
         let address = status.json()["listen"].as_str().expect("an address").to_owned();
-        Agent {
-            child,
-            socket,
-            state_dir: self.state_dir(),
-            address,
-        }
+        Agent { child, socket, state_dir: self.state_dir(), address }
     }
 }
 
@@ -174,10 +167,7 @@ impl Agent {
     pub fn reports(&self, kind: &str) -> Vec<Value> {
         let all = self.socket("GET", "/v1/reports?limit=500", "").json();
         let all = all["reports"].as_array().cloned().unwrap_or_default();
-        all.into_iter()
-            .filter(|report| report["kind"] == kind)
-            .map(|report| report["report"].clone())
-            .collect()
+        all.into_iter().filter(|report| report["kind"] == kind).map(|report| report["report"].clone()).collect()
     }
 
     /// Sends `count` rows of `law` with their labels right behind; returns how many answers were right.
@@ -191,23 +181,12 @@ impl Agent {
         assert_eq!(answers.status, 200, "{}", answers.text);
         let answers = answers.lines();
         let label = |(answer, (_, state)): (&Value, &([f64; 3], &str))| {
-            format!(
-                "{}\n",
-                serde_json::json!({"record_id": answer["record_id"], "label": state})
-            )
+            format!("{}\n", serde_json::json!({"record_id": answer["record_id"], "label": state}))
         };
         let labels: String = answers.iter().zip(&rows).map(label).collect();
         let stored = self.socket("POST", "/v1/labels", &labels);
-        assert!(
-            stored.lines().iter().all(|line| line["outcome"] == "stored"),
-            "{}",
-            stored.text
-        );
-        answers
-            .iter()
-            .zip(&rows)
-            .filter(|(answer, (_, state))| answer["label"] == *state)
-            .count()
+        assert!(stored.lines().iter().all(|line| line["outcome"] == "stored"), "{}", stored.text);
+        answers.iter().zip(&rows).filter(|(answer, (_, state))| answer["label"] == *state).count()
     }
 
     /// Where its state is.
@@ -222,9 +201,7 @@ impl Agent {
     /// It does not end.
     #[must_use]
     pub fn terminate(mut self) -> ExitStatus {
-        let kill = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
-            .status();
+        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(kill.expect("kill can be started").success());
         until("the agent ends", || self.child.try_wait().expect("a child of ours"))
     }

@@ -74,13 +74,6 @@ fn exchange(mut stream: impl Read + Write, host: &str, method: &str, path: &str,
     let text = String::from_utf8_lossy(&bytes);
     let broken = || io::Error::new(io::ErrorKind::InvalidData, format!("not an answer: {text}"));
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(broken)?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .ok_or_else(broken)?;
-    Ok(Answer {
-        status,
-        text: body.to_owned(),
-    })
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
+    Ok(Answer { status, text: body.to_owned() })
 }

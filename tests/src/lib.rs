@@ -20,25 +20,17 @@ pub fn hone() -> &'static PathBuf {
     HONE.get_or_init(|| {
         // This test lies in `<target>/<profile>/deps`, the binary two levels up from it.
         let test = std::env::current_exe().expect("a test knows its own file");
-        let profile = test
-            .parent()
-            .and_then(|deps| deps.parent())
-            .expect("tests lie in <target>/<profile>/deps");
+        let profile = test.parent().and_then(|deps| deps.parent()).expect("tests lie in <target>/<profile>/deps");
         let mut build = Command::new(env!("CARGO"));
         build
             // All targets, so that features are resolved as for the tests and no dependency is built twice.
             .args(["build", "--quiet", "--workspace", "--all-targets"])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        build
-            .arg("--target-dir")
-            .arg(profile.parent().expect("a profile has a target directory"));
+        build.arg("--target-dir").arg(profile.parent().expect("a profile has a target directory"));
         if profile.file_name().is_some_and(|name| name == "release") {
             build.arg("--release");
         }
-        assert!(
-            build.status().expect("cargo can be started").success(),
-            "hone does not build"
-        );
+        assert!(build.status().expect("cargo can be started").success(), "hone does not build");
         profile.join("hone")
     })
 }

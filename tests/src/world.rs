@@ -53,10 +53,7 @@ impl World {
 /// A sample as one NDJSON line.
 #[must_use]
 pub fn sample([a, b, c]: [f64; 3]) -> String {
-    format!(
-        "{}\n",
-        json!({"source": "press-1", "features": {"a": a, "b": b, "c": c}})
-    )
+    format!("{}\n", json!({"source": "press-1", "features": {"a": a, "b": b, "c": c}}))
 }
 
 /// An inference request for one row.
@@ -78,17 +75,10 @@ pub fn train(folder: &Path, name: &str, seed: u64, flip: bool) -> PathBuf {
         let state = if (state == "high") == flip { "low" } else { "high" };
         writeln!(text, "{a},{b},{c},{state}").expect("a string takes any text");
     }
-    let (data, model) = (
-        folder.join(format!("{name}.csv")),
-        folder.join(format!("{name}.safetensors")),
-    );
+    let (data, model) = (folder.join(format!("{name}.csv")), folder.join(format!("{name}.safetensors")));
     std::fs::write(&data, text).expect("a temporary folder can be written");
     let mut train = Command::new(hone());
-    train
-        .args(["train", "--label", "state", "--seed", "1", "--data"])
-        .arg(&data)
-        .arg("-o")
-        .arg(&model);
+    train.args(["train", "--label", "state", "--seed", "1", "--data"]).arg(&data).arg("-o").arg(&model);
     let output = train.output().expect("hone can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     model

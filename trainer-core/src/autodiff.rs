@@ -61,13 +61,7 @@ impl Trainee {
             }
         }
         let optimizer = AdamWConfig::new().with_weight_decay(weight_decay).init();
-        Self {
-            parameters: Parameters { matrices, vectors },
-            optimizer,
-            from,
-            seed,
-            steps: 0,
-        }
+        Self { parameters: Parameters { matrices, vectors }, optimizer, from, seed, steps: 0 }
     }
 
     /// One step on a batch: `x` is `[rows, before(from)]`, `y` is `[rows, outputs]`, one-hot or standardised targets.
@@ -123,9 +117,7 @@ impl Trainee {
         let mut chance = Chance::new(self.seed, Purpose::Mask, self.steps * 64 + index as u64);
         let [rows, columns] = x.dims();
         let keep = 1.0 / (1.0 - rate);
-        let mask: Vec<f32> = (0..rows * columns)
-            .map(|_| if chance.unit() < rate { 0.0 } else { keep })
-            .collect();
+        let mask: Vec<f32> = (0..rows * columns).map(|_| if chance.unit() < rate { 0.0 } else { keep }).collect();
         let mask = Tensor::<2>::from_data(TensorData::new(mask, [rows, columns]), &x.device());
         x * mask
     }
@@ -151,17 +143,11 @@ impl Trainee {
 }
 
 fn matrix(values: &[f32], rows: usize, columns: usize) -> Param<Tensor<2>> {
-    Param::from_tensor(Tensor::from_data(
-        TensorData::new(values.to_vec(), [rows, columns]),
-        &device().autodiff(),
-    ))
+    Param::from_tensor(Tensor::from_data(TensorData::new(values.to_vec(), [rows, columns]), &device().autodiff()))
 }
 
 fn vector(values: &[f32]) -> Param<Tensor<1>> {
-    Param::from_tensor(Tensor::from_data(
-        TensorData::new(values.to_vec(), [values.len()]),
-        &device().autodiff(),
-    ))
+    Param::from_tensor(Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &device().autodiff()))
 }
 
 fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

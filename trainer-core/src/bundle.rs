@@ -105,10 +105,7 @@ pub fn write(model: &mut Model) -> (Vec<u8>, Digest) {
     );
     let metadata = HashMap::from([(KEY.to_owned(), manifest_text(&model.manifest))]);
     let views = tensors.iter().map(|(name, shape, data)| {
-        (
-            name.as_str(),
-            TensorView::new(Dtype::F32, shape.clone(), data).expect("shapes and data were built together"),
-        )
+        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).expect("shapes and data were built together"))
     });
     let bytes = serialize(views, Some(metadata)).expect("f32 tensors of known shape serialise");
     let digest = Digest::of(&bytes);
@@ -121,52 +118,33 @@ pub fn write(model: &mut Model) -> (Vec<u8>, Digest) {
 /// intact checksum, and gives its golden answers.
 pub fn read(bytes: &[u8]) -> Result<Model, BundleError> {
     if bytes.len() > BYTES_MAX {
-        return Err(BundleError::TooLarge {
-            bytes: bytes.len() as u64,
-            limit: BYTES_MAX as u64,
-        });
+        return Err(BundleError::TooLarge { bytes: bytes.len() as u64, limit: BYTES_MAX as u64 });
     }
     if let Some(header) = bytes.first_chunk::<8>() {
         let claimed = u64::from_le_bytes(*header);
         if claimed > HEADER_BYTES_MAX {
-            return Err(BundleError::TooLarge {
-                bytes: claimed,
-                limit: HEADER_BYTES_MAX,
-            });
+            return Err(BundleError::TooLarge { bytes: claimed, limit: HEADER_BYTES_MAX });
         }
     }
     let container = |error: safetensors::SafeTensorError| BundleError::Container(error.to_string());
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(container)?;
     let file = SafeTensors::deserialize(bytes).map_err(container)?;
-    let text = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|map| map.get(KEY))
-        .ok_or(BundleError::NoManifest)?;
+    let text = metadata.metadata().as_ref().and_then(|map| map.get(KEY)).ok_or(BundleError::NoManifest)?;
     let head: serde_json::Value =
         serde_json::from_str(text).map_err(|error| BundleError::Manifest(error.to_string()))?;
     let format = head.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
     if format != u64::from(FORMAT) {
-        return Err(BundleError::Format {
-            found: u32::try_from(format).unwrap_or(u32::MAX),
-        });
+        return Err(BundleError::Format { found: u32::try_from(format).unwrap_or(u32::MAX) });
     }
     let manifest: Manifest = serde_json::from_str(text).map_err(|error| BundleError::Manifest(error.to_string()))?;
     let bare = text.replacen(&format!("\"check\":\"{}\"", manifest.check), "\"check\":\"\"", 1);
     let mut all: Vec<_> = file.tensors();
     all.sort_by(|a, b| a.0.cmp(&b.0));
-    if check(
-        &bare,
-        all.iter()
-            .map(|(name, view)| (name.as_str(), view.shape(), view.data())),
-    ) != manifest.check
-    {
+    if check(&bare, all.iter().map(|(name, view)| (name.as_str(), view.shape(), view.data()))) != manifest.check {
         return Err(BundleError::Checksum);
     }
     plausible(&manifest.schema)?;
-    let mut loader = Loader {
-        tensors: all.into_iter().collect(),
-    };
+    let mut loader = Loader { tensors: all.into_iter().collect() };
     let model = loader.model(manifest)?;
     if let Some(name) = loader.tensors.into_keys().next() {
         return Err(BundleError::Unexpected(name));
@@ -192,12 +170,7 @@ fn golden(model: &Model) -> Result<(), BundleError> {
     for (index, (&found, &expected)) in golden_answers(model).iter().zip(&model.golden.1).enumerate() {
         let near = (found - expected).abs() <= GOLDEN_TOLERANCE * expected.abs().max(1.0);
         if !near {
-            return Err(BundleError::Golden {
-                row: index / outputs,
-                output: index % outputs,
-                found,
-                expected,
-            });
+            return Err(BundleError::Golden { row: index / outputs, output: index % outputs, found, expected });
         }
     }
     Ok(())
@@ -225,25 +198,15 @@ fn plausible(schema: &Schema) -> Result<(), BundleError> {
     let refuse = |text: String| Err(BundleError::Schema(text));
     let (features, outputs) = (schema.features.len(), schema.outputs());
     if features == 0 || schema.encoded() == 0 || schema.encoded() > 4_096 {
-        return refuse(format!(
-            "{features} features, {} columns after encoding",
-            schema.encoded()
-        ));
+        return refuse(format!("{features} features, {} columns after encoding", schema.encoded()));
     }
-    let least = if matches!(schema.task, Task::Classification { .. }) {
-        2
-    } else {
-        1
-    };
+    let least = if matches!(schema.task, Task::Classification { .. }) { 2 } else { 1 };
     if outputs < least || outputs > 1_024 {
         return refuse(format!("{outputs} classes or targets"));
     }
     for (index, feature) in schema.features.iter().enumerate() {
         if feature.name.is_empty() || schema.features[..index].iter().any(|other| other.name == feature.name) {
-            return refuse(format!(
-                "feature {index} is named `{}` twice or not at all",
-                feature.name
-            ));
+            return refuse(format!("feature {index} is named `{}` twice or not at all", feature.name));
         }
         if matches!(&feature.kind, FeatureKind::Category { values } if values.is_empty()) {
             return refuse(format!("category `{}` has no values", feature.name));
@@ -268,28 +231,12 @@ mod tests {
             let (x, mode) = (chance.normal(), chance.below(2));
             rows.push(&[x, mode as f32], &[f32::from(u8::from((x > 0.0) == (mode == 0)))]);
         }
-        let number = Feature {
-            name: "x".into(),
-            unit: Some("mm".into()),
-            kind: FeatureKind::Number,
-            range: Some([-9.0, 9.0]),
-        };
-        let kind = FeatureKind::Category {
-            values: vec!["a".into(), "b".into()],
-        };
-        let mode = Feature {
-            name: "mode".into(),
-            unit: None,
-            kind,
-            range: None,
-        };
-        let task = Task::Classification {
-            classes: vec!["no".into(), "yes".into()],
-        };
-        let schema = Schema {
-            features: vec![number, mode],
-            task,
-        };
+        let number =
+            Feature { name: "x".into(), unit: Some("mm".into()), kind: FeatureKind::Number, range: Some([-9.0, 9.0]) };
+        let kind = FeatureKind::Category { values: vec!["a".into(), "b".into()] };
+        let mode = Feature { name: "mode".into(), unit: None, kind, range: None };
+        let task = Task::Classification { classes: vec!["no".into(), "yes".into()] };
+        let schema = Schema { features: vec![number, mode], task };
         let layers = vec![
             Layer::Linear { outputs: 8 },
             Layer::BatchNorm,
@@ -322,11 +269,7 @@ mod tests {
         for at in (0..header).chain((header..bytes.len()).step_by(97)) {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            assert!(
-                read(&damaged).is_err(),
-                "a flip at byte {at} of {} went unseen",
-                bytes.len()
-            );
+            assert!(read(&damaged).is_err(), "a flip at byte {at} of {} went unseen", bytes.len());
         }
     }
 
@@ -334,10 +277,7 @@ mod tests {
     fn truncated_foreign_and_greedy_files_are_refused_by_name() {
         let (bytes, _) = write(&mut model());
         for length in [0, 7, 8, 100, bytes.len() - 1] {
-            assert!(
-                matches!(read(&bytes[..length]), Err(BundleError::Container(_))),
-                "{length} bytes"
-            );
+            assert!(matches!(read(&bytes[..length]), Err(BundleError::Container(_))), "{length} bytes");
         }
         let mut greedy = bytes.clone();
         greedy[..8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
@@ -356,10 +296,7 @@ mod tests {
     #[test]
     fn resealed_nonsense_is_refused_by_name() {
         let nan = refusal(|model| model.head.as_mut().unwrap()[3] = f32::NAN);
-        assert!(
-            matches!(nan, BundleError::NotFinite { ref name, index: 3 } if name == "head.weight"),
-            "{nan}"
-        );
+        assert!(matches!(nan, BundleError::NotFinite { ref name, index: 3 } if name == "head.weight"), "{nan}");
         let golden = refusal(|model| model.head.as_mut().unwrap()[0] += 5.0);
         assert!(matches!(golden, BundleError::Golden { row: 0, .. }), "{golden}");
         let format = refusal(|model| model.manifest.format = 2);

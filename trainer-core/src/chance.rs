@@ -67,22 +67,10 @@ mod tests {
     #[test]
     fn streams_repeat_and_do_not_touch_each_other() {
         let draw = |seed, purpose, step| Chance::new(seed, purpose, step).unit();
-        assert_eq!(
-            draw(1, Purpose::Order, 2).to_bits(),
-            draw(1, Purpose::Order, 2).to_bits()
-        );
-        assert_ne!(
-            draw(1, Purpose::Order, 2).to_bits(),
-            draw(1, Purpose::Order, 3).to_bits()
-        );
-        assert_ne!(
-            draw(1, Purpose::Order, 2).to_bits(),
-            draw(1, Purpose::Mask, 2).to_bits()
-        );
-        assert_ne!(
-            draw(1, Purpose::Order, 2).to_bits(),
-            draw(2, Purpose::Order, 2).to_bits()
-        );
+        assert_eq!(draw(1, Purpose::Order, 2).to_bits(), draw(1, Purpose::Order, 2).to_bits());
+        assert_ne!(draw(1, Purpose::Order, 2).to_bits(), draw(1, Purpose::Order, 3).to_bits());
+        assert_ne!(draw(1, Purpose::Order, 2).to_bits(), draw(1, Purpose::Mask, 2).to_bits());
+        assert_ne!(draw(1, Purpose::Order, 2).to_bits(), draw(2, Purpose::Order, 2).to_bits());
         let mut order = Chance::new(0, Purpose::Order, 0).order(100);
         assert_ne!(order, (0..100).collect::<Vec<_>>());
         order.sort_unstable();

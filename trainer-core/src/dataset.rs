@@ -95,17 +95,14 @@ pub(crate) fn anchors(schema: &Schema, rows: &Rows, seed: u64) -> Rows {
     let order = Chance::new(seed, Purpose::Sample, 0).order(rows.len());
     let mut left = vec![ANCHORS_PER_CLASS; schema.outputs()];
     let mut chosen: Vec<usize> = match schema.task {
-        Task::Classification { .. } => order
-            .into_iter()
-            .filter(|&row| take_one(&mut left[crate::evaluate::class_of(rows.y(row)[0])]))
-            .collect(),
+        Task::Classification { .. } => {
+            order.into_iter().filter(|&row| take_one(&mut left[crate::evaluate::class_of(rows.y(row)[0])])).collect()
+        }
         Task::Regression { .. } => order.into_iter().take(ANCHORS_OF_REGRESSION).collect(),
     };
     chosen.sort_unstable();
     let mut anchors = Rows::empty(rows.features, rows.truths);
-    chosen
-        .into_iter()
-        .for_each(|row| anchors.push(rows.x(row), rows.y(row)));
+    chosen.into_iter().for_each(|row| anchors.push(rows.x(row), rows.y(row)));
     anchors
 }
 

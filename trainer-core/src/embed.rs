@@ -34,9 +34,7 @@ impl Embedding {
         let spread = |count: usize| 1.0 / (count as f32).sqrt();
         let mut embedding = Self {
             scale: [1.0; 4],
-            weight: (0..network.inputs * random)
-                .map(|_| chance.normal() * spread(network.inputs))
-                .collect(),
+            weight: (0..network.inputs * random).map(|_| chance.normal() * spread(network.inputs)).collect(),
             bias: (0..random).map(|_| chance.normal()).collect(),
             squeeze: Vec::new(),
         };
@@ -51,11 +49,7 @@ impl Embedding {
     /// Columns of `h`.
     #[must_use]
     pub fn width(&self, network: &Network) -> usize {
-        if self.squeeze.is_empty() {
-            parts(network) + self.bias.len() + 1
-        } else {
-            WIDTH_MAX
-        }
+        if self.squeeze.is_empty() { parts(network) + self.bias.len() + 1 } else { WIDTH_MAX }
     }
 
     /// Multiply-adds of one embedding beside the network's forward pass.
@@ -88,11 +82,7 @@ impl Embedding {
     }
 
     /// Standard deviation of each part over all its numbers; 1 for a part that never varies.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        reason = "f64 sums kept as f32"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "f64 sums kept as f32")]
     pub(crate) fn measure(&self, network: &Network, rows: &[f32]) -> [f32; 4] {
         let mut sums = [(0.0_f64, 0.0_f64, 0_usize); 4];
         let mut scratch = Scratch::default();
@@ -122,11 +112,7 @@ impl Embedding {
 
 /// Columns of inputs, mid and penultimate together; with the cut at the end mid and penultimate are one.
 fn parts(network: &Network) -> usize {
-    let penultimate = if network.spec.cut < network.spec.layers.len() {
-        network.penultimate()
-    } else {
-        0
-    };
+    let penultimate = if network.spec.cut < network.spec.layers.len() { network.penultimate() } else { 0 };
     network.inputs + network.mid() + penultimate
 }
 
@@ -151,10 +137,7 @@ mod tests {
         assert_eq!(h(2, &Spec::default()).1, FILL);
         assert_eq!(h(128, &Spec::default()).1, 225);
         assert_eq!(h(400, &Spec::default()).1, WIDTH_MAX);
-        let one = Spec {
-            cut: 1,
-            layers: vec![Layer::Linear { outputs: 200 }],
-        };
+        let one = Spec { cut: 1, layers: vec![Layer::Linear { outputs: 200 }] };
         assert_eq!(h(5, &one).1, 206, "mid and penultimate are the same numbers here");
         for inputs in [2, 128, 400] {
             let (h, width) = h(inputs, &Spec::default());

@@ -58,26 +58,17 @@ impl Tally {
     #[must_use]
     pub fn new(task: &Task) -> Self {
         match task {
-            Task::Classification { classes } => Self::Classes {
-                confusion: vec![0; classes.len().pow(2)],
-                classes: classes.len(),
-                log_loss: 0.0,
-            },
-            Task::Regression { targets } => Self::Targets {
-                rows: 0,
-                sums: vec![[0.0; 4]; targets.len()],
-            },
+            Task::Classification { classes } => {
+                Self::Classes { confusion: vec![0; classes.len().pow(2)], classes: classes.len(), log_loss: 0.0 }
+            }
+            Task::Regression { targets } => Self::Targets { rows: 0, sums: vec![[0.0; 4]; targets.len()] },
         }
     }
 
     /// Adds one answer (`[outputs]`) and its truth (`[truths]`).
     pub fn push(&mut self, answer: &[f32], truth: &[f32]) {
         match self {
-            Self::Classes {
-                confusion,
-                classes,
-                log_loss,
-            } => {
+            Self::Classes { confusion, classes, log_loss } => {
                 let class = class_of(truth[0]).min(*classes - 1);
                 confusion[class * *classes + argmax(answer)] += 1;
                 *log_loss -= f64::from(answer[class]).max(1e-15).ln();
@@ -100,11 +91,7 @@ impl Tally {
     #[must_use]
     pub fn metrics(&self) -> Option<Metrics> {
         match self {
-            Self::Classes {
-                confusion,
-                classes,
-                log_loss,
-            } => {
+            Self::Classes { confusion, classes, log_loss } => {
                 let rows: u64 = confusion.iter().sum();
                 let n = rows as f64;
                 let right: u64 = (0..*classes).map(|class| confusion[class * classes + class]).sum();
@@ -153,28 +140,15 @@ mod tests {
 
     #[test]
     fn classification_measures_equal_hand_computed_ones() {
-        let task = Task::Classification {
-            classes: ["a", "b", "c"].map(String::from).to_vec(),
-        };
+        let task = Task::Classification { classes: ["a", "b", "c"].map(String::from).to_vec() };
         let mut tally = Tally::new(&task);
         assert_eq!(tally.metrics(), None);
-        for (answer, truth) in [
-            ([0.8, 0.2, 0.0], 0.0),
-            ([0.4, 0.6, 0.0], 0.0),
-            ([0.1, 0.9, 0.0], 1.0),
-            ([0.3, 0.7, 0.0], 1.0),
-        ] {
+        for (answer, truth) in
+            [([0.8, 0.2, 0.0], 0.0), ([0.4, 0.6, 0.0], 0.0), ([0.1, 0.9, 0.0], 1.0), ([0.3, 0.7, 0.0], 1.0)]
+        {
             tally.push(&answer, &[truth]);
         }
-        let Some(Metrics::Classification {
-            rows,
-            accuracy,
-            f1_macro,
-            log_loss,
-        }) = tally.metrics()
-        else {
-            panic!()
-        };
+        let Some(Metrics::Classification { rows, accuracy, f1_macro, log_loss }) = tally.metrics() else { panic!() };
         assert_eq!((rows, accuracy), (4, 0.75));
         // a: 2·1/(2·1+0+1) = 2/3; b: 2·2/(2·2+1+0) = 4/5; c never occurs.
         assert!((f1_macro - f64::midpoint(2.0 / 3.0, 0.8)).abs() < 1e-12);
@@ -184,19 +158,12 @@ mod tests {
 
     #[test]
     fn regression_measures_equal_hand_computed_ones() {
-        let mut tally = Tally::new(&Task::Regression {
-            targets: vec!["y".into()],
-        });
+        let mut tally = Tally::new(&Task::Regression { targets: vec!["y".into()] });
         for (answer, truth) in [(1.0, 2.0), (4.0, 4.0), (7.0, 6.0)] {
             tally.push(&[answer], &[truth]);
         }
-        let Some(Metrics::Regression { rmse, mae, r2, .. }) = tally.metrics() else {
-            panic!()
-        };
+        let Some(Metrics::Regression { rmse, mae, r2, .. }) = tally.metrics() else { panic!() };
         assert!((rmse - (2.0_f64 / 3.0).sqrt()).abs() < 1e-9 && (mae - 2.0 / 3.0).abs() < 1e-9);
-        assert!(
-            (r2 - 0.75).abs() < 1e-9,
-            "8 is the truth's own spread, 2 the error: {r2}"
-        );
+        assert!((r2 - 0.75).abs() < 1e-9, "8 is the truth's own spread, 2 the error: {r2}");
     }
 }

@@ -28,15 +28,7 @@ pub struct FitSettings {
 
 impl Default for FitSettings {
     fn default() -> Self {
-        Self {
-            epochs: 60,
-            batch: 32,
-            learning_rate: 1e-3,
-            weight_decay: 1e-3,
-            holdout: 0.2,
-            patience: 10,
-            refit: true,
-        }
+        Self { epochs: 60, batch: 32, learning_rate: 1e-3, weight_decay: 1e-3, holdout: 0.2, patience: 10, refit: true }
     }
 }
 
@@ -86,44 +78,14 @@ pub(crate) fn fit(
     let mut report = FitReport::default();
     if held == 0 {
         report.epochs = settings.epochs;
-        run(
-            network,
-            from,
-            examples,
-            loss,
-            settings,
-            seed,
-            rows,
-            settings.epochs,
-            &mut report,
-        );
+        run(network, from, examples, loss, settings, seed, rows, settings.epochs, &mut report);
         return report;
     }
-    report.epochs = run(
-        network,
-        from,
-        examples,
-        loss,
-        settings,
-        seed,
-        rows - held,
-        settings.epochs,
-        &mut report,
-    );
+    report.epochs = run(network, from, examples, loss, settings, seed, rows - held, settings.epochs, &mut report);
     report.judged = Some(network.clone());
     if settings.refit && report.epochs > 0 {
         *network = first;
-        run(
-            network,
-            from,
-            examples,
-            loss,
-            settings,
-            seed,
-            rows,
-            report.epochs,
-            &mut report,
-        );
+        run(network, from, examples, loss, settings, seed, rows, report.epochs, &mut report);
     }
     report
 }
@@ -144,22 +106,12 @@ fn run(
     let (columns, outputs) = (examples.columns, examples.outputs);
     let judged = train < examples.len();
     let mut trainee = Trainee::new(network, from, settings.weight_decay, seed);
-    let mut best = (
-        if judged {
-            mean_loss(network, from, examples, train, loss)
-        } else {
-            f64::INFINITY
-        },
-        0,
-        network.clone(),
-    );
+    let mut best =
+        (if judged { mean_loss(network, from, examples, train, loss) } else { f64::INFINITY }, 0, network.clone());
     for epoch in 1..=epochs {
         let order = Chance::new(seed, Purpose::Order, epoch as u64).order(train);
         for batch in order.chunks(settings.batch.max(1)) {
-            let (mut x, mut y) = (
-                Vec::with_capacity(batch.len() * columns),
-                Vec::with_capacity(batch.len() * outputs),
-            );
+            let (mut x, mut y) = (Vec::with_capacity(batch.len() * columns), Vec::with_capacity(batch.len() * outputs));
             for &row in batch {
                 x.extend_from_slice(&examples.x[row * columns..(row + 1) * columns]);
                 y.extend_from_slice(&examples.y[row * outputs..(row + 1) * outputs]);
@@ -191,10 +143,7 @@ fn run(
 fn mean_loss(network: &Network, from: usize, examples: Examples<'_>, skip: usize, loss: Loss) -> f64 {
     let mut scratch = Scratch::default();
     let mut sum = 0.0;
-    let rows = examples
-        .x
-        .chunks_exact(examples.columns)
-        .zip(examples.y.chunks_exact(examples.outputs));
+    let rows = examples.x.chunks_exact(examples.columns).zip(examples.y.chunks_exact(examples.outputs));
     for (x, y) in rows.skip(skip) {
         if from == 0 {
             network.forward(x, &mut scratch)
@@ -203,12 +152,7 @@ fn mean_loss(network: &Network, from: usize, examples: Examples<'_>, skip: usize
         }
         sum += match loss {
             Loss::CrossEntropy => cross_entropy(&scratch.output, y),
-            Loss::Square => scratch
-                .output
-                .iter()
-                .zip(y)
-                .map(|(o, y)| f64::from(o - y).powi(2))
-                .sum(),
+            Loss::Square => scratch.output.iter().zip(y).map(|(o, y)| f64::from(o - y).powi(2)).sum(),
         };
     }
     #[expect(clippy::cast_precision_loss, reason = "a mean over rows")]
@@ -243,17 +187,8 @@ mod tests {
     fn trained(spec: &Spec, seed: u64) -> Network {
         let (x, y) = quadrants(600);
         let mut network = Network::new(spec, 2, 2, seed).unwrap();
-        let examples = Examples {
-            x: &x,
-            y: &y,
-            columns: 2,
-            outputs: 2,
-        };
-        let settings = FitSettings {
-            learning_rate: 1e-2,
-            epochs: 30,
-            ..FitSettings::default()
-        };
+        let examples = Examples { x: &x, y: &y, columns: 2, outputs: 2 };
+        let settings = FitSettings { learning_rate: 1e-2, epochs: 30, ..FitSettings::default() };
         fit(&mut network, 0, examples, Loss::CrossEntropy, &settings, 120, seed);
         network
     }

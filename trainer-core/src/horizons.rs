@@ -31,14 +31,7 @@ pub struct HorizonSettings {
 
 impl Default for HorizonSettings {
     fn default() -> Self {
-        Self {
-            horizons: 8,
-            ridges: vec![10.0],
-            weight: 4.0,
-            rate: 0.2,
-            share: 1e-3,
-            block: 0,
-        }
+        Self { horizons: 8, ridges: vec![10.0], weight: 4.0, rate: 0.2, share: 1e-3, block: 0 }
     }
 }
 
@@ -147,11 +140,7 @@ impl Horizons {
         }
         self.open.push(h, y);
         self.work_mac += self.open.push_work_mac();
-        if self.open.rows >= self.block() as u64 {
-            self.close_block(memory)
-        } else {
-            Ok(())
-        }
+        if self.open.rows >= self.block() as u64 { self.close_block(memory) } else { Ok(()) }
     }
 
     /// Labels per block.
@@ -184,9 +173,7 @@ impl Horizons {
         let mut head = vec![0.0; self.factory.width * outputs];
         for (into, from) in head.chunks_exact_mut(outputs).zip(self.heads.chunks_exact(row)) {
             for (weight, part) in weights.iter().zip(from.chunks_exact(outputs)) {
-                into.iter_mut()
-                    .zip(part)
-                    .for_each(|(sum, x)| *sum += weight / total * x);
+                into.iter_mut().zip(part).for_each(|(sum, x)| *sum += weight / total * x);
             }
         }
         head
@@ -255,11 +242,7 @@ impl Horizons {
 
     fn refit(&mut self, due: impl Fn(usize) -> bool, memory: &mut SolveMemory) -> Result<(), SolveError> {
         let count = self.settings.horizons;
-        let used = self
-            .levels
-            .iter()
-            .rposition(|level| !level.is_empty())
-            .map_or(0, |level| level + 1);
+        let used = self.levels.iter().rposition(|level| !level.is_empty()).map_or(0, |level| level + 1);
         // Horizons beyond what has been seen are the same head as the longest one that differs.
         let distinct = used.min(count);
         let mut sum = Gram::new(self.factory.width, self.factory.outputs);
@@ -272,11 +255,7 @@ impl Horizons {
             if !due(horizon) {
                 continue;
             }
-            let slots = if horizon + 1 == distinct {
-                horizon..count
-            } else {
-                horizon..horizon + 1
-            };
+            let slots = if horizon + 1 == distinct { horizon..count } else { horizon..horizon + 1 };
             for (index, &ridge) in self.settings.ridges.clone().iter().enumerate() {
                 for factory in [1.0, 0.0] {
                     let parts = [(self.settings.weight, &sum), (factory, &self.factory)];
@@ -354,23 +333,14 @@ mod tests {
     fn a_reversed_law_is_learnt_within_a_few_blocks_while_the_champion_would_fail_forever() {
         let (before, after, horizons) = mistakes(&HorizonSettings::default());
         assert!(before <= 12, "{before} mistakes before the change");
-        assert!(
-            after <= 110,
-            "{after} mistakes of 600 after it; the champion alone makes 600"
-        );
-        assert!(
-            horizons.weights().next().unwrap() < 0.05,
-            "nobody follows the champion any more"
-        );
+        assert!(after <= 110, "{after} mistakes of 600 after it; the champion alone makes 600");
+        assert!(horizons.weights().next().unwrap() < 0.05, "nobody follows the champion any more");
         assert!((horizons.weights().sum::<f32>() - 1.0).abs() < 1e-4);
     }
 
     #[test]
     fn memory_is_bounded_and_the_state_survives_its_serialisation_bit_for_bit() {
-        let (_, _, horizons) = mistakes(&HorizonSettings {
-            block: 1,
-            ..HorizonSettings::default()
-        });
+        let (_, _, horizons) = mistakes(&HorizonSettings { block: 1, ..HorizonSettings::default() });
         assert!(horizons.levels.iter().all(|level| level.len() <= 2));
         let sums: u64 = horizons.levels.iter().flatten().map(|gram| gram.rows).sum();
         assert_eq!(sums, 1_200);
@@ -395,13 +365,8 @@ mod tests {
     #[test]
     fn labels_without_opinions_still_move_the_sums() {
         let mut memory = SolveMemory::default();
-        let mut horizons = Horizons::new(
-            Gram::new(1, 1),
-            Scoring::Targets,
-            HorizonSettings::default(),
-            &mut memory,
-        )
-        .unwrap();
+        let mut horizons =
+            Horizons::new(Gram::new(1, 1), Scoring::Targets, HorizonSettings::default(), &mut memory).unwrap();
         for _ in 0..50 {
             horizons.learn(&[1.0], &[3.0], None, &mut memory).unwrap();
         }

@@ -18,11 +18,7 @@ pub(crate) fn temperature(seen: &[(Vec<f32>, Vec<f32>)]) -> f32 {
     let (mut low, mut high) = (0.0_f32, 4.0_f32);
     for _ in 0..24 {
         let (left, right) = (high - golden * (high - low), low + golden * (high - low));
-        if loss(left) < loss(right) {
-            high = right
-        } else {
-            low = left
-        }
+        if loss(left) < loss(right) { high = right } else { low = left }
     }
     f32::midpoint(low, high).exp()
 }
@@ -38,13 +34,7 @@ pub(crate) struct Losses {
 
 impl Losses {
     pub(crate) fn new(model: &Model) -> Self {
-        Self {
-            tally: Tally::new(&model.schema().task),
-            rows: 0,
-            sum: 0.0,
-            square: 0.0,
-            answer: Vec::new(),
-        }
+        Self { tally: Tally::new(&model.schema().task), rows: 0, sum: 0.0, square: 0.0, answer: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, model: &Model, standard: &[f32], truth: &[f32]) {
@@ -60,11 +50,8 @@ impl Losses {
         let n = self.rows.max(1) as f64;
         let mean = self.sum / n;
         model.manifest.metrics = self.tally.metrics();
-        model.manifest.reference = Reference {
-            rows: self.rows,
-            mean,
-            variance: (self.square / n - mean * mean).max(0.0),
-        };
+        model.manifest.reference =
+            Reference { rows: self.rows, mean, variance: (self.square / n - mean * mean).max(0.0) };
     }
 }
 

@@ -1,8 +1,5 @@
 //! The one place that calls the matrix product; safe wrappers that check every bound, and a blocked Cholesky on them.
-#![expect(
-    unsafe_code,
-    reason = "gemm takes raw pointers; the wrapper checks the extents of all three matrices first"
-)]
+#![expect(unsafe_code, reason = "gemm takes raw pointers; the wrapper checks the extents of all three matrices first")]
 #![allow(clippy::many_single_char_names, reason = "matrix formulas keep their letters")]
 
 /// A matrix inside a slice: `rows × columns`, `stride` numbers from one row to the next.
@@ -26,14 +23,8 @@ pub(crate) fn add_product_transposed(
     (b, sb): (&[f32], Shape),
     (c, sc): (&mut [f32], Shape),
 ) {
-    assert!(
-        sa.fits(a.len()) && sb.fits(b.len()) && sc.fits(c.len()),
-        "a matrix exceeds its slice"
-    );
-    assert!(
-        sa.columns == sb.columns && sc.rows == sa.rows && sc.columns == sb.rows,
-        "shapes do not match"
-    );
+    assert!(sa.fits(a.len()) && sb.fits(b.len()) && sc.fits(c.len()), "a matrix exceeds its slice");
+    assert!(sa.columns == sb.columns && sc.rows == sa.rows && sc.columns == sb.rows, "shapes do not match");
     let stride = |stride: usize| isize::try_from(stride).expect("slices are shorter than isize::MAX");
     // SAFETY: the assertions above prove that every element gemm touches lies inside its slice, `c` is borrowed
     // mutably and so overlaps neither `a` nor `b`, and all pointers come from live slices of f32.
@@ -82,21 +73,9 @@ pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> 
         // Panel: L21 = A21 · L11⁻ᵀ, and (L11⁻ᵀ)ᵀ = L11⁻¹, whose rows are what the kernel wants.
         scratch.clear();
         scratch.resize(below * width, 0.0);
-        let square = Shape {
-            rows: width,
-            columns: width,
-            stride: BLOCK,
-        };
-        let panel = Shape {
-            rows: below,
-            columns: width,
-            stride: width,
-        };
-        let old = Shape {
-            rows: below,
-            columns: width,
-            stride: d,
-        };
+        let square = Shape { rows: width, columns: width, stride: BLOCK };
+        let panel = Shape { rows: below, columns: width, stride: width };
+        let old = Shape { rows: below, columns: width, stride: d };
         add_product_transposed(
             1.0,
             (&matrix[(start + width) * d + start..], old),
@@ -111,36 +90,10 @@ pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> 
         for column in (0..below).step_by(2 * BLOCK) {
             let columns = (2 * BLOCK).min(below - column);
             let rows = below - column;
-            let left = (
-                &scratch[column * width..],
-                Shape {
-                    rows,
-                    columns: width,
-                    stride: width,
-                },
-            );
-            let right = (
-                &scratch[column * width..],
-                Shape {
-                    rows: columns,
-                    columns: width,
-                    stride: width,
-                },
-            );
+            let left = (&scratch[column * width..], Shape { rows, columns: width, stride: width });
+            let right = (&scratch[column * width..], Shape { rows: columns, columns: width, stride: width });
             let at = (start + width + column) * d + start + width + column;
-            add_product_transposed(
-                -1.0,
-                left,
-                right,
-                (
-                    &mut matrix[at..],
-                    Shape {
-                        rows,
-                        columns,
-                        stride: d,
-                    },
-                ),
-            );
+            add_product_transposed(-1.0, left, right, (&mut matrix[at..], Shape { rows, columns, stride: d }));
         }
     }
     Ok(())
@@ -149,10 +102,7 @@ pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> 
 fn factor_diagonal(matrix: &mut [f32], d: usize, start: usize, width: usize) -> Result<(), usize> {
     for column in start..start + width {
         let dot = |matrix: &[f32], i: usize, j: usize| -> f32 {
-            let (left, right) = (
-                &matrix[i * d + start..i * d + column],
-                &matrix[j * d + start..j * d + column],
-            );
+            let (left, right) = (&matrix[i * d + start..i * d + column], &matrix[j * d + start..j * d + column]);
             left.iter().zip(right).map(|(l, r)| l * r).sum()
         };
         let pivot = matrix[column * d + column] - dot(matrix, column, column);
@@ -174,9 +124,8 @@ fn invert_lower(matrix: &[f32], d: usize, start: usize, width: usize, inverse: &
     for row in 0..width {
         let pivot = matrix[(start + row) * d + start + row];
         for column in 0..row {
-            let sum: f32 = (column..row)
-                .map(|k| matrix[(start + row) * d + start + k] * inverse[k * BLOCK + column])
-                .sum();
+            let sum: f32 =
+                (column..row).map(|k| matrix[(start + row) * d + start + k] * inverse[k * BLOCK + column]).sum();
             inverse[row * BLOCK + column] = -sum / pivot;
         }
         inverse[row * BLOCK + row] = 1.0 / pivot;
@@ -237,11 +186,7 @@ mod tests {
             for i in 0..d {
                 for c in 0..2 {
                     let left: f32 = (0..d).map(|k| a[i * d + k] * x[k * 2 + c]).sum();
-                    assert!(
-                        (left - b[i * 2 + c]).abs() < 1e-3,
-                        "d {d}, row {i}: {left} for {}",
-                        b[i * 2 + c]
-                    );
+                    assert!((left - b[i * 2 + c]).abs() < 1e-3, "d {d}, row {i}: {left} for {}", b[i * 2 + c]);
                 }
             }
         }
@@ -259,11 +204,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "exceeds its slice")]
     fn a_matrix_larger_than_its_slice_is_our_own_bug() {
-        let shape = Shape {
-            rows: 2,
-            columns: 2,
-            stride: 2,
-        };
+        let shape = Shape { rows: 2, columns: 2, stride: 2 };
         add_product_transposed(1.0, (&[1.0; 3], shape), (&[1.0; 4], shape), (&mut [0.0; 4], shape));
     }
 }

@@ -138,8 +138,7 @@ impl Model {
     pub fn answer(&self, row: &[f32], work: &mut Work) {
         self.forward(row, work);
         if self.head.is_some() {
-            self.embedding
-                .write(&self.network, &work.encoded, &work.scratch, &mut work.h);
+            self.embedding.write(&self.network, &work.encoded, &work.scratch, &mut work.h);
         }
         self.finish(work);
     }
@@ -147,8 +146,7 @@ impl Model {
     /// Like [`Model::answer`], and always fills `work.h`.
     pub fn embed(&self, row: &[f32], work: &mut Work) {
         self.forward(row, work);
-        self.embedding
-            .write(&self.network, &work.encoded, &work.scratch, &mut work.h);
+        self.embedding.write(&self.network, &work.encoded, &work.scratch, &mut work.h);
         self.finish(work);
     }
 
@@ -156,11 +154,7 @@ impl Model {
     #[must_use]
     pub fn work_mac(&self, embedded: bool) -> u64 {
         let head = self.head.as_ref().map_or(0, Vec::len) as u64;
-        let embed = if embedded || self.head.is_some() {
-            self.embedding.work_mac()
-        } else {
-            0
-        };
+        let embed = if embedded || self.head.is_some() { self.embedding.work_mac() } else { 0 };
         self.network.work_mac(0) + embed + head
     }
 
@@ -173,12 +167,7 @@ impl Model {
                 into.extend((0..classes.len()).map(|index| f32::from(u8::from(index == class))));
             }
             Task::Regression { .. } => {
-                into.extend(
-                    truth
-                        .iter()
-                        .zip(&self.targets)
-                        .map(|(y, [mean, scale])| (y - mean) / scale),
-                );
+                into.extend(truth.iter().zip(&self.targets).map(|(y, [mean, scale])| (y - mean) / scale));
             }
         }
     }
@@ -187,14 +176,12 @@ impl Model {
     #[must_use]
     pub fn loss(&self, answer: &[f32], truth: &[f32]) -> f64 {
         match &self.schema().task {
-            Task::Classification { .. } => f64::from(u8::from(
-                crate::horizons::argmax(answer) != crate::evaluate::class_of(truth[0]),
-            )),
+            Task::Classification { .. } => {
+                f64::from(u8::from(crate::horizons::argmax(answer) != crate::evaluate::class_of(truth[0])))
+            }
             Task::Regression { .. } => {
                 let each = answer.iter().zip(truth).zip(&self.targets);
-                let sum: f64 = each
-                    .map(|((a, y), [_, scale])| (f64::from((a - y) / scale).abs()).min(4.0) / 4.0)
-                    .sum();
+                let sum: f64 = each.map(|((a, y), [_, scale])| (f64::from((a - y) / scale).abs()).min(4.0) / 4.0).sum();
                 let loss = sum / self.targets.len() as f64;
                 if loss.is_nan() { 1.0 } else { loss }
             }
@@ -207,12 +194,7 @@ impl Model {
         match &self.schema().task {
             Task::Classification { .. } => into.extend_from_slice(standard),
             Task::Regression { .. } => {
-                into.extend(
-                    standard
-                        .iter()
-                        .zip(&self.targets)
-                        .map(|(z, [mean, scale])| z * scale + mean),
-                );
+                into.extend(standard.iter().zip(&self.targets).map(|(z, [mean, scale])| z * scale + mean));
             }
         }
     }
@@ -244,9 +226,7 @@ impl Model {
 /// Scores to probabilities: `softmax(factor · scores)`.
 pub(crate) fn softmax(scores: &mut [f32], factor: f32) {
     let highest = scores.iter().copied().fold(f32::MIN, f32::max);
-    scores
-        .iter_mut()
-        .for_each(|score| *score = ((*score - highest) * factor).exp());
+    scores.iter_mut().for_each(|score| *score = ((*score - highest) * factor).exp());
     let total: f32 = scores.iter().sum();
     scores.iter_mut().for_each(|score| *score /= total);
 }

@@ -91,12 +91,9 @@ impl Network {
                     mean: vec![0.0; after],
                     variance: vec![1.0; after],
                 },
-                Layer::LayerNorm => Weights::Norm {
-                    gamma: vec![1.0; after],
-                    beta: vec![0.0; after],
-                    mean: vec![],
-                    variance: vec![],
-                },
+                Layer::LayerNorm => {
+                    Weights::Norm { gamma: vec![1.0; after], beta: vec![0.0; after], mean: vec![], variance: vec![] }
+                }
                 Layer::Relu => Weights::Plain(Function::Relu),
                 Layer::Gelu => Weights::Plain(Function::Gelu),
                 Layer::Tanh => Weights::Plain(Function::Tanh),
@@ -106,13 +103,7 @@ impl Network {
             width = after;
         }
         layers.push(draw(width, outputs, seed, spec.layers.len()));
-        Ok(Self {
-            spec: spec.clone(),
-            inputs,
-            outputs,
-            layers,
-            widths,
-        })
+        Ok(Self { spec: spec.clone(), inputs, outputs, layers, widths })
     }
 
     /// Columns of the features at the cut.
@@ -130,11 +121,7 @@ impl Network {
     /// Columns before layer `index`; the output layer is `spec.layers.len()`.
     #[must_use]
     pub fn before(&self, index: usize) -> usize {
-        if index == 0 {
-            self.inputs
-        } else {
-            self.widths[index - 1]
-        }
+        if index == 0 { self.inputs } else { self.widths[index - 1] }
     }
 
     /// Columns after layer `index`.
@@ -192,14 +179,7 @@ impl Network {
     /// Exact statistics of the final weights instead of a running average: same rows, same numbers.
     pub fn estimate_norms(&mut self, from: usize, rows: &[f32]) {
         let columns = self.before(from);
-        if rows.len() < columns
-            || !self
-                .spec
-                .layers
-                .iter()
-                .skip(from)
-                .any(|layer| *layer == Layer::BatchNorm)
-        {
+        if rows.len() < columns || !self.spec.layers.iter().skip(from).any(|layer| *layer == Layer::BatchNorm) {
             return;
         }
         let mut current: Vec<Vec<f32>> = rows.chunks_exact(columns).map(<[f32]>::to_vec).collect();
@@ -217,21 +197,14 @@ impl Network {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    reason = "f64 sums kept as f32"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "f64 sums kept as f32")]
 fn moments(rows: &[Vec<f32>]) -> (Vec<f32>, Vec<f32>) {
     let n = rows.len() as f64;
     let column = |index: usize| rows.iter().map(move |row| f64::from(row[index]));
     (0..rows[0].len())
         .map(|index| {
             let mean = column(index).sum::<f64>() / n;
-            (
-                mean as f32,
-                (column(index).map(|x| (x - mean).powi(2)).sum::<f64>() / n) as f32,
-            )
+            (mean as f32, (column(index).map(|x| (x - mean).powi(2)).sum::<f64>() / n) as f32)
         })
         .unzip()
 }
@@ -241,9 +214,7 @@ fn draw(inputs: usize, outputs: usize, seed: u64, index: usize) -> Weights {
     #[expect(clippy::cast_precision_loss, reason = "widths are below WIDTH_MAX")]
     let limit = (6.0 / (inputs + outputs) as f32).sqrt();
     Weights::Linear {
-        weight: (0..inputs * outputs)
-            .map(|_| (2.0 * chance.unit() - 1.0) * limit)
-            .collect(),
+        weight: (0..inputs * outputs).map(|_| (2.0 * chance.unit() - 1.0) * limit).collect(),
         bias: vec![0.0; outputs],
     }
 }
@@ -257,29 +228,15 @@ fn apply(layer: &Weights, current: &mut Vec<f32>, next: &mut Vec<f32>) {
             affine(weight, current, next);
             std::mem::swap(current, next);
         }
-        Weights::Norm {
-            gamma,
-            beta,
-            mean,
-            variance: _,
-        } if mean.is_empty() => {
+        Weights::Norm { gamma, beta, mean, variance: _ } if mean.is_empty() => {
             #[expect(clippy::cast_precision_loss, reason = "widths are below WIDTH_MAX")]
             let n = current.len() as f32;
             let centre = current.iter().sum::<f32>() / n;
             let spread = current.iter().map(|x| (x - centre).powi(2)).sum::<f32>() / n;
             let factor = 1.0 / (spread + EPSILON).sqrt();
-            current
-                .iter_mut()
-                .zip(gamma)
-                .zip(beta)
-                .for_each(|((x, g), b)| *x = (*x - centre) * factor * g + b);
+            current.iter_mut().zip(gamma).zip(beta).for_each(|((x, g), b)| *x = (*x - centre) * factor * g + b);
         }
-        Weights::Norm {
-            gamma,
-            beta,
-            mean,
-            variance,
-        } => {
+        Weights::Norm { gamma, beta, mean, variance } => {
             for (index, x) in current.iter_mut().enumerate() {
                 *x = (*x - mean[index]) / (variance[index] + EPSILON).sqrt() * gamma[index] + beta[index];
             }
@@ -326,19 +283,10 @@ mod tests {
 
     #[test]
     fn a_hand_computed_network_gives_the_hand_computed_answer() {
-        let spec = Spec {
-            cut: 2,
-            layers: vec![Layer::Linear { outputs: 2 }, Layer::Relu, Layer::LayerNorm],
-        };
+        let spec = Spec { cut: 2, layers: vec![Layer::Linear { outputs: 2 }, Layer::Relu, Layer::LayerNorm] };
         let mut network = Network::new(&spec, 2, 1, 0).unwrap();
-        network.layers[0] = Weights::Linear {
-            weight: vec![1.0, -1.0, 2.0, 0.5],
-            bias: vec![0.5, 0.0],
-        };
-        network.layers[3] = Weights::Linear {
-            weight: vec![1.0, 3.0],
-            bias: vec![0.25],
-        };
+        network.layers[0] = Weights::Linear { weight: vec![1.0, -1.0, 2.0, 0.5], bias: vec![0.5, 0.0] };
+        network.layers[3] = Weights::Linear { weight: vec![1.0, 3.0], bias: vec![0.25] };
         let mut scratch = Scratch::default();
         network.forward(&[1.0, 1.0], &mut scratch);
         // linear: [1+2+.5, -1+.5] = [3.5, -.5]; relu: [3.5, 0]; norm: [1, -1] up to epsilon; output 1 - 3 + .25.
@@ -351,15 +299,10 @@ mod tests {
 
     #[test]
     fn batch_norm_statistics_are_those_of_the_rows() {
-        let spec = Spec {
-            cut: 1,
-            layers: vec![Layer::BatchNorm],
-        };
+        let spec = Spec { cut: 1, layers: vec![Layer::BatchNorm] };
         let mut network = Network::new(&spec, 1, 1, 0).unwrap();
         network.estimate_norms(0, &[1.0, 3.0]);
-        let Weights::Norm { mean, variance, .. } = &network.layers[0] else {
-            panic!("a norm")
-        };
+        let Weights::Norm { mean, variance, .. } = &network.layers[0] else { panic!("a norm") };
         assert_eq!((mean[0], variance[0]), (2.0, 1.0));
     }
 

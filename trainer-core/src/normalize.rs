@@ -20,10 +20,7 @@ pub struct Normalizer {
 impl Normalizer {
     /// Fits mean and standard deviation of each encoded column on the values that are present.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "statistics are computed in f64 and kept in f32 on purpose"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "statistics are computed in f64 and kept in f32 on purpose")]
     pub fn fit(schema: &Schema, rows: &Rows) -> Self {
         let width = schema.encoded();
         let (mut count, mut mean, mut square) = (vec![0.0_f64; width], vec![0.0_f64; width], vec![0.0_f64; width]);
@@ -42,17 +39,10 @@ impl Normalizer {
         }
         let scale = (0..width).map(|column| {
             let deviation = (square[column] / count[column].max(1.0)).sqrt();
-            if deviation > CONSTANT * mean[column].abs().max(1e-30) {
-                deviation as f32
-            } else {
-                1.0
-            }
+            if deviation > CONSTANT * mean[column].abs().max(1e-30) { deviation as f32 } else { 1.0 }
         });
         let scale = scale.map(|scale| if scale.is_normal() { scale } else { 1.0 }).collect();
-        Self {
-            mean: mean.iter().map(|&mean| mean as f32).collect(),
-            scale,
-        }
+        Self { mean: mean.iter().map(|&mean| mean as f32).collect(), scale }
     }
 
     /// Writes the `[encoded]` network input of one raw row; missing values become 0, which is the training mean.
@@ -60,11 +50,7 @@ impl Normalizer {
         expand(schema, row, into);
         for ((value, mean), scale) in into.iter_mut().zip(&self.mean).zip(&self.scale) {
             let standard = (*value - mean) / scale;
-            *value = if standard.is_finite() {
-                standard.clamp(-CLIP, CLIP)
-            } else {
-                0.0
-            };
+            *value = if standard.is_finite() { standard.clamp(-CLIP, CLIP) } else { 0.0 };
         }
     }
 }
@@ -82,11 +68,7 @@ fn expand(schema: &Schema, row: &[f32], into: &mut [f32]) {
                 for index in 0..values.len() {
                     #[expect(clippy::cast_precision_loss, reason = "category indices are small")]
                     let here = (value - index as f32).abs() < 0.5;
-                    into[column] = if value.is_nan() {
-                        f32::NAN
-                    } else {
-                        f32::from(u8::from(here))
-                    };
+                    into[column] = if value.is_nan() { f32::NAN } else { f32::from(u8::from(here)) };
                     column += 1;
                 }
             }
@@ -100,29 +82,17 @@ mod tests {
     use crate::schema::{Feature, Task};
 
     fn feature(name: &str, kind: FeatureKind) -> Feature {
-        Feature {
-            name: name.into(),
-            unit: None,
-            kind,
-            range: None,
-        }
+        Feature { name: name.into(), unit: None, kind, range: None }
     }
 
     fn schema() -> Schema {
         Schema {
             features: vec![
                 feature("temperature", FeatureKind::Number),
-                feature(
-                    "mode",
-                    FeatureKind::Category {
-                        values: vec!["a".into(), "b".into()],
-                    },
-                ),
+                feature("mode", FeatureKind::Category { values: vec!["a".into(), "b".into()] }),
                 feature("constant", FeatureKind::Number),
             ],
-            task: Task::Regression {
-                targets: vec!["y".into()],
-            },
+            task: Task::Regression { targets: vec!["y".into()] },
         }
     }
 
@@ -133,10 +103,7 @@ mod tests {
             rows.push(&[value, mode, 7.0], &[0.0]);
         }
         let normalizer = Normalizer::fit(&schema(), &rows);
-        assert!(
-            (normalizer.mean[0] - 2.0).abs() < 1e-6,
-            "the missing value must not count"
-        );
+        assert!((normalizer.mean[0] - 2.0).abs() < 1e-6, "the missing value must not count");
         let encode = |row: &[f32]| {
             let mut out = vec![0.0; 4];
             normalizer.encode(&schema(), row, &mut out);
@@ -144,11 +111,7 @@ mod tests {
         };
         assert_eq!(encode(&[f32::NAN, f32::NAN, 7.0]), vec![0.0; 4]);
         assert_eq!(encode(&[1e9, 0.0, 7.0])[..3], [CLIP, 1.0, -1.0]);
-        assert_eq!(
-            encode(&[2.0, 2.0, 8.0]),
-            vec![0.0, -1.0, -1.0, 1.0],
-            "an unseen category is none of the known"
-        );
+        assert_eq!(encode(&[2.0, 2.0, 8.0]), vec![0.0, -1.0, -1.0, 1.0], "an unseen category is none of the known");
     }
 
     #[test]

@@ -30,13 +30,7 @@ impl Gram {
     /// Sums over no rows.
     #[must_use]
     pub fn new(width: usize, outputs: usize) -> Self {
-        Self {
-            width,
-            outputs,
-            rows: 0,
-            a: vec![0.0; width * (width + 1) / 2],
-            r: vec![0.0; width * outputs],
-        }
+        Self { width, outputs, rows: 0, a: vec![0.0; width * (width + 1) / 2], r: vec![0.0; width * outputs] }
     }
 
     /// Adds one row: `h` is `[width]`, `y` is `[outputs]`.
@@ -57,10 +51,7 @@ impl Gram {
 
     /// Adds the rows of `other`, which has the same shape.
     pub fn add(&mut self, other: &Self) {
-        debug_assert!(
-            self.width == other.width && self.outputs == other.outputs,
-            "sums of another shape"
-        );
+        debug_assert!(self.width == other.width && self.outputs == other.outputs, "sums of another shape");
         self.a.iter_mut().zip(&other.a).for_each(|(sum, x)| *sum += x);
         self.r.iter_mut().zip(&other.r).for_each(|(sum, x)| *sum += x);
         self.rows += other.rows;
@@ -96,9 +87,7 @@ pub fn solve(parts: &[(f32, &Gram)], ridge: f32, memory: &mut SolveMemory) -> Re
         for row in 0..width {
             let into = &mut memory.matrix[row * width..][..=row];
             for (weight, gram) in parts {
-                into.iter_mut()
-                    .zip(&gram.a[at..][..=row])
-                    .for_each(|(sum, a)| *sum += weight * a);
+                into.iter_mut().zip(&gram.a[at..][..=row]).for_each(|(sum, a)| *sum += weight * a);
             }
             at += row + 1;
         }
@@ -164,10 +153,7 @@ mod tests {
         let twice = solve(&[(2.0, &whole)], 1.0, &mut SolveMemory::default()).unwrap();
         let mut doubled = whole.clone();
         doubled.add(&whole);
-        assert_eq!(
-            twice,
-            solve(&[(1.0, &doubled)], 1.0, &mut SolveMemory::default()).unwrap()
-        );
+        assert_eq!(twice, solve(&[(1.0, &doubled)], 1.0, &mut SolveMemory::default()).unwrap());
     }
 
     #[test]
@@ -179,9 +165,6 @@ mod tests {
         let head = solve(&[(4.0, &gram)], 1e-6, &mut SolveMemory::default()).unwrap();
         assert!((head[0] + head[1] - 1.0).abs() < 1e-2, "{head:?}");
         gram.push(&[f32::NAN, 1.0], &[1.0]);
-        assert!(matches!(
-            solve(&[(1.0, &gram)], 1.0, &mut SolveMemory::default()),
-            Err(SolveError::NotPositive(_))
-        ));
+        assert!(matches!(solve(&[(1.0, &gram)], 1.0, &mut SolveMemory::default()), Err(SolveError::NotPositive(_))));
     }
 }

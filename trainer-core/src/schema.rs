@@ -111,12 +111,7 @@ impl Rows {
     /// No rows of the given widths (both at least 1).
     #[must_use]
     pub fn empty(features: usize, truths: usize) -> Self {
-        Self {
-            features,
-            truths,
-            x: Vec::new(),
-            y: Vec::new(),
-        }
+        Self { features, truths, x: Vec::new(), y: Vec::new() }
     }
 
     /// Number of rows.
@@ -133,10 +128,7 @@ impl Rows {
 
     /// Appends one row; the slices have the widths of this set.
     pub fn push(&mut self, x: &[f32], y: &[f32]) {
-        debug_assert!(
-            x.len() == self.features && y.len() == self.truths,
-            "row of another width"
-        );
+        debug_assert!(x.len() == self.features && y.len() == self.truths, "row of another width");
         self.x.extend_from_slice(x);
         self.y.extend_from_slice(y);
     }

@@ -95,29 +95,14 @@ impl Snapshot {
     pub fn base(schema: &Schema, spec: &Spec, rows: Rows, settings: TrainSettings, seed: u64) -> Self {
         let schema = SnapshotSchema(serde_json::to_string(schema).expect("a schema is plain data"));
         let spec = SnapshotSpec(serde_json::to_string(spec).expect("a spec is plain data"));
-        Self {
-            format: FORMAT,
-            task: SnapshotTask::Base { schema, spec },
-            rows,
-            settings,
-            seed,
-        }
+        Self { format: FORMAT, task: SnapshotTask::Base { schema, spec }, rows, settings, seed }
     }
 
     /// A snapshot of a retraining from the bundle `parent`.
     #[must_use]
     pub fn adapt(parent: Digest, strategy: Strategy, rows: Rows, settings: TrainSettings, seed: u64) -> Self {
-        let task = SnapshotTask::Adapt {
-            parent: *parent.as_bytes(),
-            strategy,
-        };
-        Self {
-            format: FORMAT,
-            task,
-            rows,
-            settings,
-            seed,
-        }
+        let task = SnapshotTask::Adapt { parent: *parent.as_bytes(), strategy };
+        Self { format: FORMAT, task, rows, settings, seed }
     }
 
     /// The bytes on disk; equal snapshots give equal bytes.
@@ -152,44 +137,26 @@ pub fn run(bytes: &[u8], parent: Option<&[u8]>) -> Result<Outcome, SnapshotError
         SnapshotTask::Base { schema, spec } => {
             let schema: Schema = serde_json::from_str(&schema.0).map_err(text)?;
             let spec: Spec = serde_json::from_str(&spec.0).map_err(text)?;
-            (
-                train::base(&schema, &spec, &snapshot.rows, &snapshot.settings, snapshot.seed)?,
-                None,
-            )
+            (train::base(&schema, &spec, &snapshot.rows, &snapshot.settings, snapshot.seed)?, None)
         }
-        SnapshotTask::Adapt {
-            parent: expected,
-            strategy,
-        } => {
+        SnapshotTask::Adapt { parent: expected, strategy } => {
             let given = parent.unwrap_or_default();
             let found = Digest::of(given);
             if found.as_bytes() != expected {
                 let expected = expected.iter().map(|byte| format!("{byte:02x}")).collect();
-                return Err(SnapshotError::Parent {
-                    expected,
-                    found: found.to_string(),
-                });
+                return Err(SnapshotError::Parent { expected, found: found.to_string() });
             }
             let model: Model = bundle::read(given)?;
             if model.schema().features.len() != snapshot.rows.features
                 || model.schema().truths() != snapshot.rows.truths
             {
-                return Err(SnapshotError::Unreadable(
-                    "rows do not fit the parent's schema".to_owned(),
-                ));
+                return Err(SnapshotError::Unreadable("rows do not fit the parent's schema".to_owned()));
             }
-            (
-                train::adapt(&model, *strategy, &snapshot.rows, &snapshot.settings, snapshot.seed)?,
-                Some(found),
-            )
+            (train::adapt(&model, *strategy, &snapshot.rows, &snapshot.settings, snapshot.seed)?, Some(found))
         }
     };
     trained.model.manifest.parent = parent;
     trained.model.manifest.provenance.snapshot = Some(Digest::of(bytes));
     let (bundle, digest) = bundle::write(&mut trained.model);
-    Ok(Outcome {
-        bundle,
-        digest,
-        trained,
-    })
+    Ok(Outcome { bundle, digest, trained })
 }

@@ -81,12 +81,7 @@ impl Default for Spec {
     fn default() -> Self {
         Self {
             cut: 2,
-            layers: vec![
-                Layer::Linear { outputs: 64 },
-                Layer::Relu,
-                Layer::Linear { outputs: 32 },
-                Layer::Relu,
-            ],
+            layers: vec![Layer::Linear { outputs: 64 }, Layer::Relu, Layer::Linear { outputs: 32 }, Layer::Relu],
         }
     }
 }
@@ -100,10 +95,7 @@ impl Spec {
             return Err(SpecError::Count(self.layers.len()));
         }
         if !(1..=self.layers.len()).contains(&self.cut) {
-            return Err(SpecError::Cut {
-                cut: self.cut,
-                layers: self.layers.len(),
-            });
+            return Err(SpecError::Cut { cut: self.cut, layers: self.layers.len() });
         }
         let mut width = inputs;
         let mut widths = Vec::with_capacity(self.layers.len());
@@ -143,17 +135,8 @@ mod tests {
         let spec = |cut, layers: Vec<Layer>| Spec { cut, layers }.widths(3).unwrap_err();
         assert_eq!(spec(1, vec![]), SpecError::Count(0));
         assert_eq!(spec(3, vec![Layer::Relu]), SpecError::Cut { cut: 3, layers: 1 });
-        assert_eq!(
-            spec(1, vec![Layer::Relu, Layer::Linear { outputs: 0 }]),
-            SpecError::Width { layer: 1, outputs: 0 }
-        );
-        assert!(matches!(
-            spec(1, vec![Layer::Dropout { rate: 1.0 }]),
-            SpecError::Rate { layer: 0, .. }
-        ));
-        assert!(matches!(
-            spec(1, vec![Layer::Dropout { rate: f32::NAN }]),
-            SpecError::Rate { layer: 0, .. }
-        ));
+        assert_eq!(spec(1, vec![Layer::Relu, Layer::Linear { outputs: 0 }]), SpecError::Width { layer: 1, outputs: 0 });
+        assert!(matches!(spec(1, vec![Layer::Dropout { rate: 1.0 }]), SpecError::Rate { layer: 0, .. }));
+        assert!(matches!(spec(1, vec![Layer::Dropout { rate: f32::NAN }]), SpecError::Rate { layer: 0, .. }));
     }
 }

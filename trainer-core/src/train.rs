@@ -44,10 +44,7 @@ pub struct TailSettings {
 
 impl Default for TailSettings {
     fn default() -> Self {
-        Self {
-            epochs: 40,
-            learning_rate: 3e-3,
-        }
+        Self { epochs: 40, learning_rate: 3e-3 }
     }
 }
 
@@ -96,10 +93,7 @@ pub fn base(
     seed: u64,
 ) -> Result<Trained, TrainError> {
     if rows.len() < ROWS_MIN {
-        return Err(TrainError::TooFewRows {
-            found: rows.len(),
-            needed: ROWS_MIN,
-        });
+        return Err(TrainError::TooFewRows { found: rows.len(), needed: ROWS_MIN });
     }
     let normalizer = Normalizer::fit(schema, rows);
     let encoded = encode(schema, &normalizer, rows);
@@ -117,33 +111,18 @@ pub fn base(
             reference: Reference::default(),
             metrics: None,
         },
-        embedding: Embedding {
-            scale: [1.0; 4],
-            weight: Vec::new(),
-            bias: Vec::new(),
-            squeeze: Vec::new(),
-        },
+        embedding: Embedding { scale: [1.0; 4], weight: Vec::new(), bias: Vec::new(), squeeze: Vec::new() },
         factory: Gram::new(0, schema.outputs()),
         anchors: anchors(schema, rows, seed),
-        baseline: stride(rows, BASELINE_ROWS)
-            .flat_map(|row| rows.x(row).to_vec())
-            .collect(),
-        golden: (
-            stride(rows, GOLDEN_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(),
-            Vec::new(),
-        ),
+        baseline: stride(rows, BASELINE_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(),
+        golden: (stride(rows, GOLDEN_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(), Vec::new()),
         head: None,
         normalizer,
         network,
         targets,
     };
     let y = targets_of(&model, rows);
-    let examples = Examples {
-        x: &encoded,
-        y: &y,
-        columns: model.network.inputs,
-        outputs: model.network.outputs,
-    };
+    let examples = Examples { x: &encoded, y: &y, columns: model.network.inputs, outputs: model.network.outputs };
     let held = holdout(rows.len(), settings.fit.holdout);
     let loss = loss_of(&model);
     let report = fit(&mut model.network, 0, examples, loss, &settings.fit, held, seed);
@@ -157,11 +136,7 @@ pub fn base(
     model.factory = gram(&model, rows);
     model.golden.1 = bundle::golden_answers(&model);
     let work = rows.len() as u64 * (model.work_mac(true) + model.factory.push_work_mac());
-    Ok(Trained {
-        model,
-        work_mac: report.work_mac + work,
-        epochs: report.epochs,
-    })
+    Ok(Trained { model, work_mac: report.work_mac + work, epochs: report.epochs })
 }
 
 /// Trains a candidate from `parent` on `rows` (time order): a ridge head, the tail, or all layers.
@@ -177,26 +152,15 @@ pub fn adapt(
     seed: u64,
 ) -> Result<Trained, TrainError> {
     if rows.len() < ROWS_MIN {
-        return Err(TrainError::TooFewRows {
-            found: rows.len(),
-            needed: ROWS_MIN,
-        });
+        return Err(TrainError::TooFewRows { found: rows.len(), needed: ROWS_MIN });
     }
     let mut model = parent.clone();
     let (mut work_mac, mut epochs) = (0, 0);
     if let Strategy::Tail | Strategy::Full | Strategy::Base = strategy {
-        let from = if strategy == Strategy::Tail {
-            model.network.spec.cut
-        } else {
-            0
-        };
+        let from = if strategy == Strategy::Tail { model.network.spec.cut } else { 0 };
         (work_mac, epochs) = retrain(&mut model, from, rows, settings, seed)?;
     }
-    let own = if strategy == Strategy::Head {
-        None
-    } else {
-        Some(mean_loss(&model, &newest(rows)))
-    };
+    let own = if strategy == Strategy::Head { None } else { Some(mean_loss(&model, &newest(rows))) };
     work_mac += fit_head(&mut model, parent, rows, settings, strategy)?;
     if own.is_some_and(|own| own <= model.manifest.reference.mean) {
         model.head = None;
@@ -205,11 +169,7 @@ pub fn adapt(
     }
     model.manifest.provenance = provenance(strategy, seed, rows);
     model.golden.1 = bundle::golden_answers(&model);
-    Ok(Trained {
-        model,
-        work_mac,
-        epochs,
-    })
+    Ok(Trained { model, work_mac, epochs })
 }
 
 /// Gradient training of layers `from..`; returns multiply-adds and passes.
@@ -227,19 +187,11 @@ fn retrain(
         refit: false,
         ..settings.fit.clone()
     };
-    let full = FitSettings {
-        epochs: settings.fit.epochs / 2,
-        refit: false,
-        ..settings.fit.clone()
-    };
+    let full = FitSettings { epochs: settings.fit.epochs / 2, refit: false, ..settings.fit.clone() };
     let fitting = if from == 0 { full } else { tail };
     let (mut best, mut work_mac) = (None, 0);
     for anchored in [true, false] {
-        let mut all = if anchored {
-            model.anchors.clone()
-        } else {
-            Rows::empty(rows.features, rows.truths)
-        };
+        let mut all = if anchored { model.anchors.clone() } else { Rows::empty(rows.features, rows.truths) };
         all.x.extend_from_slice(&rows.x);
         all.y.extend_from_slice(&rows.y);
         let mut x = encode(model.schema(), &model.normalizer, &all);
@@ -248,12 +200,7 @@ fn retrain(
             x = at_cut(&network, &x);
         }
         let y = targets_of(model, &all);
-        let examples = Examples {
-            x: &x,
-            y: &y,
-            columns: network.before(from),
-            outputs: network.outputs,
-        };
+        let examples = Examples { x: &x, y: &y, columns: network.before(from), outputs: network.outputs };
         let report = fit(&mut network, from, examples, loss_of(model), &fitting, held, seed);
         work_mac += report.work_mac + all.len() as u64 * network.work_mac(0);
         if best.as_ref().is_none_or(|(loss, _, _)| report.held_loss < *loss) {
@@ -268,9 +215,7 @@ fn retrain(
     // New features: scales from the rows at hand, factory sums from what the factory left, its anchors.
     let mut all = model.anchors.clone();
     all.x.extend_from_slice(&rows.x);
-    let scale = model
-        .embedding
-        .measure(&model.network, &encode(model.schema(), &model.normalizer, &all));
+    let scale = model.embedding.measure(&model.network, &encode(model.schema(), &model.normalizer, &all));
     model.embedding.scale = scale;
     model.factory = gram(model, &model.anchors);
     Ok((work_mac, epochs))
@@ -285,12 +230,7 @@ fn fit_head(
     strategy: Strategy,
 ) -> Result<u64, TrainError> {
     let mut memory = SolveMemory::default();
-    let mut horizons = Horizons::new(
-        model.factory.clone(),
-        model.scoring(),
-        settings.heads.clone(),
-        &mut memory,
-    )?;
+    let mut horizons = Horizons::new(model.factory.clone(), model.scoring(), settings.heads.clone(), &mut memory)?;
     // A retrained network has seen these rows, so only the parent may stand as the expert that speaks for the old model.
     let (mut work, mut voice) = (Work::default(), Work::default());
     let (mut mixture, mut y) = (Vec::new(), Vec::new());
@@ -301,11 +241,7 @@ fn fit_head(
         if strategy != Strategy::Head {
             parent.answer(rows.x(row), &mut voice);
         }
-        let champion = if strategy == Strategy::Head {
-            &work.standard
-        } else {
-            &voice.standard
-        };
+        let champion = if strategy == Strategy::Head { &work.standard } else { &voice.standard };
         let said = horizons.answer(&work.h, champion, &mut mixture);
         seen.push((mixture.clone(), y.clone()));
         horizons.learn(&work.h, &y, Some(&said), &mut memory)?;
@@ -330,31 +266,17 @@ fn fit_head(
 
 fn provenance(strategy: Strategy, seed: u64, rows: &Rows) -> Provenance {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Provenance {
-        strategy,
-        seed,
-        rows: rows.len() as u64,
-        snapshot: None,
-        version,
-    }
+    Provenance { strategy, seed, rows: rows.len() as u64, snapshot: None, version }
 }
 
 fn loss_of(model: &Model) -> Loss {
-    if model.scoring() == Scoring::Classes {
-        Loss::CrossEntropy
-    } else {
-        Loss::Square
-    }
+    if model.scoring() == Scoring::Classes { Loss::CrossEntropy } else { Loss::Square }
 }
 
 fn finite(network: &Network) -> Result<(), TrainError> {
     let mut scratch = Scratch::default();
     network.forward(&vec![0.5; network.inputs], &mut scratch);
-    if scratch.output.iter().all(|value| value.is_finite()) {
-        Ok(())
-    } else {
-        Err(TrainError::NotFinite)
-    }
+    if scratch.output.iter().all(|value| value.is_finite()) { Ok(()) } else { Err(TrainError::NotFinite) }
 }
 
 #[cfg(test)]
@@ -379,31 +301,13 @@ mod tests {
     }
 
     fn schema(task: Task) -> Schema {
-        let feature = |name: &str| Feature {
-            name: name.into(),
-            unit: None,
-            kind: FeatureKind::Number,
-            range: None,
-        };
-        Schema {
-            features: ["a", "b", "c"].map(feature).to_vec(),
-            task,
-        }
+        let feature = |name: &str| Feature { name: name.into(), unit: None, kind: FeatureKind::Number, range: None };
+        Schema { features: ["a", "b", "c"].map(feature).to_vec(), task }
     }
 
     fn factory() -> Model {
-        let task = Task::Classification {
-            classes: ["p", "q", "r"].map(String::from).to_vec(),
-        };
-        base(
-            &schema(task),
-            &Spec::default(),
-            &rows(600, 0.0, 1),
-            &TrainSettings::default(),
-            0,
-        )
-        .unwrap()
-        .model
+        let task = Task::Classification { classes: ["p", "q", "r"].map(String::from).to_vec() };
+        base(&schema(task), &Spec::default(), &rows(600, 0.0, 1), &TrainSettings::default(), 0).unwrap().model
     }
 
     fn accuracy(model: &Model, rows: &Rows) -> f64 {
@@ -423,17 +327,8 @@ mod tests {
             assert!(found > 0.93, "{strategy:?}: {found}");
             assert!(trained.work_mac > 0 && trained.model.manifest.provenance.strategy == strategy);
             let frozen = strategy != Strategy::Full;
-            assert_eq!(
-                trained.model.network.layers[0] == model.network.layers[0],
-                frozen,
-                "{strategy:?}"
-            );
-            let metrics = trained
-                .model
-                .manifest
-                .metrics
-                .clone()
-                .expect("judged on rows it had not seen");
+            assert_eq!(trained.model.network.layers[0] == model.network.layers[0], frozen, "{strategy:?}");
+            let metrics = trained.model.manifest.metrics.clone().expect("judged on rows it had not seen");
             assert!(matches!(metrics, crate::evaluate::Metrics::Classification { accuracy, .. } if accuracy > 0.8));
         }
     }
@@ -442,10 +337,7 @@ mod tests {
     fn a_few_rows_of_the_old_world_change_nothing_much() {
         let model = factory();
         let trained = adapt(&model, Strategy::Head, &rows(40, 0.0, 6), &TrainSettings::default(), 5).unwrap();
-        assert!(
-            accuracy(&trained.model, &rows(500, 0.0, 2)) > 0.95,
-            "the factory sums hold the head"
-        );
+        assert!(accuracy(&trained.model, &rows(500, 0.0, 2)) > 0.95, "the factory sums hold the head");
     }
 
     #[test]
@@ -456,19 +348,11 @@ mod tests {
             let x = [chance.normal(), chance.normal(), chance.normal()];
             rows.push(&x, &[1_000.0 + 50.0 * x[0] - 20.0 * x[1] * x[2]]);
         }
-        let schema = schema(Task::Regression {
-            targets: vec!["y".into()],
-        });
-        let trained = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0)
-            .unwrap()
-            .model;
-        let Some(crate::evaluate::Metrics::Regression { rmse, r2, .. }) = trained.manifest.metrics else {
-            panic!()
-        };
+        let schema = schema(Task::Regression { targets: vec!["y".into()] });
+        let trained = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model;
+        let Some(crate::evaluate::Metrics::Regression { rmse, r2, .. }) = trained.manifest.metrics else { panic!() };
         assert!(rmse < 20.0 && r2 > 0.85, "rmse {rmse}, r2 {r2}");
-        let adapted = adapt(&trained, Strategy::Head, &rows, &TrainSettings::default(), 0)
-            .unwrap()
-            .model;
+        let adapted = adapt(&trained, Strategy::Head, &rows, &TrainSettings::default(), 0).unwrap().model;
         let mut work = Work::default();
         adapted.answer(&[0.0, 0.0, 0.0], &mut work);
         assert!((work.answer[0] - 1_000.0).abs() < 20.0, "{:?}", work.answer);
@@ -476,17 +360,7 @@ mod tests {
 
     #[test]
     fn too_few_rows_are_counted() {
-        let error = adapt(
-            &factory(),
-            Strategy::Head,
-            &rows(12, 0.0, 1),
-            &TrainSettings::default(),
-            0,
-        )
-        .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "12 rows are too few to train on: 8 more labelled rows are needed"
-        );
+        let error = adapt(&factory(), Strategy::Head, &rows(12, 0.0, 1), &TrainSettings::default(), 0).unwrap_err();
+        assert_eq!(error.to_string(), "12 rows are too few to train on: 8 more labelled rows are needed");
     }
 }

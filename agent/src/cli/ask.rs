@@ -60,18 +60,12 @@ pub(super) fn short(value: &Value) -> String {
 /// Prints rows in columns as wide as their widest cell.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([head[column].chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..head.len()).map(width).collect();
     let print = |cells: &mut dyn Iterator<Item = &str>| {
-        let line: String = cells
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}  "))
-            .collect();
+        let line: String = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
         println!("{}", line.trim_end());
     };
     print(&mut head.iter().copied());

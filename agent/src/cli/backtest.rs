@@ -78,20 +78,13 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         Some(stored) => stored,
         None => {
             let spec = read_spec(args.arch.as_deref())?;
-            backtest::train_base(
-                &trainer,
-                &data.schema,
-                &spec,
-                data.rows.slice(0..first),
-                &training,
-                args.seed,
-            )
-            .map_err(|error| {
-                Fail::new(Exit::Input, format!("cannot train on the first {first} rows"))
-                    .because(error)
-                    .hint("name more rows with --first-rows")
-            })?
-            .0
+            backtest::train_base(&trainer, &data.schema, &spec, data.rows.slice(0..first), &training, args.seed)
+                .map_err(|error| {
+                    Fail::new(Exit::Input, format!("cannot train on the first {first} rows"))
+                        .because(error)
+                        .hint("name more rows with --first-rows")
+                })?
+                .0
         }
     };
     let mut changes = args.change_at.clone();
@@ -100,10 +93,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         rows: &data.rows,
         first,
         delay: args.label_delay,
-        settings: CycleSettings {
-            seed: args.seed,
-            ..cycle
-        },
+        settings: CycleSettings { seed: args.seed, ..cycle },
         training,
         trainer: &trainer,
         changes: &changes,
@@ -119,11 +109,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         summaries.push(summary);
     }
     if global.json {
-        let file = args
-            .data
-            .data
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
+        let file = args.data.data.file_name().map(|name| name.to_string_lossy().into_owned());
         println!(
             "{}",
             json!({ "data": file, "rows": data.rows.len(), "first_rows": first, "label_delay": args.label_delay, "policies": summaries })
@@ -142,45 +128,25 @@ fn policies(asked: &[Policy], first: usize) -> Vec<Policy> {
     if !asked.is_empty() {
         return asked.to_vec();
     }
-    let fixed = Policy::Fixed {
-        labels: (first as u64 / 2).max(200),
-    };
-    let names = [
-        "trigger:adwin",
-        "trigger:page_hinkley",
-        "trigger:psi",
-        "trigger:any",
-        "value",
-        "continual",
-    ];
+    let fixed = Policy::Fixed { labels: (first as u64 / 2).max(200) };
+    let names = ["trigger:adwin", "trigger:page_hinkley", "trigger:psi", "trigger:any", "value", "continual"];
     let named = names.iter().map(|name| name.parse().expect("the names are policies"));
     [Policy::Static, fixed].into_iter().chain(named).collect()
 }
 
 fn print(summaries: &[Summary], changes: &[usize], no_measured: bool) {
     let classes = summaries.iter().any(|summary| summary.accuracy.is_some());
-    let columns = if classes {
-        "accuracy  macro F1  log loss"
-    } else {
-        "    RMSE       MAE        R2"
-    };
-    println!(
-        "{:<22}{:>8}  {columns}  retrains  promoted  train CPU s  joules*",
-        "policy", "rows"
-    );
+    let columns = if classes { "accuracy  macro F1  log loss" } else { "    RMSE       MAE        R2" };
+    println!("{:<22}{:>8}  {columns}  retrains  promoted  train CPU s  joules*", "policy", "rows");
     for summary in summaries {
-        let figures = match (
-            summary.accuracy,
-            summary.f1_macro,
-            summary.log_loss,
-            summary.rmse,
-            summary.mae,
-            summary.r2,
-        ) {
-            (Some(accuracy), Some(f1), Some(log_loss), ..) => format!("{accuracy:>8.4}  {f1:>8.4}  {log_loss:>8.4}"),
-            (.., Some(rmse), Some(mae), Some(r2)) => format!("{rmse:>8.4}  {mae:>8.4}  {r2:>8.4}"),
-            _ => String::new(),
-        };
+        let figures =
+            match (summary.accuracy, summary.f1_macro, summary.log_loss, summary.rmse, summary.mae, summary.r2) {
+                (Some(accuracy), Some(f1), Some(log_loss), ..) => {
+                    format!("{accuracy:>8.4}  {f1:>8.4}  {log_loss:>8.4}")
+                }
+                (.., Some(rmse), Some(mae), Some(r2)) => format!("{rmse:>8.4}  {mae:>8.4}  {r2:>8.4}"),
+                _ => String::new(),
+            };
         let cpu = if no_measured {
             "-".to_owned()
         } else {
@@ -194,27 +160,17 @@ fn print(summaries: &[Summary], changes: &[usize], no_measured: bool) {
     println!("* modelled from multiply-adds, not measured");
     if !changes.is_empty() {
         println!("\nrows from a change to the first alarm after it (- none)");
-        println!(
-            "{:<22}{}",
-            "policy",
-            changes.iter().map(|change| format!("{change:>9}")).collect::<String>()
-        );
+        println!("{:<22}{}", "policy", changes.iter().map(|change| format!("{change:>9}")).collect::<String>());
         for summary in summaries {
             let cell = |delay: &Option<u64>| delay.map_or(format!("{:>9}", "-"), |delay| format!("{delay:>9}"));
-            println!(
-                "{:<22}{}",
-                summary.policy,
-                summary.detection_rows.iter().map(cell).collect::<String>()
-            );
+            println!("{:<22}{}", summary.policy, summary.detection_rows.iter().map(cell).collect::<String>());
         }
     }
 }
 
 fn draw(args: &Args, summaries: &[Summary], first: usize, changes: &[usize]) -> Result<()> {
     let classes = summaries.iter().any(|summary| summary.accuracy.is_some());
-    let window = summaries
-        .first()
-        .map_or(1, |summary| (summary.losses.len() / 60).clamp(50, 2_000));
+    let window = summaries.first().map_or(1, |summary| (summary.losses.len() / 60).clamp(50, 2_000));
     let chart = Chart {
         title: format!("{} over time", if classes { "Accuracy" } else { "Relative error" }),
         subtitle: format!(
@@ -225,23 +181,10 @@ fn draw(args: &Args, summaries: &[Summary], first: usize, changes: &[usize]) -> 
         x_label: "row".to_owned(),
         y_label: if classes { "accuracy" } else { "loss" }.to_owned(),
         y_range: classes.then_some((0.0, 1.0)),
-        series: summaries
-            .iter()
-            .map(|summary| series(summary, first, window, classes))
-            .collect(),
-        events: summaries
-            .iter()
-            .enumerate()
-            .flat_map(|(index, summary)| marks(index, summary))
-            .collect(),
+        series: summaries.iter().map(|summary| series(summary, first, window, classes)).collect(),
+        events: summaries.iter().enumerate().flat_map(|(index, summary)| marks(index, summary)).collect(),
         #[expect(clippy::cast_precision_loss, reason = "row numbers are drawn")]
-        changes: changes
-            .iter()
-            .map(|row| Change {
-                x: *row as f64,
-                label: format!("change at {row}"),
-            })
-            .collect(),
+        changes: changes.iter().map(|row| Change { x: *row as f64, label: format!("change at {row}") }).collect(),
         ..Chart::default()
     };
     for (path, option, text) in [(&args.svg, "--svg", chart.svg()), (&args.html, "--html", chart.html())] {
@@ -266,11 +209,7 @@ fn series(summary: &Summary, first: usize, window: usize, classes: bool) -> Seri
             points.push(((first + index) as f64, if classes { 1.0 - mean } else { mean }));
         }
     }
-    Series {
-        name: summary.policy.clone(),
-        figure: format!("{:.3}", summary.figure()),
-        points,
-    }
+    Series { name: summary.policy.clone(), figure: format!("{:.3}", summary.figure()), points }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "row numbers are drawn")]
@@ -284,10 +223,6 @@ fn marks(series: usize, summary: &Summary) -> impl Iterator<Item = Mark> + '_ {
             Report::Gate { verdict, .. } if !verdict.passed => MarkKind::Rejected,
             Report::Gate { .. } | Report::Waiting { .. } | Report::Failed { .. } => return None,
         };
-        Some(Mark {
-            series,
-            x: event.row as f64,
-            kind,
-        })
+        Some(Mark { series, x: event.row as f64, kind })
     })
 }

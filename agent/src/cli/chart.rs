@@ -11,10 +11,7 @@
 //!
 //! Light colours are plain attributes, so that slides and viewers without style sheets show them; the dark ones are a
 //! style sheet on top. Same input, same bytes.
-#![expect(
-    clippy::cast_precision_loss,
-    reason = "counts of series, ticks and characters are small"
-)]
+#![expect(clippy::cast_precision_loss, reason = "counts of series, ticks and characters are small")]
 
 mod layout;
 mod pen;
@@ -106,13 +103,7 @@ pub struct Band {
 }
 
 impl MarkKind {
-    const ALL: [Self; 5] = [
-        Self::Drift,
-        Self::Rejected,
-        Self::Retrain,
-        Self::Promoted,
-        Self::RolledBack,
-    ];
+    const ALL: [Self; 5] = [Self::Drift, Self::Rejected, Self::Retrain, Self::Promoted, Self::RolledBack];
 
     fn name(self) -> &'static str {
         match self {
@@ -173,13 +164,7 @@ impl Chart {
         for (index, (_, dark)) in PALETTE.iter().enumerate() {
             put(out, format_args!(".s{index}{{stroke:{dark}}}.f{index}{{fill:{dark}}}"));
         }
-        put(
-            out,
-            format_args!(
-                "}}</style>\n<rect {} width=\"{WIDTH}\" height=\"{height}\"/>\n",
-                role("paper")
-            ),
-        );
+        put(out, format_args!("}}</style>\n<rect {} width=\"{WIDTH}\" height=\"{height}\"/>\n", role("paper")));
         let title = format!("font-size=\"{}\" font-weight=\"600\"", fitting(&self.title, 19.0));
         text(out, "ink", (24.0, 33.0), &title, &self.title);
         let subtitle = format!("font-size=\"{}\"", fitting(&self.subtitle, 13.0));
@@ -201,57 +186,24 @@ impl Chart {
             );
             if width > text_width(&band.label, 11.0) {
                 let middle = (from + width / 2.0, PLOT_TOP + 14.0);
-                text(
-                    out,
-                    "soft",
-                    middle,
-                    "font-size=\"11\" text-anchor=\"middle\"",
-                    &band.label,
-                );
+                text(out, "soft", middle, "font-size=\"11\" text-anchor=\"middle\"", &band.label);
             }
         }
         for &tick in &layout.y_ticks {
             let y = layout.y(tick);
-            put(
-                out,
-                format_args!("<path {} d=\"M{left},{y:.1}H{right:.1}\"/>\n", role("grid")),
-            );
+            put(out, format_args!("<path {} d=\"M{left},{y:.1}H{right:.1}\"/>\n", role("grid")));
             let label = decimal(tick, layout.y_ticks.step);
-            text(
-                out,
-                "soft",
-                (left - 8.0, y + 4.0),
-                "font-size=\"12\" text-anchor=\"end\"",
-                &label,
-            );
+            text(out, "soft", (left - 8.0, y + 4.0), "font-size=\"12\" text-anchor=\"end\"", &label);
         }
         let axis = layout.axis;
-        put(
-            out,
-            format_args!("<path {} d=\"M{left},{axis:.1}H{right:.1}\"/>\n", role("axis")),
-        );
+        put(out, format_args!("<path {} d=\"M{left},{axis:.1}H{right:.1}\"/>\n", role("axis")));
         for &tick in &layout.x_ticks {
             let x = layout.x(tick);
-            put(
-                out,
-                format_args!("<path {} d=\"M{x:.1},{axis:.1}v5\"/>\n", role("axis")),
-            );
+            put(out, format_args!("<path {} d=\"M{x:.1},{axis:.1}v5\"/>\n", role("axis")));
             let label = decimal(tick, layout.x_ticks.step);
-            text(
-                out,
-                "soft",
-                (x, axis + 18.0),
-                "font-size=\"12\" text-anchor=\"middle\"",
-                &label,
-            );
+            text(out, "soft", (x, axis + 18.0), "font-size=\"12\" text-anchor=\"middle\"", &label);
         }
-        text(
-            out,
-            "soft",
-            (right + 28.0, axis + 18.0),
-            "font-size=\"12\"",
-            &self.x_label,
-        );
+        text(out, "soft", (right + 28.0, axis + 18.0), "font-size=\"12\"", &self.x_label);
         let mut free_from = f64::NEG_INFINITY;
         for change in &self.changes {
             let x = layout.x(change.x);
@@ -267,13 +219,7 @@ impl Chart {
             let middle = x.clamp(left + half, right - half);
             // Where labels would overlap, the first one speaks for its neighbours.
             if middle - half > free_from {
-                text(
-                    out,
-                    "soft",
-                    (middle, PLOT_TOP - 6.0),
-                    "font-size=\"11\" text-anchor=\"middle\"",
-                    &change.label,
-                );
+                text(out, "soft", (middle, PLOT_TOP - 6.0), "font-size=\"11\" text-anchor=\"middle\"", &change.label);
                 free_from = middle + half + 6.0;
             }
         }
@@ -331,14 +277,7 @@ impl Chart {
             let y = PLOT_TOP + PLOT_HEIGHT + LANE * (lane as f64 + 0.9);
             let colour = series % SERIES_MAX;
             let light = PALETTE[colour].0;
-            put(
-                out,
-                format_args!(
-                    "<path {} d=\"M{PLOT_LEFT},{y:.1}H{:.1}\"/>\n",
-                    role("grid"),
-                    layout.right
-                ),
-            );
+            put(out, format_args!("<path {} d=\"M{PLOT_LEFT},{y:.1}H{:.1}\"/>\n", role("grid"), layout.right));
             put(
                 out,
                 format_args!(
@@ -346,26 +285,12 @@ impl Chart {
                     layout.right + 18.0
                 ),
             );
-            text(
-                out,
-                "soft",
-                (layout.right + 28.0, y + 4.0),
-                "font-size=\"11\"",
-                &self.series[series].name,
-            );
-            let mut marks: Vec<&Mark> = self
-                .events
-                .iter()
-                .filter(|mark| mark.series == series && mark.x.is_finite())
-                .collect();
+            text(out, "soft", (layout.right + 28.0, y + 4.0), "font-size=\"11\"", &self.series[series].name);
+            let mut marks: Vec<&Mark> =
+                self.events.iter().filter(|mark| mark.series == series && mark.x.is_finite()).collect();
             marks.sort_by(|a, b| a.kind.cmp(&b.kind).then(a.x.total_cmp(&b.x)));
             for mark in marks {
-                let said = format!(
-                    "{}: {} at {}",
-                    self.series[series].name,
-                    mark.kind.name(),
-                    decimal(mark.x, 1.0)
-                );
+                let said = format!("{}: {} at {}", self.series[series].name, mark.kind.name(), decimal(mark.x, 1.0));
                 symbol(out, mark.kind, colour, (layout.x(mark.x), y), &said);
             }
         }
@@ -375,11 +300,7 @@ impl Chart {
         let mut x = PLOT_LEFT + 6.0;
         let y = layout.axis + 36.0;
         for kind in MarkKind::ALL {
-            if self
-                .events
-                .iter()
-                .any(|mark| mark.kind == kind && layout.lanes.contains(&mark.series))
-            {
+            if self.events.iter().any(|mark| mark.kind == kind && layout.lanes.contains(&mark.series)) {
                 symbol(out, kind, SERIES_MAX - 1, (x, y - 4.0), kind.name());
                 text(out, "soft", (x + 10.0, y), "font-size=\"12\"", kind.name());
                 x += 10.0 + text_width(kind.name(), 12.0) + 22.0;
@@ -394,25 +315,14 @@ mod tests {
     use super::*;
 
     fn line(name: &str, figure: &str, value: impl Fn(f64) -> f64) -> Series {
-        let points = (15..=64)
-            .map(|step| f64::from(step) * 100.0)
-            .map(|x| (x, value(x)))
-            .collect();
-        Series {
-            name: name.to_owned(),
-            figure: figure.to_owned(),
-            points,
-        }
+        let points = (15..=64).map(|step| f64::from(step) * 100.0).map(|x| (x, value(x))).collect();
+        Series { name: name.to_owned(), figure: figure.to_owned(), points }
     }
 
     fn sample() -> Chart {
         let wave = |x: f64, size: f64| (x / 170.0).sin() * size;
         let recovering = |x: f64, rows: f64| {
-            if x < 3_200.0 {
-                0.96
-            } else {
-                0.96 - 0.36 * (-(x - 3_200.0) / rows).exp()
-            }
+            if x < 3_200.0 { 0.96 } else { 0.96 - 0.36 * (-(x - 3_200.0) / rows).exp() }
         };
         Chart {
             title: "Accuracy after new tooling: the value policy recovers in 200 rows".to_owned(),
@@ -422,86 +332,30 @@ mod tests {
             y_label: "accuracy".to_owned(),
             y_range: None,
             series: vec![
-                line("static", "0.783", |x| {
-                    if x < 3_200.0 {
-                        0.95 + wave(x, 0.01)
-                    } else {
-                        0.61 + wave(x, 0.02)
-                    }
-                }),
+                line("static", "0.783", |x| if x < 3_200.0 { 0.95 + wave(x, 0.01) } else { 0.61 + wave(x, 0.02) }),
                 line("fixed:445", "0.912", |x| recovering(x, 700.0) + wave(x, 0.012) - 0.01),
                 line("value", "0.951", |x| recovering(x, 160.0) + wave(x, 0.006)),
                 line("continual", "0.954", |x| recovering(x, 130.0) + wave(x, 0.005) + 0.003),
             ],
             events: (1..12)
-                .map(|k| Mark {
-                    series: 1,
-                    x: 1_500.0 + 445.0 * f64::from(k),
-                    kind: MarkKind::Retrain,
-                })
+                .map(|k| Mark { series: 1, x: 1_500.0 + 445.0 * f64::from(k), kind: MarkKind::Retrain })
                 .chain([
-                    Mark {
-                        series: 1,
-                        x: 3_730.0,
-                        kind: MarkKind::Promoted,
-                    },
-                    Mark {
-                        series: 2,
-                        x: 2_430.0,
-                        kind: MarkKind::Drift,
-                    },
-                    Mark {
-                        series: 2,
-                        x: 2_520.0,
-                        kind: MarkKind::Rejected,
-                    },
-                    Mark {
-                        series: 2,
-                        x: 3_240.0,
-                        kind: MarkKind::Drift,
-                    },
-                    Mark {
-                        series: 2,
-                        x: 3_330.0,
-                        kind: MarkKind::Retrain,
-                    },
-                    Mark {
-                        series: 2,
-                        x: 3_400.0,
-                        kind: MarkKind::Promoted,
-                    },
-                    Mark {
-                        series: 2,
-                        x: 4_900.0,
-                        kind: MarkKind::Promoted,
-                    },
-                    Mark {
-                        series: 2,
-                        x: 5_000.0,
-                        kind: MarkKind::RolledBack,
-                    },
-                    Mark {
-                        series: 3,
-                        x: 3_260.0,
-                        kind: MarkKind::Drift,
-                    },
+                    Mark { series: 1, x: 3_730.0, kind: MarkKind::Promoted },
+                    Mark { series: 2, x: 2_430.0, kind: MarkKind::Drift },
+                    Mark { series: 2, x: 2_520.0, kind: MarkKind::Rejected },
+                    Mark { series: 2, x: 3_240.0, kind: MarkKind::Drift },
+                    Mark { series: 2, x: 3_330.0, kind: MarkKind::Retrain },
+                    Mark { series: 2, x: 3_400.0, kind: MarkKind::Promoted },
+                    Mark { series: 2, x: 4_900.0, kind: MarkKind::Promoted },
+                    Mark { series: 2, x: 5_000.0, kind: MarkKind::RolledBack },
+                    Mark { series: 3, x: 3_260.0, kind: MarkKind::Drift },
                 ])
                 .collect(),
             changes: vec![
-                Change {
-                    x: 2_400.0,
-                    label: "maintenance".to_owned(),
-                },
-                Change {
-                    x: 3_200.0,
-                    label: "new tooling".to_owned(),
-                },
+                Change { x: 2_400.0, label: "maintenance".to_owned() },
+                Change { x: 3_200.0, label: "new tooling".to_owned() },
             ],
-            bands: vec![Band {
-                from: 0.0,
-                to: 1_500.0,
-                label: "base model trained here".to_owned(),
-            }],
+            bands: vec![Band { from: 0.0, to: 1_500.0, label: "base model trained here".to_owned() }],
         }
     }
 
@@ -510,35 +364,18 @@ mod tests {
         let svg = sample().svg();
         assert_eq!(svg, sample().svg());
         assert!(sample().html().contains(&svg));
-        assert!(
-            !sample()
-                .html()
-                .replace("http://www.w3.org/2000/svg", "")
-                .contains("http"),
-            "nothing is loaded"
-        );
+        assert!(!sample().html().replace("http://www.w3.org/2000/svg", "").contains("http"), "nothing is loaded");
         assert!(svg.contains("height=\"420\""), "three lanes fit the usual height");
     }
 
     #[test]
     fn labels_never_overlap_and_stay_beside_the_plot() {
         for count in 1..=13 {
-            let series = (0..count)
-                .map(|index| line(&format!("policy {index}"), "0.9", |_| 0.9))
-                .collect();
-            let layout = Layout::of(&Chart {
-                series,
-                ..Chart::default()
-            });
+            let series = (0..count).map(|index| line(&format!("policy {index}"), "0.9", |_| 0.9)).collect();
+            let layout = Layout::of(&Chart { series, ..Chart::default() });
             let heights: Vec<f64> = layout.labels.iter().map(|label| label.y).collect();
-            assert!(
-                heights.windows(2).all(|pair| pair[1] - pair[0] >= LABEL_GAP - 1e-6),
-                "{heights:?}"
-            );
-            assert!(
-                heights.iter().all(|y| (PLOT_TOP..=PLOT_TOP + PLOT_HEIGHT).contains(y)),
-                "{heights:?}"
-            );
+            assert!(heights.windows(2).all(|pair| pair[1] - pair[0] >= LABEL_GAP - 1e-6), "{heights:?}");
+            assert!(heights.iter().all(|y| (PLOT_TOP..=PLOT_TOP + PLOT_HEIGHT).contains(y)), "{heights:?}");
         }
     }
 
@@ -546,12 +383,7 @@ mod tests {
     fn ticks_are_round_numbers_inside_the_range() {
         let shown = |range, wanted| {
             let ticks = Ticks::of(range, wanted);
-            ticks
-                .at
-                .iter()
-                .map(|tick| decimal(*tick, ticks.step))
-                .collect::<Vec<_>>()
-                .join(" ")
+            ticks.at.iter().map(|tick| decimal(*tick, ticks.step)).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(shown((0.0, 1.0), 5.0), "0.0 0.2 0.4 0.6 0.8 1.0");
         assert_eq!(shown((0.0, 45_312.0), 8.0), "0 10,000 20,000 30,000 40,000");
@@ -580,41 +412,19 @@ mod tests {
         let mut chart = sample();
         chart.series[0].points = vec![(0.0, f64::NAN), (1.0, 0.5), (2.0, f64::INFINITY), (3.0, 0.5)];
         chart.series[1].points.clear();
-        chart.events.push(Mark {
-            series: 99,
-            x: 1.0,
-            kind: MarkKind::Drift,
-        });
-        chart.events.push(Mark {
-            series: 0,
-            x: f64::NAN,
-            kind: MarkKind::Drift,
-        });
+        chart.events.push(Mark { series: 99, x: 1.0, kind: MarkKind::Drift });
+        chart.events.push(Mark { series: 0, x: f64::NAN, kind: MarkKind::Drift });
         let svg = chart.svg();
-        assert!(
-            !svg.contains("NaN") && !svg.contains("inf\""),
-            "no number without a place"
-        );
+        assert!(!svg.contains("NaN") && !svg.contains("inf\""), "no number without a place");
     }
 
     #[test]
     fn a_long_stream_is_drawn_small_and_keeps_its_extremes() {
-        let points = (0..45_000)
-            .map(|row| (f64::from(row), if row == 20_000 { 0.1 } else { 0.9 }))
-            .collect();
-        let chart = Chart {
-            series: vec![Series {
-                points,
-                ..Series::default()
-            }],
-            ..Chart::default()
-        };
+        let points = (0..45_000).map(|row| (f64::from(row), if row == 20_000 { 0.1 } else { 0.9 })).collect();
+        let chart = Chart { series: vec![Series { points, ..Series::default() }], ..Chart::default() };
         let svg = chart.svg();
         assert!(svg.len() < 60_000, "{} bytes", svg.len());
         let layout = Layout::of(&chart);
-        assert!(
-            svg.contains(&format!(",{:.1}L", layout.y(0.1))),
-            "the dip at row 20,000 is drawn"
-        );
+        assert!(svg.contains(&format!(",{:.1}L", layout.y(0.1))), "the dip at row 20,000 is drawn");
     }
 }

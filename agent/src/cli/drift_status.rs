@@ -21,11 +21,7 @@ pub fn run(_args: &Args, global: &Global) -> Result<()> {
         println!("no model yet, so nothing to measure against");
         return Ok(());
     }
-    let number = |value: &Value| {
-        value
-            .as_f64()
-            .map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
-    };
+    let number = |value: &Value| value.as_f64().map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
     let rows: Vec<_> = list(&drift, "features")
         .iter()
         .map(|feature| {
@@ -33,21 +29,14 @@ pub fn run(_args: &Args, global: &Global) -> Result<()> {
                 text(&feature["name"]),
                 number(&feature["psi"]["value"]),
                 number(&feature["psi"]["expected"]),
-                if feature["drifted"] == true {
-                    "above".to_owned()
-                } else {
-                    String::new()
-                },
+                if feature["drifted"] == true { "above".to_owned() } else { String::new() },
                 text(&feature["rows"]),
                 text(&feature["missing"]),
                 text(&feature["out_of_range"]),
             ]
         })
         .collect();
-    table(
-        &["FEATURE", "PSI", "WITHOUT DRIFT", "", "ROWS", "MISSING", "OUT OF RANGE"],
-        &rows,
-    );
+    table(&["FEATURE", "PSI", "WITHOUT DRIFT", "", "ROWS", "MISSING", "OUT OF RANGE"], &rows);
     println!(
         "\npsi counts as drift above {}, on at least {} of the features",
         text(&drift["psi_threshold"]),
@@ -55,16 +44,8 @@ pub fn run(_args: &Args, global: &Global) -> Result<()> {
     );
     match &drift["loss"] {
         Value::Null => println!("loss: no labels yet"),
-        loss => println!(
-            "loss: {} over the last {} labels",
-            text(&loss["mean"]),
-            text(&loss["labels"])
-        ),
+        loss => println!("loss: {} over the last {} labels", text(&loss["mean"]), text(&loss["labels"])),
     }
-    println!(
-        "trigger: {} (policy {})",
-        text(&drift["trigger"]["state"]),
-        text(&drift["policy"])
-    );
+    println!("trigger: {} (policy {})", text(&drift["trigger"]["state"]), text(&drift["policy"]));
     Ok(())
 }

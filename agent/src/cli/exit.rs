@@ -43,12 +43,7 @@ pub struct Fail {
 impl Fail {
     /// An error that ends the command with `code`.
     pub fn new(code: Exit, message: impl fmt::Display) -> Self {
-        Self {
-            code,
-            message: message.to_string(),
-            hint: None,
-            source: None,
-        }
+        Self { code, message: message.to_string(), hint: None, source: None }
     }
 
     /// Adds what to do next.
@@ -101,9 +96,7 @@ pub fn unwritable(path: &Path, option: &str, error: std::io::Error) -> Fail {
         StorageFull | QuotaExceeded => format!("free some space, or name a file on another disk with {option}"),
         _ => format!("name a file in a folder you may write to with {option}"),
     };
-    Fail::new(Exit::Disk, format!("cannot write {}", path.display()))
-        .because(error)
-        .hint(hint)
+    Fail::new(Exit::Disk, format!("cannot write {}", path.display())).because(error).hint(hint)
 }
 
 /// Whether an I/O error means the disk itself: full, read-only, over quota or failing.

@@ -56,17 +56,13 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         }
         Some("conflict") => Err(Fail::new(
             Exit::Refused,
-            format!(
-                "{} has said `{}` before, which is kept",
-                args.source,
-                text(&answer["kept"])
-            ),
+            format!("{} has said `{}` before, which is kept", args.source, text(&answer["kept"])),
         )
         .hint("name another --source")
         .into()),
-        Some("unknown") => Err(Fail::new(Exit::Refused, text(&answer["error"]))
-            .hint("`hone records` lists the newest")
-            .into()),
+        Some("unknown") => {
+            Err(Fail::new(Exit::Refused, text(&answer["error"])).hint("`hone records` lists the newest").into())
+        }
         _ => Err(Fail::new(Exit::Disk, text(&answer["error"]))
             .hint("send it again once the disk takes records: `hone status`")
             .into()),
@@ -75,13 +71,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 
 /// `1.5` or `1.5,2.0` as JSON.
 fn numbers(text: &str) -> Option<Value> {
-    let numbers = text
-        .split(',')
-        .map(|part| part.trim().parse::<f64>().ok().filter(|number| number.is_finite()));
+    let numbers = text.split(',').map(|part| part.trim().parse::<f64>().ok().filter(|number| number.is_finite()));
     let numbers: Vec<_> = numbers.collect::<Option<_>>()?;
-    Some(if let [one] = numbers.as_slice() {
-        json!(one)
-    } else {
-        json!(numbers)
-    })
+    Some(if let [one] = numbers.as_slice() { json!(one) } else { json!(numbers) })
 }

@@ -57,29 +57,18 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             FeatureKind::Number => "number".to_owned(),
             FeatureKind::Category { values } => format!("one of {}", values.join(", ")),
         };
-        let unit = feature
-            .unit
-            .as_ref()
-            .map(|unit| format!(" [{unit}]"))
-            .unwrap_or_default();
+        let unit = feature.unit.as_ref().map(|unit| format!(" [{unit}]")).unwrap_or_default();
         println!("            {}{unit}: {kind}", feature.name);
     }
     if manifest.schema.features.len() > 12 {
-        println!(
-            "            … and {} more (--json lists them)",
-            manifest.schema.features.len() - 12
-        );
+        println!("            … and {} more (--json lists them)", manifest.schema.features.len() - 12);
     }
     println!(
         "network     {} layers, cut after {}, {parameters} parameters",
         manifest.spec.layers.len() + 1,
         manifest.spec.cut
     );
-    let head = if model.head.is_some() {
-        "a ridge head answers"
-    } else {
-        "the network answers"
-    };
+    let head = if model.head.is_some() { "a ridge head answers" } else { "the network answers" };
     println!(
         "head        {head}; {} features for heads, factory sums over {} rows",
         model.factory.width, model.factory.rows

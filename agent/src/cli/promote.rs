@@ -51,8 +51,7 @@ pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<(
         let reports = client.get("/v1/reports?limit=100").map_err(fail)?;
         let of = |kind: &str| {
             let mut all = list(&reports, "reports").iter();
-            all.find(|entry| entry["kind"] == kind && entry["report"]["run"] == *run)
-                .map(|entry| &entry["report"])
+            all.find(|entry| entry["kind"] == kind && entry["report"]["run"] == *run).map(|entry| &entry["report"])
         };
         let gate = of("gate");
         // A passed candidate is first refitted on all rows, then it serves.
@@ -60,11 +59,7 @@ pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<(
             if global.json {
                 println!("{}", serde_json::json!({"gate": gate, "promote": promoted}));
             } else {
-                println!(
-                    "model {} serves now; {}",
-                    short(&promoted["to"]),
-                    text(&gate["sentence"])
-                );
+                println!("model {} serves now; {}", short(&promoted["to"]), text(&gate["sentence"]));
             }
             return Ok(());
         }
@@ -77,15 +72,11 @@ pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<(
                 println!("{report}");
             }
             let reason = format!("run {}: {}", text(run), text(&report[reason]));
-            return Err(Fail::new(Exit::Refused, reason)
-                .hint("the champion goes on serving")
-                .into());
+            return Err(Fail::new(Exit::Refused, reason).hint("the champion goes on serving").into());
         }
         sleep(EVERY);
     }
-    Err(
-        Fail::new(Exit::Resumable, format!("run {} is still under way", text(run)))
-            .hint("`hone status` shows when it has ended")
-            .into(),
-    )
+    Err(Fail::new(Exit::Resumable, format!("run {} is still under way", text(run)))
+        .hint("`hone status` shows when it has ended")
+        .into())
 }

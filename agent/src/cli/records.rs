@@ -19,23 +19,17 @@ pub struct Args {
 
 /// Asks and prints.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let before = args
-        .before
-        .map_or_else(String::new, |before| format!("&before={before}"));
-    let records = agent(global)?
-        .get(&format!("/v1/records?limit={}{before}", args.limit))
-        .map_err(fail)?;
+    let before = args.before.map_or_else(String::new, |before| format!("&before={before}"));
+    let records = agent(global)?.get(&format!("/v1/records?limit={}{before}", args.limit)).map_err(fail)?;
     if global.json {
         println!("{records}");
         return Ok(());
     }
     let said = |output: &Value| match (&output["label"], &output["targets"]) {
         (Value::String(label), _) => label.clone(),
-        (_, Value::Object(targets)) => targets
-            .iter()
-            .map(|(name, value)| format!("{name}={}", text(value)))
-            .collect::<Vec<_>>()
-            .join(" "),
+        (_, Value::Object(targets)) => {
+            targets.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(" ")
+        }
         _ => output.to_string(),
     };
     let rows: Vec<_> = list(&records, "records")

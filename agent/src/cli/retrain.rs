@@ -22,9 +22,7 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let client = agent(global)?;
     let command = json!({"command": "retrain", "strategy": args.strategy});
-    let answer = client
-        .post("/v1/commands", command.to_string().into_bytes())
-        .map_err(fail)?;
+    let answer = client.post("/v1/commands", command.to_string().into_bytes()).map_err(fail)?;
     if args.wait {
         return verdict(&client, &answer["run"], global);
     }

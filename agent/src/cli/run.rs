@@ -29,12 +29,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         .with_target(false)
         .with_max_level(tracing::Level::INFO)
         .try_init();
-    Ok(daemon::run(Options {
-        config,
-        places,
-        model: args.model.clone(),
-    })
-    .map_err(fail)?)
+    Ok(daemon::run(Options { config, places, model: args.model.clone() }).map_err(fail)?)
 }
 
 fn fail(error: DaemonError) -> Fail {

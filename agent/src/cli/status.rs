@@ -19,48 +19,25 @@ pub fn run(_args: &Args, global: &Global) -> Result<()> {
     }
     let at = |path: &str| status.pointer(path).unwrap_or(&Value::Null);
     let line = |name: &str, value: &str| println!("{name:<10}{value}");
-    line(
-        "agent",
-        &format!(
-            "hone {}, process {}, up {} s",
-            text(at("/version")),
-            at("/process"),
-            at("/uptime_s")
-        ),
-    );
-    line(
-        "listens",
-        &format!("{} and {}", text(at("/socket")), text(at("/listen"))),
-    );
+    line("agent", &format!("hone {}, process {}, up {} s", text(at("/version")), at("/process"), at("/uptime_s")));
+    line("listens", &format!("{} and {}", text(at("/socket")), text(at("/listen"))));
     match at("/state").as_str() {
         Some("serving") => {
-            line(
-                "champion",
-                &format!("{} ({})", short(at("/champion")), text(at("/signature"))),
-            );
+            line("champion", &format!("{} ({})", short(at("/champion")), text(at("/signature"))));
             line("previous", &short(at("/previous")));
             line("factory", &short(at("/factory")));
         }
-        _ => line(
-            "champion",
-            "none: start with `hone run --model FILE`, or `hone promote FILE`",
-        ),
+        _ => line("champion", "none: start with `hone run --model FILE`, or `hone promote FILE`"),
     }
     line("policy", &text(at("/policy")));
-    line(
-        "seen",
-        &format!("{} samples, {} labels", text(at("/samples")), text(at("/labels"))),
-    );
+    line("seen", &format!("{} samples, {} labels", text(at("/samples")), text(at("/labels"))));
     if let (Some(mean), Some(labels)) = (at("/loss/mean").as_f64(), at("/loss/labels").as_u64()) {
         line("loss", &format!("{mean:.4} over the last {labels} labels"));
     }
     line("trigger", &text(at("/trigger/state")));
     match at("/work") {
         Value::Null => line("work", "none"),
-        work => line(
-            "work",
-            &format!("run {}, because of {}", work["run"], text(&work["reason"])),
-        ),
+        work => line("work", &format!("run {}, because of {}", work["run"], text(&work["reason"]))),
     }
     let records = at("/records");
     line(
@@ -93,10 +70,7 @@ pub fn run(_args: &Args, global: &Global) -> Result<()> {
             ),
         );
     }
-    if let Some(refused) = at("/requests/refused")
-        .as_object()
-        .filter(|refused| !refused.is_empty())
-    {
+    if let Some(refused) = at("/requests/refused").as_object().filter(|refused| !refused.is_empty()) {
         let parts: Vec<_> = refused.iter().map(|(code, count)| format!("{count} {code}")).collect();
         line("refused", &parts.join(", "));
     }

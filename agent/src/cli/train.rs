@@ -37,15 +37,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let data = args.data.read(None)?;
     let trainer = trainer(args.in_process)?;
     let rows = data.rows.len();
-    let (stored, finished) = backtest::train_base(
-        &trainer,
-        &data.schema,
-        &spec,
-        data.rows,
-        &settings(global)?.training,
-        args.seed,
-    )
-    .map_err(|error| Fail::new(Exit::Input, format!("cannot train on {}", args.data.data.display())).because(error))?;
+    let (stored, finished) =
+        backtest::train_base(&trainer, &data.schema, &spec, data.rows, &settings(global)?.training, args.seed)
+            .map_err(|error| {
+                Fail::new(Exit::Input, format!("cannot train on {}", args.data.data.display())).because(error)
+            })?;
     files::write_durable(&args.output, &stored.bytes).map_err(|error| unwritable(&args.output, "--output", error))?;
     if global.json {
         let metrics = &stored.model.manifest.metrics;
@@ -60,27 +56,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         return Ok(());
     }
     let schema = stored.model.schema();
-    println!(
-        "trained on {rows} rows, {} features; {:.1} CPU seconds",
-        schema.features.len(),
-        finished.cpu_s
-    );
+    println!("trained on {rows} rows, {} features; {:.1} CPU seconds", schema.features.len(), finished.cpu_s);
     if data.unlabelled + data.dropped_incomplete > 0 {
-        println!(
-            "left out: {} rows without a label, {} incomplete rows",
-            data.unlabelled, data.dropped_incomplete
-        );
+        println!("left out: {} rows without a label, {} incomplete rows", data.unlabelled, data.dropped_incomplete);
     }
-    println!(
-        "on the newest rows, held out first: {}",
-        describe(stored.model.manifest.metrics.as_ref())
-    );
-    println!(
-        "{} written, {} bytes, digest {}",
-        args.output.display(),
-        stored.bytes.len(),
-        stored.digest
-    );
+    println!("on the newest rows, held out first: {}", describe(stored.model.manifest.metrics.as_ref()));
+    println!("{} written, {} bytes, digest {}", args.output.display(), stored.bytes.len(), stored.digest);
     Ok(())
 }
 
@@ -88,12 +69,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 pub(super) fn describe(metrics: Option<&Metrics>) -> String {
     match metrics {
         None => "not measured, too few rows".to_owned(),
-        Some(Metrics::Classification {
-            rows,
-            accuracy,
-            f1_macro,
-            log_loss,
-        }) => {
+        Some(Metrics::Classification { rows, accuracy, f1_macro, log_loss }) => {
             format!("accuracy {accuracy:.4}, macro F1 {f1_macro:.4}, log loss {log_loss:.4} on {rows} rows")
         }
         Some(Metrics::Regression { rows, rmse, mae, r2 }) => {

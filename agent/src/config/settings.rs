@@ -31,10 +31,10 @@ pub struct AgentSettings {
     /// Events that may wait for the daemon loop; samples beyond are not watched for drift, and counted. Range 16 to
     /// 65,536, default 1024.
     pub queue_events: usize,
-    /// The loop's state is stored at least this often while it changes, in seconds. Range 1 to 3,600, default 10: labels
+    /// The loop's state is stored at least this often while it changes, in seconds. Range 1 to 3,600, default 300: labels
     /// are found again in the records, so this is what the drift windows lose when the agent is killed.
     pub commit_s: u64,
-    /// Or after this many events. Range 1 to 1,000,000, default 256.
+    /// Or after this many events. Range 1 to 1,000,000, default 50,000.
     pub commit_events: u64,
 }
 
@@ -47,8 +47,8 @@ impl Default for AgentSettings {
             model_name: "main".to_owned(),
             body_bytes_max: 8 << 20,
             queue_events: 1_024,
-            commit_s: 10,
-            commit_events: 256,
+            commit_s: 300,
+            commit_events: 50_000,
         }
     }
 }
@@ -76,40 +76,22 @@ pub struct RecordsSettings {
 
 impl Default for RecordsSettings {
     fn default() -> Self {
-        Self {
-            keep_bytes: 512 << 20,
-            groups: RecorderSettings::default(),
-            files: FileSettings::default(),
-        }
+        Self { keep_bytes: 512 << 20, groups: RecorderSettings::default(), files: FileSettings::default() }
     }
 }
 
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config {
-        agent,
-        records,
-        cycle,
-        training,
-    } = config;
+    let Config { agent, records, cycle, training } = config;
     let mut refused = None;
     let mut hold = |good: bool, key: &'static str, value: &dyn std::fmt::Display, range: &'static str| {
         if !good && refused.is_none() {
-            refused = Some(ConfigError::Range {
-                key,
-                value: value.to_string(),
-                range,
-            });
+            refused = Some(ConfigError::Range { key, value: value.to_string(), range });
         }
     };
     let listen = agent.listen == "off" || agent.address().is_some_and(|address| address.ip().is_loopback());
-    hold(
-        listen,
-        "agent.listen",
-        &agent.listen,
-        "a loopback address with port, such as 127.0.0.1:8600, or \"off\"",
-    );
+    hold(listen, "agent.listen", &agent.listen, "a loopback address with port, such as 127.0.0.1:8600, or \"off\"");
     let name = &agent.model_name;
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     hold(
@@ -124,24 +106,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         &agent.body_bytes_max,
         "1024 to 268435456",
     );
-    hold(
-        (16..=65_536).contains(&agent.queue_events),
-        "agent.queue_events",
-        &agent.queue_events,
-        "16 to 65536",
-    );
-    hold(
-        (1..=3_600).contains(&agent.commit_s),
-        "agent.commit_s",
-        &agent.commit_s,
-        "1 to 3600",
-    );
-    hold(
-        (1..=1_000_000).contains(&agent.commit_events),
-        "agent.commit_events",
-        &agent.commit_events,
-        "1 to 1000000",
-    );
+    hold((16..=65_536).contains(&agent.queue_events), "agent.queue_events", &agent.queue_events, "16 to 65536");
+    hold((1..=3_600).contains(&agent.commit_s), "agent.commit_s", &agent.commit_s, "1 to 3600");
+    hold((1..=1_000_000).contains(&agent.commit_events), "agent.commit_events", &agent.commit_events, "1 to 1000000");
 
     let groups = &records.groups;
     hold(
@@ -150,24 +117,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         &records.keep_bytes,
         "1048576 to 1099511627776",
     );
-    hold(
-        (1..=10_000).contains(&groups.group_rows),
-        "records.groups.group_rows",
-        &groups.group_rows,
-        "1 to 10000",
-    );
-    hold(
-        (1..=60_000).contains(&groups.group_ms),
-        "records.groups.group_ms",
-        &groups.group_ms,
-        "1 to 60000",
-    );
-    hold(
-        groups.label_wait_ms <= 60_000,
-        "records.groups.label_wait_ms",
-        &groups.label_wait_ms,
-        "0 to 60000",
-    );
+    hold((1..=10_000).contains(&groups.group_rows), "records.groups.group_rows", &groups.group_rows, "1 to 10000");
+    hold((1..=60_000).contains(&groups.group_ms), "records.groups.group_ms", &groups.group_ms, "1 to 60000");
+    hold(groups.label_wait_ms <= 60_000, "records.groups.label_wait_ms", &groups.label_wait_ms, "0 to 60000");
     hold(
         (1..=100_000).contains(&groups.queue_messages),
         "records.groups.queue_messages",
@@ -175,25 +127,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         "1 to 100000",
     );
     let held = (groups.group_rows..=100_000).contains(&groups.held_rows);
-    hold(
-        held,
-        "records.groups.held_rows",
-        &groups.held_rows,
-        "`group_rows` to 100000",
-    );
-    hold(
-        (1..=600_000).contains(&groups.retry_ms),
-        "records.groups.retry_ms",
-        &groups.retry_ms,
-        "1 to 600000",
-    );
+    hold(held, "records.groups.held_rows", &groups.held_rows, "`group_rows` to 100000");
+    hold((1..=600_000).contains(&groups.retry_ms), "records.groups.retry_ms", &groups.retry_ms, "1 to 600000");
     let bytes = records.files.partition_bytes_max;
-    hold(
-        (1 << 20..=1 << 30).contains(&bytes),
-        "records.files.partition_bytes_max",
-        &bytes,
-        "1048576 to 1073741824",
-    );
+    hold((1 << 20..=1 << 30).contains(&bytes), "records.files.partition_bytes_max", &bytes, "1048576 to 1073741824");
 
     let watch = &cycle.watch;
     hold(
@@ -208,56 +145,19 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         &watch.run_length_rows,
         "2 to 1000000000",
     );
-    hold(
-        watch.psi > 0.0 && watch.psi <= 100.0,
-        "cycle.watch.psi",
-        &watch.psi,
-        "above 0, up to 100",
-    );
-    hold(
-        watch.share > 0.0 && watch.share <= 1.0,
-        "cycle.watch.share",
-        &watch.share,
-        "above 0, up to 1",
-    );
-    hold(
-        (20..=100_000).contains(&watch.window_rows),
-        "cycle.watch.window_rows",
-        &watch.window_rows,
-        "20 to 100000",
-    );
-    hold(
-        (1..=100_000).contains(&watch.every_rows),
-        "cycle.watch.every_rows",
-        &watch.every_rows,
-        "1 to 100000",
-    );
+    hold(watch.psi > 0.0 && watch.psi <= 100.0, "cycle.watch.psi", &watch.psi, "above 0, up to 100");
+    hold(watch.share > 0.0 && watch.share <= 1.0, "cycle.watch.share", &watch.share, "above 0, up to 1");
+    hold((20..=100_000).contains(&watch.window_rows), "cycle.watch.window_rows", &watch.window_rows, "20 to 100000");
+    hold((1..=100_000).contains(&watch.every_rows), "cycle.watch.every_rows", &watch.every_rows, "1 to 100000");
     let trigger = &cycle.trigger;
-    hold(
-        (1..=100_000).contains(&trigger.rows_first),
-        "cycle.trigger.rows_first",
-        &trigger.rows_first,
-        "1 to 100000",
-    );
+    hold((1..=100_000).contains(&trigger.rows_first), "cycle.trigger.rows_first", &trigger.rows_first, "1 to 100000");
     let most = trigger.rows_first..=1_000_000;
-    hold(
-        most.contains(&trigger.rows_max),
-        "cycle.trigger.rows_max",
-        &trigger.rows_max,
-        "`rows_first` to 1000000",
-    );
+    hold(most.contains(&trigger.rows_max), "cycle.trigger.rows_max", &trigger.rows_max, "`rows_first` to 1000000");
     let gate = &cycle.gate;
-    for (key, margin) in [
-        ("cycle.gate.margin", gate.margin),
-        ("cycle.gate.margin_weak", gate.margin_weak),
-    ] {
+    for (key, margin) in [("cycle.gate.margin", gate.margin), ("cycle.gate.margin_weak", gate.margin_weak)] {
         hold((0.0..=1.0).contains(&margin), key, &margin, "0 to 1");
     }
-    for (key, z) in [
-        ("cycle.gate.z", gate.z),
-        ("cycle.gate.z_weak", gate.z_weak),
-        ("cycle.value.z", cycle.value.z),
-    ] {
+    for (key, z) in [("cycle.gate.z", gate.z), ("cycle.gate.z_weak", gate.z_weak), ("cycle.value.z", cycle.value.z)] {
         hold((0.0..=10.0).contains(&z), key, &z, "0 to 10");
     }
     hold(gate.rows_min >= 1, "cycle.gate.rows_min", &gate.rows_min, "at least 1");
@@ -274,57 +174,22 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         &value.horizon_rows,
         "above 0",
     );
-    hold(
-        value.open >= 0.0 && value.open.is_finite(),
-        "cycle.value.open",
-        &value.open,
-        "0 or more",
-    );
-    hold(
-        value.window_rows >= 1,
-        "cycle.value.window_rows",
-        &value.window_rows,
-        "at least 1",
-    );
+    hold(value.open >= 0.0 && value.open.is_finite(), "cycle.value.open", &value.open, "0 or more");
+    hold(value.window_rows >= 1, "cycle.value.window_rows", &value.window_rows, "at least 1");
 
     let fit = &training.fit;
-    hold(
-        (1..=100_000).contains(&fit.epochs),
-        "training.fit.epochs",
-        &fit.epochs,
-        "1 to 100000",
-    );
-    hold(
-        (1..=65_536).contains(&fit.batch),
-        "training.fit.batch",
-        &fit.batch,
-        "1 to 65536",
-    );
+    hold((1..=100_000).contains(&fit.epochs), "training.fit.epochs", &fit.epochs, "1 to 100000");
+    hold((1..=65_536).contains(&fit.batch), "training.fit.batch", &fit.batch, "1 to 65536");
     hold(
         fit.learning_rate > 0.0 && fit.learning_rate <= 1.0,
         "training.fit.learning_rate",
         &fit.learning_rate,
         "above 0, up to 1",
     );
-    hold(
-        (0.0..1.0).contains(&fit.weight_decay),
-        "training.fit.weight_decay",
-        &fit.weight_decay,
-        "0 to below 1",
-    );
-    hold(
-        (0.0..=0.9).contains(&fit.holdout),
-        "training.fit.holdout",
-        &fit.holdout,
-        "0 to 0.9",
-    );
+    hold((0.0..1.0).contains(&fit.weight_decay), "training.fit.weight_decay", &fit.weight_decay, "0 to below 1");
+    hold((0.0..=0.9).contains(&fit.holdout), "training.fit.holdout", &fit.holdout, "0 to 0.9");
     let tail = &training.tail;
-    hold(
-        (1..=100_000).contains(&tail.epochs),
-        "training.tail.epochs",
-        &tail.epochs,
-        "1 to 100000",
-    );
+    hold((1..=100_000).contains(&tail.epochs), "training.tail.epochs", &tail.epochs, "1 to 100000");
     hold(
         tail.learning_rate > 0.0 && tail.learning_rate <= 1.0,
         "training.tail.learning_rate",
@@ -332,18 +197,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         "above 0, up to 1",
     );
     let heads = &training.heads;
-    hold(
-        (1..=16).contains(&heads.horizons),
-        "training.heads.horizons",
-        &heads.horizons,
-        "1 to 16",
-    );
+    hold((1..=16).contains(&heads.horizons), "training.heads.horizons", &heads.horizons, "1 to 16");
     let ridges = !heads.ridges.is_empty() && heads.ridges.iter().all(|ridge| *ridge > 0.0 && ridge.is_finite());
-    hold(
-        ridges,
-        "training.heads.ridges",
-        &format!("{:?}", heads.ridges),
-        "a list of numbers above 0",
-    );
+    hold(ridges, "training.heads.ridges", &format!("{:?}", heads.ridges), "a list of numbers above 0");
     refused.map_or(Ok(()), Err)
 }

@@ -7,6 +7,7 @@
 //!  commands ─────────┘     (plan)    train └─ passed ───► champion, old champion kept as previous
 //! ```
 mod facts;
+mod settings;
 
 use std::collections::VecDeque;
 
@@ -14,46 +15,15 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
-use super::gate::{self, Evidence, GateSettings};
+use super::gate::{self, Evidence};
 use super::plan::{self, RowsWanted, TooFew};
 use super::policy::Policy;
-use super::trigger::{Trigger, TriggerSettings};
-use super::value::{self, Staleness, ValueSettings};
-use super::watch::{Noticed, Since, Watch, WatchSettings};
+use super::trigger::Trigger;
+use super::value::{self, Staleness};
+use super::watch::{Noticed, Since, Watch};
 pub use facts::{Event, Order, OrderTask, Orders, Reason, Refusal, Report};
-
-/// Everything the loop can be told about itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CycleSettings {
-    /// When to retrain: `static`, `fixed:N`, `trigger:NAME`, `value`. Default `trigger:any`.
-    pub policy: Policy,
-    /// Seed of every training; each run derives its own. Default 0.
-    pub seed: u64,
-    /// Drift tests.
-    pub watch: WatchSettings,
-    /// Episodes after an alarm.
-    pub trigger: TriggerSettings,
-    /// Prices of the value policy.
-    pub value: ValueSettings,
-    /// When a candidate may serve.
-    pub gate: GateSettings,
-}
-
-impl Default for CycleSettings {
-    fn default() -> Self {
-        Self {
-            policy: Policy::Trigger {
-                watchers: WatchSettings::default().watchers,
-            },
-            seed: 0,
-            watch: WatchSettings::default(),
-            trigger: TriggerSettings::default(),
-            value: ValueSettings::default(),
-            gate: GateSettings::default(),
-        }
-    }
-}
+pub use settings::CycleSettings;
+use settings::watch_settings;
 
 /// Label numbers that can be traced back to their samples.
 const TRACED: usize = 4_096;
@@ -187,19 +157,9 @@ impl Cycle {
 
     fn order(&mut self, reason: Reason, strategy: Strategy, rows: RowsWanted, settings: &CycleSettings) -> Report {
         self.runs += 1;
-        let seed = settings
-            .seed
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            .wrapping_add(self.runs);
+        let seed = settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.runs);
         let task = OrderTask::Train { strategy, seed };
-        let order = Order {
-            run: self.runs,
-            reason,
-            task,
-            parent: self.champion,
-            rows,
-            refit_of: None,
-        };
+        let order = Order { run: self.runs, reason, task, parent: self.champion, rows, refit_of: None };
         self.work = Some(order.clone());
         Report::Retrain { order }
     }
@@ -207,12 +167,9 @@ impl Cycle {
     /// Advances the loop by one event; a command that cannot be followed is refused with the reason and changes nothing.
     pub fn step(&mut self, event: Event, settings: &CycleSettings) -> Result<Vec<Report>, Refusal> {
         match event {
-            Event::Judged {
-                run,
-                candidate,
-                evidence,
-                recent,
-            } => Ok(self.judged(run, candidate, evidence, &recent, settings)),
+            Event::Judged { run, candidate, evidence, recent } => {
+                Ok(self.judged(run, candidate, evidence, &recent, settings))
+            }
             Event::Failed { run, reason } => Ok(self.failed(run, reason, settings)),
             Event::Retrain { strategy } => {
                 self.idle()?;
@@ -222,11 +179,7 @@ impl Cycle {
             }
             Event::Offered { candidate } => self.offered(candidate),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
-            Event::FallBack {
-                to,
-                reference,
-                baseline,
-            } => Ok(self.fall_back(to, reference, &baseline)),
+            Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
         }
     }
 
@@ -240,35 +193,16 @@ impl Cycle {
             return Err(Refusal::Pointless(candidate.short(), "is serving already"));
         }
         if self.rejected.contains(&candidate) {
-            return Err(Refusal::Pointless(
-                candidate.short(),
-                "was refused before: train another one",
-            ));
+            return Err(Refusal::Pointless(candidate.short(), "was refused before: train another one"));
         }
         let known = self.labels.min(plan::HOLDOUT_MAX);
         if known < plan::HOLDOUT_MIN {
-            return Err(TooFew {
-                known,
-                missing: plan::HOLDOUT_MIN - known,
-            }
-            .into());
+            return Err(TooFew { known, missing: plan::HOLDOUT_MIN - known }.into());
         }
         self.runs += 1;
-        let rows = RowsWanted {
-            from_label: self.labels - known,
-            newest: known,
-            holdout: known,
-            history: 0,
-        };
+        let rows = RowsWanted { from_label: self.labels - known, newest: known, holdout: known, history: 0 };
         let task = OrderTask::Judge { candidate };
-        let order = Order {
-            run: self.runs,
-            reason: Reason::Offer,
-            task,
-            parent: self.champion,
-            rows,
-            refit_of: None,
-        };
+        let order = Order { run: self.runs, reason: Reason::Offer, task, parent: self.champion, rows, refit_of: None };
         self.work = Some(order.clone());
         Ok(vec![Report::Retrain { order }])
     }
@@ -291,12 +225,7 @@ impl Cycle {
             return Vec::new();
         }
         self.work = None;
-        self.serve(
-            to,
-            self.previous.filter(|previous| *previous != to),
-            Some(reference),
-            baseline,
-        );
+        self.serve(to, self.previous.filter(|previous| *previous != to), Some(reference), baseline);
         self.trigger = Trigger::default();
         vec![Report::Rollback { from, to }]
     }
@@ -327,17 +256,10 @@ impl Cycle {
         }
         verdict.passed &= candidate != self.champion;
         let passed = verdict.passed;
-        let mut reports = vec![Report::Gate {
-            run,
-            candidate,
-            verdict,
-        }];
+        let mut reports = vec![Report::Gate { run, candidate, verdict }];
         match order.task {
             OrderTask::Train { .. } if passed => {
-                self.work = Some(Order {
-                    refit_of: Some(candidate),
-                    ..order
-                });
+                self.work = Some(Order { refit_of: Some(candidate), ..order });
             }
             OrderTask::Judge { .. } if passed => {
                 reports.extend(self.promote(&order, candidate, evidence.losses().1, recent, settings));
@@ -366,20 +288,12 @@ impl Cycle {
         self.serve(to, Some(from), None, recent);
         self.reference = loss;
         self.ended(order.reason, true, recent, settings);
-        vec![Report::Promote {
-            run: order.run,
-            from,
-            to,
-        }]
+        vec![Report::Promote { run: order.run, from, to }]
     }
 
     /// A head that gains nothing although the champion is failing: the features are to blame, so the tail is trained.
     fn second_try(&mut self, order: &Order, evidence: &Evidence, settings: &CycleSettings) -> Option<Report> {
-        let OrderTask::Train {
-            strategy: Strategy::Head,
-            ..
-        } = order.task
-        else {
+        let OrderTask::Train { strategy: Strategy::Head, .. } = order.task else {
             return None;
         };
         let failing = evidence.losses().0 > 2.0 * self.reference + 0.02;
@@ -435,11 +349,7 @@ impl Cycle {
     /// What the world must look like now.
     #[must_use]
     pub fn orders(&self) -> Orders {
-        Orders {
-            serve: self.champion,
-            keep: self.previous,
-            work: self.work.clone(),
-        }
+        Orders { serve: self.champion, keep: self.previous, work: self.work.clone() }
     }
 
     /// The model that serves, the one before it, and the one the device came with.
@@ -469,17 +379,6 @@ impl Cycle {
     /// After a restart with perhaps other settings: drift tests whose settings changed start anew.
     pub fn adopt(&mut self, settings: &CycleSettings) {
         self.watch.adopt(&watch_settings(settings), self.labels);
-    }
-}
-
-/// A trigger policy names its own tests; every other one watches with the configured ones.
-fn watch_settings(settings: &CycleSettings) -> WatchSettings {
-    match &settings.policy {
-        Policy::Trigger { watchers } => WatchSettings {
-            watchers: watchers.clone(),
-            ..settings.watch.clone()
-        },
-        Policy::Static | Policy::Fixed { .. } | Policy::Value | Policy::Continual => settings.watch.clone(),
     }
 }
 

@@ -69,14 +69,7 @@ pub struct GateSettings {
 
 impl Default for GateSettings {
     fn default() -> Self {
-        Self {
-            margin: 0.02,
-            z: 1.645,
-            rows_full: 100,
-            margin_weak: 0.03,
-            z_weak: 1.28,
-            rows_min: 10,
-        }
+        Self { margin: 0.02, z: 1.645, rows_full: 100, margin_weak: 0.03, z_weak: 1.28, rows_min: 10 }
     }
 }
 
@@ -117,19 +110,13 @@ impl Verdict {
     pub fn sentence(&self) -> String {
         let word = if self.passed { "passed" } else { "refused" };
         let (champion, candidate) = self.evidence.losses();
-        let losses = format!(
-            "loss {candidate:.4} against {champion:.4} on {} held-out rows",
-            self.evidence.rows
-        );
+        let losses = format!("loss {candidate:.4} against {champion:.4} on {} held-out rows", self.evidence.rows);
         match self.decided_by {
             Check::Rows => format!("{word}: {} held-out rows, {} are needed", self.value, self.limit),
             Check::Finite => format!("{word}: it gives answers that are not numbers"),
             Check::Gain => format!("{word}: it is worse by {:.4} ({losses})", -self.value),
             Check::LowerBound => {
-                format!(
-                    "{word}: gain is at least {:+.4}, allowed down to {:+.4} ({losses})",
-                    self.value, self.limit
-                )
+                format!("{word}: gain is at least {:+.4}, allowed down to {:+.4} ({losses})", self.value, self.limit)
             }
         }
     }
@@ -140,20 +127,10 @@ impl Verdict {
 #[must_use]
 pub fn judge(evidence: &Evidence, settings: &GateSettings) -> Verdict {
     let weak = evidence.rows < settings.rows_full;
-    let (z, margin) = if weak {
-        (settings.z_weak, settings.margin_weak)
-    } else {
-        (settings.z, settings.margin)
-    };
+    let (z, margin) = if weak { (settings.z_weak, settings.margin_weak) } else { (settings.z, settings.margin) };
     let (gain, error) = evidence.gain();
-    let verdict = |passed, decided_by, value, limit| Verdict {
-        passed,
-        weak,
-        decided_by,
-        value,
-        limit,
-        evidence: *evidence,
-    };
+    let verdict =
+        |passed, decided_by, value, limit| Verdict { passed, weak, decided_by, value, limit, evidence: *evidence };
     if evidence.not_finite || !gain.is_finite() {
         verdict(false, Check::Finite, f64::NAN, 0.0)
     } else if evidence.rows < settings.rows_min {
@@ -174,11 +151,7 @@ mod tests {
     fn verdict(b: u64, c: u64, n: u64) -> Verdict {
         let mut evidence = Evidence::default();
         for row in 0..n {
-            let (champion, candidate) = if row < b {
-                (0.0, 1.0)
-            } else {
-                (f64::from(u8::from(row < b + c)), 0.0)
-            };
+            let (champion, candidate) = if row < b { (0.0, 1.0) } else { (f64::from(u8::from(row < b + c)), 0.0) };
             evidence.push(champion, candidate);
         }
         judge(&evidence, &GateSettings::default())
@@ -196,11 +169,7 @@ mod tests {
             (3, 3, 80, -0.04130, false),
         ] {
             let verdict = verdict(b, c, n);
-            assert!(
-                (verdict.value - bound).abs() < 5e-6,
-                "({b}, {c}, {n}): {}",
-                verdict.value
-            );
+            assert!((verdict.value - bound).abs() < 5e-6, "({b}, {c}, {n}): {}", verdict.value);
             assert_eq!((verdict.passed, verdict.weak), (passed, n < 100), "({b}, {c}, {n})");
         }
     }
@@ -209,13 +178,8 @@ mod tests {
     fn a_worse_a_broken_and_an_untested_candidate_are_refused_by_name() {
         assert_eq!(verdict(5, 2, 200).decided_by, Check::Gain);
         assert_eq!(verdict(0, 9, 9).decided_by, Check::Rows);
-        let evidence = Evidence {
-            rows: 500,
-            gain_sum: 400.0,
-            gain_square: 400.0,
-            not_finite: true,
-            ..Evidence::default()
-        };
+        let evidence =
+            Evidence { rows: 500, gain_sum: 400.0, gain_square: 400.0, not_finite: true, ..Evidence::default() };
         let broken = judge(&evidence, &GateSettings::default());
         assert!(!broken.passed && broken.decided_by == Check::Finite);
         assert_eq!(

@@ -38,19 +38,11 @@ pub struct TooFew {
 pub fn plan(from_label: u64, labels: u64, newest: u64, history: u64) -> Result<RowsWanted, TooFew> {
     let known = labels.saturating_sub(from_label);
     if known < TRAIN_MIN + HOLDOUT_MIN {
-        return Err(TooFew {
-            known,
-            missing: TRAIN_MIN + HOLDOUT_MIN - known,
-        });
+        return Err(TooFew { known, missing: TRAIN_MIN + HOLDOUT_MIN - known });
     }
     let newest = known.min(newest.max(TRAIN_MIN + HOLDOUT_MIN));
     let holdout = (newest / 5).clamp(HOLDOUT_MIN, HOLDOUT_MAX);
-    Ok(RowsWanted {
-        from_label,
-        newest,
-        holdout,
-        history,
-    })
+    Ok(RowsWanted { from_label, newest, holdout, history })
 }
 
 /// At most `count` of `rows`, in their order, with every class as often as every other as far as it goes.
@@ -87,9 +79,7 @@ pub fn balance(rows: &Rows, task: &Task, count: usize) -> Rows {
         }
     };
     let mut balanced = Rows::empty(rows.features, rows.truths);
-    chosen
-        .into_iter()
-        .for_each(|row| balanced.push(rows.x(row), rows.y(row)));
+    chosen.into_iter().for_each(|row| balanced.push(rows.x(row), rows.y(row)));
     balanced
 }
 
@@ -101,23 +91,11 @@ mod tests {
     fn a_fifth_is_held_out_and_too_few_rows_name_what_is_missing() {
         assert_eq!(
             plan(900, 1_000, 400, 50),
-            Ok(RowsWanted {
-                from_label: 900,
-                newest: 100,
-                holdout: 20,
-                history: 50
-            })
+            Ok(RowsWanted { from_label: 900, newest: 100, holdout: 20, history: 50 })
         );
-        assert_eq!(
-            plan(0, 1_000, 400, 0).map(|wanted| (wanted.newest, wanted.holdout)),
-            Ok((400, 80))
-        );
+        assert_eq!(plan(0, 1_000, 400, 0).map(|wanted| (wanted.newest, wanted.holdout)), Ok((400, 80)));
         assert_eq!(plan(990, 1_000, 400, 0), Err(TooFew { known: 10, missing: 30 }));
-        assert!(
-            TooFew { known: 10, missing: 30 }
-                .to_string()
-                .contains("30 more are needed")
-        );
+        assert!(TooFew { known: 10, missing: 30 }.to_string().contains("30 more are needed"));
     }
 
     #[test]
@@ -126,9 +104,7 @@ mod tests {
         for row in 0..100_u8 {
             rows.push(&[f32::from(row)], &[f32::from(u8::from(row % 20 == 0))]);
         }
-        let task = Task::Classification {
-            classes: vec!["often".into(), "rare".into()],
-        };
+        let task = Task::Classification { classes: vec!["often".into(), "rare".into()] };
         let chosen = balance(&rows, &task, 20);
         assert_eq!(chosen.y.iter().filter(|y| **y > 0.5).count(), 5);
         assert_eq!(chosen.len(), 20);

@@ -46,27 +46,14 @@ impl FromStr for Policy {
             None if text == "value" => Ok(Self::Value),
             None if text == "continual" => Ok(Self::Continual),
             Some(("fixed", labels)) => {
-                let labels = labels
-                    .parse()
-                    .ok()
-                    .filter(|labels| (1..=1_000_000_000).contains(labels));
-                Ok(Self::Fixed {
-                    labels: labels.ok_or_else(refuse)?,
-                })
+                let labels = labels.parse().ok().filter(|labels| (1..=1_000_000_000).contains(labels));
+                Ok(Self::Fixed { labels: labels.ok_or_else(refuse)? })
             }
-            Some(("trigger", "any")) => Ok(Self::Trigger {
-                watchers: vec![Watcher::ESr, Watcher::Psi],
-            }),
+            Some(("trigger", "any")) => Ok(Self::Trigger { watchers: vec![Watcher::ESr, Watcher::Psi] }),
             Some(("trigger", names)) => {
-                let one = |name: &str| {
-                    Watcher::ALL
-                        .into_iter()
-                        .find(|watcher| watcher.name() == name)
-                        .ok_or_else(refuse)
-                };
-                Ok(Self::Trigger {
-                    watchers: names.split('+').map(one).collect::<Result<_, _>>()?,
-                })
+                let one =
+                    |name: &str| Watcher::ALL.into_iter().find(|watcher| watcher.name() == name).ok_or_else(refuse);
+                Ok(Self::Trigger { watchers: names.split('+').map(one).collect::<Result<_, _>>()? })
             }
             _ => Err(refuse()),
         }
@@ -109,15 +96,7 @@ mod tests {
 
     #[test]
     fn every_policy_is_printed_as_it_is_typed() {
-        for text in [
-            "static",
-            "fixed:222",
-            "trigger:adwin",
-            "trigger:psi+adwin",
-            "trigger:any",
-            "value",
-            "continual",
-        ] {
+        for text in ["static", "fixed:222", "trigger:adwin", "trigger:psi+adwin", "trigger:any", "value", "continual"] {
             assert_eq!(text.parse::<Policy>().unwrap().to_string(), text);
         }
         for text in ["", "fixed", "fixed:0", "fixed:x", "trigger:", "trigger:adwni", "values"] {

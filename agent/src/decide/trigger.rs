@@ -26,11 +26,7 @@ pub struct TriggerSettings {
 
 impl Default for TriggerSettings {
     fn default() -> Self {
-        Self {
-            rows_first: 100,
-            rows_max: 1_600,
-            cooling_labels: 100,
-        }
+        Self { rows_first: 100, rows_max: 1_600, cooling_labels: 100 }
     }
 }
 
@@ -71,11 +67,7 @@ impl Trigger {
     #[must_use]
     pub fn alarm(self, since: u64, labels: u64, settings: &TriggerSettings) -> (Self, bool) {
         let since = since.min(labels);
-        let opened = Self::Episode {
-            since,
-            next: settings.rows_first.max(1),
-            promoted: None,
-        };
+        let opened = Self::Episode { since, next: settings.rows_first.max(1), promoted: None };
         match self {
             Self::Watching => (opened, true),
             Self::Cooling { until } if labels >= until => (opened, true),
@@ -94,21 +86,13 @@ impl Trigger {
             return None;
         };
         let known = labels.saturating_sub(since);
-        (known >= next).then(|| Attempt {
-            since,
-            last: known.saturating_mul(2) > settings.rows_max,
-        })
+        (known >= next).then(|| Attempt { since, last: known.saturating_mul(2) > settings.rows_max })
     }
 
     /// After an attempt was made at `labels` known labels.
     #[must_use]
     pub fn attempted(self, promoted: bool, labels: u64, settings: &TriggerSettings) -> Self {
-        let Self::Episode {
-            since,
-            next,
-            promoted: before,
-        } = self
-        else {
+        let Self::Episode { since, next, promoted: before } = self else {
             return self;
         };
         let known = labels.saturating_sub(since);
@@ -117,15 +101,9 @@ impl Trigger {
             next = next.saturating_mul(2);
         }
         if next > settings.rows_max {
-            return Self::Cooling {
-                until: labels + settings.cooling_labels,
-            };
+            return Self::Cooling { until: labels + settings.cooling_labels };
         }
-        Self::Episode {
-            since,
-            next,
-            promoted: if promoted { Some(labels) } else { before },
-        }
+        Self::Episode { since, next, promoted: if promoted { Some(labels) } else { before } }
     }
 
     /// Whether an episode is open.
@@ -139,11 +117,7 @@ impl Trigger {
 mod tests {
     use super::*;
 
-    const SETTINGS: TriggerSettings = TriggerSettings {
-        rows_first: 100,
-        rows_max: 445,
-        cooling_labels: 50,
-    };
+    const SETTINGS: TriggerSettings = TriggerSettings { rows_first: 100, rows_max: 445, cooling_labels: 50 };
 
     #[test]
     fn an_episode_tries_at_100_200_and_400_labels_and_then_cools() {
@@ -169,18 +143,9 @@ mod tests {
         assert!(trigger.due(250, &SETTINGS).is_some());
         let trigger = trigger.attempted(true, 250, &SETTINGS);
         assert!(trigger.due(399, &SETTINGS).is_none() && trigger.due(400, &SETTINGS).is_some());
-        assert!(
-            !trigger.alarm(240, 260, &SETTINGS).1,
-            "a change the candidate was trained on is the same change"
-        );
+        assert!(!trigger.alarm(240, 260, &SETTINGS).1, "a change the candidate was trained on is the same change");
         assert!(trigger.alarm(255, 300, &SETTINGS).1);
-        let rejected = Trigger::Watching
-            .alarm(0, 0, &SETTINGS)
-            .0
-            .attempted(false, 100, &SETTINGS);
-        assert!(
-            !rejected.alarm(120, 150, &SETTINGS).1,
-            "without a promotion the episode goes on"
-        );
+        let rejected = Trigger::Watching.alarm(0, 0, &SETTINGS).0.attempted(false, 100, &SETTINGS);
+        assert!(!rejected.alarm(120, 150, &SETTINGS).1, "without a promotion the episode goes on");
     }
 }

@@ -85,10 +85,7 @@ mod tests {
         assert!(!after(&mut std::iter::repeat_n(0.0, 1_000)));
         assert!(after(&mut std::iter::repeat_n(0.0, 1_500)));
         assert!(after(&mut std::iter::repeat_n(0.5, 80)));
-        assert!(
-            !after(&mut std::iter::repeat_n(1.0, 10)),
-            "too soon after the last attempt"
-        );
+        assert!(!after(&mut std::iter::repeat_n(1.0, 10)), "too soon after the last attempt");
     }
 
     #[test]

@@ -195,14 +195,8 @@ impl Watch {
                 FeatureKind::Category { values } => FrozenBins::categories(&column(index), values.len()),
             };
             let bins = bins.ok();
-            let window = bins
-                .as_ref()
-                .map(|bins| BinWindow::new(bins, self.settings.window_rows));
-            FeatureWatch {
-                name: feature.name.clone(),
-                bins,
-                window,
-            }
+            let window = bins.as_ref().map(|bins| BinWindow::new(bins, self.settings.window_rows));
+            FeatureWatch { name: feature.name.clone(), bins, window }
         };
         self.features = (0..width).map(of).collect();
         self.last_look = self.samples;
@@ -218,10 +212,7 @@ impl Watch {
                 Watcher::Psi => continue,
                 Watcher::Adwin => Adwin::new(AdwinSettings::default()).map(AnyDetector::Adwin),
                 Watcher::PageHinkley => {
-                    let settings = PageHinkleySettings {
-                        mode: Direction::Up,
-                        ..PageHinkleySettings::default()
-                    };
+                    let settings = PageHinkleySettings { mode: Direction::Up, ..PageHinkleySettings::default() };
                     PageHinkley::new(settings).map(AnyDetector::PageHinkley)
                 }
                 Watcher::ESr => match reference {
@@ -234,11 +225,7 @@ impl Watch {
             };
             // The settings used here lie within the detectors' documented ranges.
             if let Ok(detector) = detector {
-                self.losses.push(LossWatch {
-                    watcher,
-                    detector,
-                    first_label: labels,
-                });
+                self.losses.push(LossWatch { watcher, detector, first_label: labels });
             }
         }
     }
@@ -255,12 +242,7 @@ impl Watch {
         // At least the variance of a 2 % error rate: a short run without errors proves little.
         let p0 = mean_upper(reference.mean, reference.variance.max(0.02), reference.rows);
         let arl = self.settings.run_length_rows.max(2.0);
-        EDetector::new(EDetectorSettings {
-            p0,
-            arl,
-            ..EDetectorSettings::default()
-        })
-        .map(AnyDetector::EDetector)
+        EDetector::new(EDetectorSettings { p0, arl, ..EDetectorSettings::default() }).map(AnyDetector::EDetector)
     }
 
     /// Takes one raw row and, when it is time to look, returns the alarm it raises.
@@ -298,9 +280,8 @@ impl Watch {
         let level = f64::from(self.settings.every_rows) / self.settings.run_length_rows.max(2.0);
         let adjusted = holm(&readings.iter().map(|(_, reading, _)| reading.p).collect::<Vec<_>>());
         let drifted = readings.iter().zip(adjusted);
-        let mut drifted: Vec<_> = drifted
-            .filter(|((_, reading, _), p)| reading.psi > self.settings.psi && *p <= level)
-            .collect();
+        let mut drifted: Vec<_> =
+            drifted.filter(|((_, reading, _), p)| reading.psi > self.settings.psi && *p <= level).collect();
         let share = drifted.len() as f64 / self.features.len() as f64;
         if drifted.is_empty() || share < self.settings.share {
             return None;
@@ -357,18 +338,11 @@ impl Watch {
         if calibration.labels >= CALIBRATION_LABELS {
             let n = calibration.labels as f64;
             let mean = calibration.sum / n;
-            let reference = Reference {
-                rows: calibration.labels,
-                mean,
-                variance: (calibration.square / n - mean * mean).max(0.0),
-            };
+            let reference =
+                Reference { rows: calibration.labels, mean, variance: (calibration.square / n - mean * mean).max(0.0) };
             self.calibration = None;
             if let Ok(detector) = self.e_detector(reference) {
-                self.losses.push(LossWatch {
-                    watcher: Watcher::ESr,
-                    detector,
-                    first_label: label + 1,
-                });
+                self.losses.push(LossWatch { watcher: Watcher::ESr, detector, first_label: label + 1 });
             }
         }
     }
@@ -386,15 +360,10 @@ impl Watch {
         let state = |feature: &FeatureWatch| {
             let window = feature.window.as_ref();
             let enough = window.is_some_and(|window| window.rows() >= distances::VERDICT_ROWS_MIN);
-            let psi = feature
-                .bins
-                .as_ref()
-                .zip(window)
-                .filter(|_| enough)
-                .map(|(bins, window)| {
-                    let reading = distances::psi(bins, window);
-                    (reading.psi, reading.null_mean, reading.p)
-                });
+            let psi = feature.bins.as_ref().zip(window).filter(|_| enough).map(|(bins, window)| {
+                let reading = distances::psi(bins, window);
+                (reading.psi, reading.null_mean, reading.p)
+            });
             FeatureState {
                 name: feature.name.clone(),
                 psi,

@@ -51,9 +51,7 @@ impl Client {
     /// A client of the agent behind `socket`; connects at each request.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self {
-            socket: socket.to_owned(),
-        }
+        Self { socket: socket.to_owned() }
     }
 
     /// The answer to `GET path`.
@@ -61,8 +59,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; a status of 400 and above is [`ClientError::Refused`].
     pub fn get(&self, path: &str) -> Result<Value, ClientError> {
-        self.ask(Method::GET, path, Bytes::new())
-            .and_then(|text| self.one(&text))
+        self.ask(Method::GET, path, Bytes::new()).and_then(|text| self.one(&text))
     }
 
     /// The answer to `POST path` with `body`.
@@ -70,8 +67,7 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub fn post(&self, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
-        self.ask(Method::POST, path, body.into())
-            .and_then(|text| self.one(&text))
+        self.ask(Method::POST, path, body.into()).and_then(|text| self.one(&text))
     }
 
     /// The lines answered to `POST path` with lines of JSON.
@@ -88,17 +84,12 @@ impl Client {
     }
 
     fn broken(&self, reason: &impl ToString) -> ClientError {
-        ClientError::Broken {
-            socket: self.socket.clone(),
-            reason: reason.to_string(),
-        }
+        ClientError::Broken { socket: self.socket.clone(), reason: reason.to_string() }
     }
 
     fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<String, ClientError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| self.broken(&error))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| self.broken(&error))?;
         let (status, text) = runtime.block_on(self.exchange(method, path, body))?;
         if status < 400 {
             return Ok(text);
@@ -106,41 +97,21 @@ impl Client {
         let refusal: Value = serde_json::from_str(text.lines().next().unwrap_or_default()).unwrap_or_default();
         let part = |key: &str| refusal.get(key).and_then(Value::as_str).map(str::to_owned);
         let error = part("error").unwrap_or_else(|| format!("the agent answered with status {status}"));
-        Err(ClientError::Refused {
-            status,
-            code: part("code").unwrap_or_default(),
-            error,
-        })
+        Err(ClientError::Refused { status, code: part("code").unwrap_or_default(), error })
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, String), ClientError> {
         let stream = UnixStream::connect(&self.socket).await;
-        let stream = stream.map_err(|source| ClientError::Unreachable {
-            socket: self.socket.clone(),
-            source,
-        })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.broken(&error))?;
+        let stream = stream.map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
         // Its end shows in the response as well.
         let connection = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "localhost")
-            .body(Full::new(body));
+        let request = Request::builder().method(method).uri(path).header("host", "localhost").body(Full::new(body));
         let request = request.map_err(|error| self.broken(&error))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| self.broken(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         let status = response.status().as_u16();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| self.broken(&error))?
-            .to_bytes();
+        let bytes = response.into_body().collect().await.map_err(|error| self.broken(&error))?.to_bytes();
         drop(sender);
         connection.abort();
         Ok((status, String::from_utf8_lossy(&bytes).into_owned()))

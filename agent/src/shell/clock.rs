@@ -10,11 +10,7 @@ use crate::decide::time::Timestamp;
 #[must_use]
 pub fn now() -> Timestamp {
     let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-    Timestamp(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or_else(|before| -micros(before.duration()), micros),
-    )
+    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or_else(|before| -micros(before.duration()), micros))
 }
 
 /// A moment for people: `2026-11-21T01:40:00Z`.
@@ -36,10 +32,7 @@ impl Ids {
     /// Ids of this start of the agent.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            start: Ulid::generate().random() >> 40 << 40,
-            count: AtomicU64::new(0),
-        }
+        Self { start: Ulid::generate().random() >> 40 << 40, count: AtomicU64::new(0) }
     }
 
     /// The next id, for something that came at `at`.

@@ -137,12 +137,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         started_at: clock::now(),
     };
     let (parts, events) = assemble(state, &config, place, model)?;
-    let Parts {
-        recorder,
-        keeper,
-        shared,
-        lock,
-    } = parts;
+    let Parts { recorder, keeper, shared, lock } = parts;
     let (ready, begun) = oneshot::channel();
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
         let mut keeper = keeper;
@@ -182,25 +177,12 @@ async fn live(options: Options) -> Result<(), DaemonError> {
 
 fn announce(shared: &Shared) {
     let serving = shared.slot.serving();
-    let model = serving.map_or_else(
-        || "no model yet".to_owned(),
-        |serving| format!("model {}", serving.champion.digest.short()),
-    );
+    let model = serving
+        .map_or_else(|| "no model yet".to_owned(), |serving| format!("model {}", serving.champion.digest.short()));
     let records = shared.reader.counts().map_or(0, |counts| counts.records);
-    let Place {
-        state_dir,
-        socket,
-        listen,
-        ..
-    } = &shared.place;
-    let listen = listen
-        .as_ref()
-        .map_or_else(String::new, |address| format!(" and http://{address}"));
-    tracing::info!(
-        "listening on {}{listen}; {model}; {records} records in {}",
-        socket.display(),
-        state_dir.display()
-    );
+    let Place { state_dir, socket, listen, .. } = &shared.place;
+    let listen = listen.as_ref().map_or_else(String::new, |address| format!(" and http://{address}"));
+    tracing::info!("listening on {}{listen}; {model}; {records} records in {}", socket.display(), state_dir.display());
 }
 
 async fn tick(shared: Arc<Shared>) {
@@ -226,15 +208,7 @@ fn assemble(
     place: Place,
     model: Option<(Vec<u8>, Model)>,
 ) -> Result<(Parts, mpsc::Receiver<Event>), DaemonError> {
-    let StateDir {
-        control,
-        records,
-        models,
-        snapshots,
-        mut set_aside,
-        lock,
-        ..
-    } = state;
+    let StateDir { control, records, models, snapshots, mut set_aside, lock, .. } = state;
     let (control, saved, generation) = {
         let row = control.cycle()?;
         let generation = row.as_ref().map_or(0, |row| row.generation);
@@ -251,9 +225,7 @@ fn assemble(
     let (sender, events) = mpsc::channel(config.agent.queue_events);
     let next_seq = records.next_seq();
     let reader = records.reader();
-    let samples = saved
-        .as_ref()
-        .map_or(0, |saved| i64::try_from(saved.cycle.counts().0).unwrap_or(0));
+    let samples = saved.as_ref().map_or(0, |saved| i64::try_from(saved.cycle.counts().0).unwrap_or(0));
     let recorder = Recorder::start(records, config.records.groups)?;
     let shared = Arc::new(Shared {
         name: config.agent.model_name.clone(),
@@ -289,15 +261,7 @@ fn assemble(
         ticks: 0,
     };
     first_model(&mut keeper, model, &set_aside)?;
-    Ok((
-        Parts {
-            recorder,
-            keeper,
-            shared,
-            lock,
-        },
-        events,
-    ))
+    Ok((Parts { recorder, keeper, shared, lock }, events))
 }
 
 /// Installs the named model on a device that has none; after the loss of `control.db`, the one the device came with.
@@ -308,10 +272,7 @@ fn first_model(
 ) -> Result<(), DaemonError> {
     for SetAside { path, reason } in set_aside {
         tracing::error!(kept = %path.display(), reason, "a damaged database was set aside");
-        keeper.books.say(
-            "set_aside",
-            &json!({"kind": "set_aside", "kept": path, "reason": reason}),
-        );
+        keeper.books.say("set_aside", &json!({"kind": "set_aside", "kept": path, "reason": reason}));
     }
     if keeper.saved.is_none()
         && !set_aside.is_empty()
@@ -332,17 +293,10 @@ fn first_model(
         // Repairs a damaged file, if it is one.
         keeper.models.put(&bytes)?;
     } else if !keeper.books.models()?.iter().any(|row| row.digest == digest) {
-        return Err(DaemonError::OtherModel {
-            champion: champion.short(),
-            offered: digest.short(),
-        });
+        return Err(DaemonError::OtherModel { champion: champion.short(), offered: digest.short() });
     }
     if digest != champion {
-        tracing::info!(
-            "--model {} is known; model {} serves by the stored state",
-            digest.short(),
-            champion.short()
-        );
+        tracing::info!("--model {} is known; model {} serves by the stored state", digest.short(), champion.short());
     }
     Ok(())
 }
@@ -351,21 +305,12 @@ fn first_model(
 fn factory(models: &ModelStore) -> Option<(Digest, Model)> {
     let read = |digest: Digest| Some((digest, bundle::read(&models.get(&digest).ok()?).ok()?));
     let mut known: Vec<_> = models.list().ok()?.into_iter().filter_map(read).collect();
-    let base = known
-        .iter()
-        .position(|(_, model)| model.manifest.provenance.strategy == Strategy::Base);
-    base.or((!known.is_empty()).then_some(0))
-        .map(|index| known.swap_remove(index))
+    let base = known.iter().position(|(_, model)| model.manifest.provenance.strategy == Strategy::Base);
+    base.or((!known.is_empty()).then_some(0)).map(|index| known.swap_remove(index))
 }
 
 fn read_model(path: &Path) -> Result<(Vec<u8>, Model), DaemonError> {
-    let bytes = fs::read(path).map_err(|source| DaemonError::ReadModel {
-        path: path.to_owned(),
-        source,
-    })?;
-    let model = bundle::read(&bytes).map_err(|source| DaemonError::Bundle {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = fs::read(path).map_err(|source| DaemonError::ReadModel { path: path.to_owned(), source })?;
+    let model = bundle::read(&bytes).map_err(|source| DaemonError::Bundle { path: path.to_owned(), source })?;
     Ok((bytes, model))
 }

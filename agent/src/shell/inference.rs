@@ -46,19 +46,14 @@ impl Serving {
     #[must_use]
     pub fn version(&self, digest: &Digest) -> Option<&Loaded> {
         let previous = self.previous.as_ref();
-        [Some(&self.champion), previous]
-            .into_iter()
-            .flatten()
-            .find(|loaded| loaded.digest == *digest)
+        [Some(&self.champion), previous].into_iter().flatten().find(|loaded| loaded.digest == *digest)
     }
 
     /// The digests that can be asked for, the champion's first.
     #[must_use]
     pub fn versions(&self) -> Vec<String> {
         let previous = self.previous.as_ref().map(|loaded| loaded.digest.to_string());
-        std::iter::once(self.champion.digest.to_string())
-            .chain(previous)
-            .collect()
+        std::iter::once(self.champion.digest.to_string()).chain(previous).collect()
     }
 }
 
@@ -92,18 +87,8 @@ mod tests {
 
     /// A model that learned `y = x · factor`.
     fn loaded(factor: f32) -> Loaded {
-        let feature = Feature {
-            name: "x".to_owned(),
-            unit: None,
-            kind: FeatureKind::Number,
-            range: None,
-        };
-        let schema = Schema {
-            features: vec![feature],
-            task: Task::Regression {
-                targets: vec!["y".to_owned()],
-            },
-        };
+        let feature = Feature { name: "x".to_owned(), unit: None, kind: FeatureKind::Number, range: None };
+        let schema = Schema { features: vec![feature], task: Task::Regression { targets: vec!["y".to_owned()] } };
         let mut rows = Rows::empty(1, 1);
         for row in 0..60_u8 {
             let x = f32::from(row % 10);
@@ -112,10 +97,7 @@ mod tests {
         let trained = train::base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 1).unwrap();
         let mut model = trained.model;
         let (_, digest) = trainer_core::bundle::write(&mut model);
-        Loaded {
-            model: Arc::new(model),
-            digest,
-        }
+        Loaded { model: Arc::new(model), digest }
     }
 
     #[test]
@@ -123,16 +105,10 @@ mod tests {
         let (old, new) = (loaded(1.0), loaded(-1.0));
         let slot = Slot::default();
         assert!(slot.serving().is_none());
-        slot.swap(Some(Serving {
-            champion: old.clone(),
-            previous: None,
-        }));
+        slot.swap(Some(Serving { champion: old.clone(), previous: None }));
         let in_flight = slot.serving().unwrap();
         let before = in_flight.champion.answer(&[3.0, 5.0]);
-        slot.swap(Some(Serving {
-            champion: new.clone(),
-            previous: Some(old.clone()),
-        }));
+        slot.swap(Some(Serving { champion: new.clone(), previous: Some(old.clone()) }));
         assert_eq!(in_flight.champion.answer(&[3.0, 5.0]), before);
         let serving = slot.serving().unwrap();
         assert!(serving.champion.answer(&[5.0])[0] < 0.0 && before[1] > 0.0);

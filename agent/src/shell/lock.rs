@@ -36,10 +36,7 @@ impl Lock {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                return Err(StoreError::InUse {
-                    path: directory.to_owned(),
-                    pid: holder(&mut file),
-                });
+                return Err(StoreError::InUse { path: directory.to_owned(), pid: holder(&mut file) });
             }
             Err(errno) => return Err(failed(errno.into())),
         }
@@ -70,10 +67,7 @@ mod tests {
         let refused = Lock::take(folder.path(), &path).unwrap_err();
         assert!(matches!(&refused, StoreError::InUse { pid: Some(pid), .. } if *pid == std::process::id()));
         assert_eq!(refused.exit_code(), 6);
-        assert!(
-            refused.to_string().contains(&format!("process {}", std::process::id())),
-            "{refused}"
-        );
+        assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
         drop(first);
         Lock::take(folder.path(), &path).unwrap();
     }

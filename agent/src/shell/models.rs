@@ -25,10 +25,7 @@ impl ModelStore {
     pub fn open(folder: &Path, extension: &'static str) -> Result<Self, StoreError> {
         create_private_folder(folder).map_err(|source| StoreError::io("create", folder, source))?;
         remove_unfinished(folder).map_err(|source| StoreError::io("clean", folder, source))?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            extension,
-        })
+        Ok(Self { folder: folder.to_owned(), extension })
     }
 
     /// Stores `bytes` so that they survive a power cut, and returns their name. The same bytes again are a success; a
@@ -88,13 +85,9 @@ impl ModelStore {
         let mut digests = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let stem = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(self.extension)?.strip_suffix('.'));
-            digests.extend(
-                stem.and_then(|stem| stem.parse::<Digest>().ok())
-                    .filter(|digest| self.path(digest).is_file()),
-            );
+            let stem = name.to_str().and_then(|name| name.strip_suffix(self.extension)?.strip_suffix('.'));
+            digests
+                .extend(stem.and_then(|stem| stem.parse::<Digest>().ok()).filter(|digest| self.path(digest).is_file()));
         }
         digests.sort_unstable();
         Ok(digests)
@@ -140,9 +133,7 @@ mod tests {
             flipped[place] ^= 1 << (place % 8);
             fs::write(store.path(&digest), &flipped).unwrap();
             let refused = store.get(&digest).unwrap_err();
-            let StoreError::Damaged { path, digest: named } = &refused else {
-                panic!("{refused}")
-            };
+            let StoreError::Damaged { path, digest: named } = &refused else { panic!("{refused}") };
             assert_eq!((fs::read(path).unwrap(), *named), (flipped, digest));
             assert_eq!(refused.exit_code(), 5);
             assert!(matches!(store.get(&digest), Err(StoreError::Missing { .. })));

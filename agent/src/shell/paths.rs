@@ -86,15 +86,8 @@ impl Surroundings {
             (None, Some(home)) => home.join("hone"),
             (None, None) => state.clone(),
         };
-        let socket = config
-            .agent
-            .socket
-            .clone()
-            .unwrap_or_else(|| runtime().join("api.sock"));
-        Places {
-            state_dir: state,
-            socket,
-        }
+        let socket = config.agent.socket.clone().unwrap_or_else(|| runtime().join("api.sock"));
+        Places { state_dir: state, socket }
     }
 }
 
@@ -109,10 +102,7 @@ pub fn load(file: Option<&Path>) -> Result<Config, LoadError> {
         Ok(text) => texts.push((path.display().to_string(), text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {}
         Err(source) => {
-            return Err(LoadError::Read {
-                path: path.to_owned(),
-                source,
-            });
+            return Err(LoadError::Read { path: path.to_owned(), source });
         }
     }
     let folder = path.parent().unwrap_or(Path::new(".")).join("conf.d");
@@ -124,15 +114,10 @@ pub fn load(file: Option<&Path>) -> Result<Config, LoadError> {
     more.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     more.sort();
     for path in more {
-        let text = fs::read_to_string(&path).map_err(|source| LoadError::Read {
-            path: path.clone(),
-            source,
-        })?;
+        let text = fs::read_to_string(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
         texts.push((path.display().to_string(), text));
     }
-    Ok(Config::parse(
-        texts.iter().map(|(name, text)| (name.as_str(), text.as_str())),
-    )?)
+    Ok(Config::parse(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())))?)
 }
 
 #[cfg(test)]
@@ -152,31 +137,15 @@ mod tests {
         };
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         let plain = Config::default();
-        assert_eq!(
-            places(&user, None, &plain),
-            pair("/people/u/state/hone", "/run/user/7/hone/api.sock")
-        );
-        let root = Surroundings {
-            root: true,
-            ..user.clone()
-        };
+        assert_eq!(places(&user, None, &plain), pair("/people/u/state/hone", "/run/user/7/hone/api.sock"));
+        let root = Surroundings { root: true, ..user.clone() };
         assert_eq!(places(&root, None, &plain), pair("/var/lib/hone", "/run/hone/api.sock"));
-        let unit = Surroundings {
-            state_directory: Some("/s".into()),
-            runtime_directory: Some("/r".into()),
-            ..root
-        };
+        let unit = Surroundings { state_directory: Some("/s".into()), runtime_directory: Some("/r".into()), ..root };
         assert_eq!(places(&unit, None, &plain), pair("/s", "/r/api.sock"));
         let mut config = Config::default();
         config.agent.state_dir = Some("/configured".into());
-        assert_eq!(
-            places(&unit, None, &config),
-            pair("/configured", "/configured/api.sock")
-        );
-        assert_eq!(
-            places(&unit, Some("/option"), &config),
-            pair("/option", "/option/api.sock")
-        );
+        assert_eq!(places(&unit, None, &config), pair("/configured", "/configured/api.sock"));
+        assert_eq!(places(&unit, Some("/option"), &config), pair("/option", "/option/api.sock"));
         config.agent.socket = Some("/sock".into());
         assert_eq!(places(&unit, Some("/option"), &config).1, "/sock");
     }
@@ -187,23 +156,13 @@ mod tests {
         let main = folder.path().join("hone.toml");
         fs::write(&main, "[cycle]\nseed = 1\n").unwrap();
         fs::create_dir(folder.path().join("conf.d")).unwrap();
-        for (name, text) in [
-            ("20.toml", "[cycle]\nseed = 3\n"),
-            ("10.toml", "[cycle]\nseed = 2\n"),
-            ("x.txt", "?"),
-        ] {
+        for (name, text) in [("20.toml", "[cycle]\nseed = 3\n"), ("10.toml", "[cycle]\nseed = 2\n"), ("x.txt", "?")] {
             fs::write(folder.path().join("conf.d").join(name), text).unwrap();
         }
         assert_eq!(load(Some(&main)).unwrap().cycle.seed, 3);
         fs::write(folder.path().join("conf.d/20.toml"), "[cycle]\nsed = 3\n").unwrap();
         let error = load(Some(&main)).unwrap_err().to_string();
-        assert!(
-            error.contains("conf.d/20.toml:2") && error.contains("`cycle.seed`"),
-            "{error}"
-        );
-        assert!(
-            load(Some(&folder.path().join("none.toml"))).is_err(),
-            "a file that was named must be there"
-        );
+        assert!(error.contains("conf.d/20.toml:2") && error.contains("`cycle.seed`"), "{error}");
+        assert!(load(Some(&folder.path().join("none.toml"))).is_err(), "a file that was named must be there");
     }
 }

@@ -142,13 +142,8 @@ impl Recorder {
         let (queue, messages) = sync_channel(settings.queue_messages);
         let shared = Arc::new(Shared::default());
         let mut batcher = Batcher::new(writer, settings, Arc::clone(&shared));
-        let thread = thread::Builder::new()
-            .name("recorder".to_owned())
-            .spawn(move || batcher.run(&messages))?;
-        Ok(Self {
-            handle: RecorderHandle { queue, shared },
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || batcher.run(&messages))?;
+        Ok(Self { handle: RecorderHandle { queue, shared }, thread: Some(thread) })
     }
 
     /// A handle for another thread or task.
@@ -239,10 +234,7 @@ impl RecorderHandle {
 impl Shared {
     fn status(&self) -> RecorderStatus {
         let dropped = self.dropped.load(Ordering::Relaxed);
-        self.update(|status| RecorderStatus {
-            dropped,
-            ..status.clone()
-        })
+        self.update(|status| RecorderStatus { dropped, ..status.clone() })
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut RecorderStatus) -> T) -> T {
@@ -262,34 +254,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (writer, _) = RecordWriter::open(&folder.path().join("records"), FileSettings::default()).unwrap();
         let reader = writer.reader();
-        let settings = RecorderSettings {
-            queue_messages: 2,
-            ..RecorderSettings::default()
-        };
+        let settings = RecorderSettings { queue_messages: 2, ..RecorderSettings::default() };
         let recorder = Recorder::start(writer, settings).unwrap();
         let handle = recorder.handle();
-        let refused = (0..500)
-            .filter(|&number| handle.record(record(number, Timestamp(0))).is_err())
-            .count() as u64;
+        let refused = (0..500).filter(|&number| handle.record(record(number, Timestamp(0))).is_err()).count() as u64;
         let status = handle.flush().unwrap();
         assert_eq!((status.dropped, status.recorded), (refused, 500 - refused));
         let outcome = handle.label(label(0, "lab", 1.0)).unwrap();
         assert!(handle.flush().is_ok());
         assert!(matches!(outcome.blocking_recv().unwrap(), LabelOutcome::Stored { .. }));
         let retired = handle.retire(0).unwrap();
-        assert_eq!(
-            retired.blocking_recv().unwrap().unwrap().partitions,
-            0,
-            "the newest partition stays"
-        );
+        assert_eq!(retired.blocking_recv().unwrap().unwrap().partitions, 0, "the newest partition stays");
         while handle.record(record(1000, Timestamp(0))).is_err() {}
         let status = recorder.stop();
         assert_eq!(status.recorded, 501 - refused);
         assert_eq!(handle.record(record(1001, Timestamp(0))), Err(NotQueued::Stopped));
-        assert_eq!(
-            reader.counts().unwrap().records,
-            i64::try_from(status.recorded).unwrap()
-        );
+        assert_eq!(reader.counts().unwrap().records, i64::try_from(status.recorded).unwrap());
     }
 
     /// Prints rows per second through the recorder and of bare batched inserts of the same bytes, and holds the promise.
@@ -297,10 +277,7 @@ mod tests {
     #[ignore = "measures; run alone, with --release"]
     fn the_record_path_reaches_half_of_bare_batched_inserts() {
         const ROWS: u64 = 100_000;
-        let make = |number| NewRecord {
-            features: vec![0.25; 128],
-            ..record(number, Timestamp(0))
-        };
+        let make = |number| NewRecord { features: vec![0.25; 128], ..record(number, Timestamp(0)) };
         let settings = RecorderSettings::default();
         let (mut ours, mut bare) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..3 {
@@ -324,12 +301,7 @@ mod tests {
                 )
                 .unwrap();
             let sample = make(0);
-            let bytes = |numbers: &[f32]| {
-                numbers
-                    .iter()
-                    .flat_map(|number| number.to_le_bytes())
-                    .collect::<Vec<_>>()
-            };
+            let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
             let (output, features) = (bytes(&sample.output), bytes(&sample.features));
             let begun = std::time::Instant::now();
             for group in 0..ROWS.div_ceil(settings.group_rows as u64) {
@@ -358,12 +330,7 @@ mod tests {
             bare = bare.min(begun.elapsed().as_secs_f64());
         }
         let rows = f64::from(u32::try_from(ROWS).unwrap());
-        println!(
-            "recorder {:.0} rows/s, bare {:.0} rows/s, ratio {:.2}",
-            rows / ours,
-            rows / bare,
-            bare / ours
-        );
+        println!("recorder {:.0} rows/s, bare {:.0} rows/s, ratio {:.2}", rows / ours, rows / bare, bare / ours);
         assert!(bare / ours >= 0.5, "ratio {:.2}", bare / ours);
     }
 }

@@ -71,12 +71,7 @@ pub enum Command {
     LabelsPush { labels: Vec<Label> },
     /// Sends records of a time span to `up/data/<stream>`.
     #[serde(rename = "data.export")]
-    DataExport {
-        stream: Name,
-        since: Micros,
-        until: Micros,
-        rows_max: u64,
-    },
+    DataExport { stream: Name, since: Micros, until: Micros, rows_max: u64 },
     /// Deletes the records of a time span for good.
     #[serde(rename = "data.purge")]
     DataPurge { since: Micros, until: Micros },
@@ -182,15 +177,11 @@ impl Command {
     /// [`CommandError`], telling an unknown command from wrong arguments.
     pub fn new(name: &str, args: Map<String, Value>) -> Result<Self, CommandError> {
         if !Self::NAMES.contains(&name) {
-            return Err(CommandError::Unsupported {
-                name: name.chars().take(64).collect(),
-            });
+            return Err(CommandError::Unsupported { name: name.chars().take(64).collect() });
         }
         let whole = Map::from_iter([("cmd".to_owned(), name.into()), ("args".to_owned(), args.into())]);
-        let command: Self = serde_json::from_value(Value::Object(whole)).map_err(|source| CommandError::Arguments {
-            name: name.to_owned(),
-            source,
-        })?;
+        let command: Self = serde_json::from_value(Value::Object(whole))
+            .map_err(|source| CommandError::Arguments { name: name.to_owned(), source })?;
         command.check()?;
         Ok(command)
     }
@@ -217,11 +208,7 @@ impl Command {
             Self::LabelsPush { labels } if labels.len() > LABELS_MAX => {
                 Err(CommandError::TooManyLabels { found: labels.len() })
             }
-            Self::DriftRebaseline {
-                since: Some(since),
-                until: Some(until),
-                ..
-            }
+            Self::DriftRebaseline { since: Some(since), until: Some(until), .. }
             | Self::DataExport { since, until, .. }
             | Self::DataPurge { since, until }
                 if since >= until =>
@@ -303,58 +290,23 @@ mod tests {
         };
         let reason = || "shift 2 changed the tool".to_owned();
         vec![
-            Command::ModelInstall {
-                slot: slot.clone(),
-                digest,
-                size_bytes: 400_000,
-                chunks: 4,
-            },
-            Command::ModelPromote {
-                slot: slot.clone(),
-                digest,
-            },
-            Command::ModelRollback {
-                slot: slot.clone(),
-                to: None,
-                reason: reason(),
-            },
-            Command::ModelApprove {
-                slot: slot.clone(),
-                digest,
-            },
-            Command::ModelReject {
-                slot: slot.clone(),
-                digest,
-                reason: reason(),
-            },
-            Command::RetrainStart {
-                slot: slot.clone(),
-                strategy: Some(Strategy::Head),
-                reason: reason(),
-            },
+            Command::ModelInstall { slot: slot.clone(), digest, size_bytes: 400_000, chunks: 4 },
+            Command::ModelPromote { slot: slot.clone(), digest },
+            Command::ModelRollback { slot: slot.clone(), to: None, reason: reason() },
+            Command::ModelApprove { slot: slot.clone(), digest },
+            Command::ModelReject { slot: slot.clone(), digest, reason: reason() },
+            Command::RetrainStart { slot: slot.clone(), strategy: Some(Strategy::Head), reason: reason() },
             Command::RetrainCancel { slot: slot.clone() },
-            Command::DriftRebaseline {
-                slot: slot.clone(),
-                since: Some(since),
-                until: Some(until),
-            },
+            Command::DriftRebaseline { slot: slot.clone(), since: Some(since), until: Some(until) },
             Command::CanaryHold { slot: slot.clone() },
             Command::CanaryAbort { slot, reason: reason() },
             Command::LabelsPush { labels: vec![label] },
-            Command::DataExport {
-                stream: "records".parse().unwrap(),
-                since,
-                until,
-                rows_max: 10_000,
-            },
+            Command::DataExport { stream: "records".parse().unwrap(), since, until, rows_max: 10_000 },
             Command::DataPurge { since, until },
             Command::AgentSelftest {},
             Command::AgentRestart {},
             Command::SnapshotVerify { digest },
-            Command::LogLevel {
-                level: LogLevel::Debug,
-                for_s: 3_600,
-            },
+            Command::LogLevel { level: LogLevel::Debug, for_s: 3_600 },
         ]
     }
 
@@ -374,10 +326,7 @@ mod tests {
 
     #[test]
     fn arguments_may_be_left_out_where_there_are_none() {
-        assert_eq!(
-            Command::from_json(br#"{"cmd":"agent.selftest"}"#).unwrap(),
-            Command::AgentSelftest {}
-        );
+        assert_eq!(Command::from_json(br#"{"cmd":"agent.selftest"}"#).unwrap(), Command::AgentSelftest {});
     }
 
     #[test]
@@ -388,10 +337,7 @@ mod tests {
             format!("{error}{}", cause.unwrap_or_default())
         };
         let unsupported = reason(r#"{"cmd":"agent.explode","args":{}}"#);
-        assert_eq!(
-            unsupported,
-            "`agent.explode` is not a command of this version; `birth` lists the ones it has"
-        );
+        assert_eq!(unsupported, "`agent.explode` is not a command of this version; `birth` lists the ones it has");
         assert!(reason(r#"{"cmd":"retrain.cancel","args":{"slot":"main","gently":true}}"#).contains("gently"));
         assert!(reason(r#"{"cmd":"retrain.cancel","args":{}}"#).contains("missing field `slot`"));
         assert!(reason(r#"{"cmd":"retrain.cancel","args":{"slot":"MAIN"}}"#).contains("`MAIN` is not a name"));
@@ -407,10 +353,7 @@ mod tests {
             let text = format!(
                 r#"{{"cmd":"model.install","args":{{"slot":"main","digest":"{digest}","size_bytes":{size_bytes},"chunks":{chunks}}}}}"#
             );
-            assert!(
-                matches!(Command::from_json(text.as_bytes()), Err(CommandError::Chunks { .. })),
-                "{text}"
-            );
+            assert!(matches!(Command::from_json(text.as_bytes()), Err(CommandError::Chunks { .. })), "{text}");
         }
     }
 
@@ -419,17 +362,12 @@ mod tests {
         let label = r#"{"record_id":"01JD4V3Q8N7Y5ZK2M6T9W0XABC","label":1,"source":"plc","ts":1}"#;
         let labels = vec![label; LABELS_MAX + 1].join(",");
         let text = format!(r#"{{"cmd":"labels.push","args":{{"labels":[{labels}]}}}}"#);
-        assert!(matches!(
-            Command::from_json(text.as_bytes()),
-            Err(CommandError::TooManyLabels { found: 1_001 })
-        ));
+        assert!(matches!(Command::from_json(text.as_bytes()), Err(CommandError::TooManyLabels { found: 1_001 })));
     }
 
     #[test]
     fn taking_data_away_needs_the_admin() {
-        let admins = every_command()
-            .into_iter()
-            .filter(|command| command.role() == Role::Admin);
+        let admins = every_command().into_iter().filter(|command| command.role() == Role::Admin);
         let names: Vec<_> = admins.map(|command| command.name()).collect();
         assert_eq!(names, ["data.export", "data.purge", "agent.restart", "log.level"]);
     }

@@ -71,10 +71,7 @@ pub enum EnvelopeError {
     WrongKind { expected: &'static str, found: String },
     /// A part is not base64.
     #[error("the {part} is not base64")]
-    NotBase64 {
-        part: &'static str,
-        source: base64::DecodeError,
-    },
+    NotBase64 { part: &'static str, source: base64::DecodeError },
     /// None, or too many to verify.
     #[error("{found} signatures, 1 to {SIGNATURES_MAX} are expected")]
     SignatureCount { found: usize },
@@ -107,11 +104,7 @@ impl Envelope {
             sig: STANDARD.encode(key.sign(&message).to_bytes()),
         });
         let signatures = signatures.collect();
-        Self {
-            payload_type: kind.payload_type().to_owned(),
-            payload: STANDARD.encode(payload),
-            signatures,
-        }
+        Self { payload_type: kind.payload_type().to_owned(), payload: STANDARD.encode(payload), signatures }
     }
 
     /// Reads an envelope without believing it.
@@ -146,9 +139,7 @@ impl Envelope {
             return Err(EnvelopeError::WrongKind { expected, found });
         }
         if !(1..=SIGNATURES_MAX).contains(&self.signatures.len()) {
-            return Err(EnvelopeError::SignatureCount {
-                found: self.signatures.len(),
-            });
+            return Err(EnvelopeError::SignatureCount { found: self.signatures.len() });
         }
         let payload = decode("payload", &self.payload)?;
         let message = pre_authentication_encoding(expected, &payload);
@@ -162,9 +153,7 @@ impl Envelope {
         }
         if signers.is_empty() {
             let shown = |signature: &EnvelopeSignature| signature.keyid.as_str().chars().take(16).collect();
-            return Err(EnvelopeError::NotTrusted {
-                key_ids: self.signatures.iter().map(shown).collect(),
-            });
+            return Err(EnvelopeError::NotTrusted { key_ids: self.signatures.iter().map(shown).collect() });
         }
         Ok(Verified { kind, payload, signers })
     }
@@ -218,9 +207,7 @@ pub trait Payload: DeserializeOwned + Serialize {
 }
 
 fn decode(part: &'static str, text: &str) -> Result<Vec<u8>, EnvelopeError> {
-    STANDARD
-        .decode(text)
-        .map_err(|source| EnvelopeError::NotBase64 { part, source })
+    STANDARD.decode(text).map_err(|source| EnvelopeError::NotBase64 { part, source })
 }
 
 /// `"DSSEv1" SP len(type) SP type SP len(payload) SP payload`: lengths first, so that no two pairs give the same bytes.
@@ -258,16 +245,9 @@ mod tests {
         let (alice, bob) = (key(1), key(2));
         let keys = trusting(&[(&alice, Role::Operator), (&bob, Role::Operator)]);
         let wire = Envelope::sign(Kind::Command, b"payload", &[&alice, &bob, &alice]).to_json();
-        let verified = Envelope::from_json(&wire)
-            .unwrap()
-            .verify(Kind::Command, &keys)
-            .unwrap();
+        let verified = Envelope::from_json(&wire).unwrap().verify(Kind::Command, &keys).unwrap();
         assert_eq!(verified.payload(), b"payload");
-        assert_eq!(
-            verified.signed_by(Role::Operator),
-            2,
-            "a key that signs twice is one person"
-        );
+        assert_eq!(verified.signed_by(Role::Operator), 2, "a key that signs twice is one person");
         assert_eq!(verified.signed_by(Role::Admin), 0);
     }
 
@@ -276,16 +256,10 @@ mod tests {
         let alice = key(1);
         let keys = trusting(&[(&alice, Role::Admin)]);
         let mut envelope = Envelope::sign(Kind::Desired, b"{}", &[&alice]);
-        assert!(matches!(
-            envelope.verify(Kind::Command, &keys),
-            Err(EnvelopeError::WrongKind { .. })
-        ));
+        assert!(matches!(envelope.verify(Kind::Command, &keys), Err(EnvelopeError::WrongKind { .. })));
         // Renaming it on the way breaks the signature, for the name is signed too.
         Kind::Command.payload_type().clone_into(&mut envelope.payload_type);
-        assert!(matches!(
-            envelope.verify(Kind::Command, &keys),
-            Err(EnvelopeError::SignatureInvalid { .. })
-        ));
+        assert!(matches!(envelope.verify(Kind::Command, &keys), Err(EnvelopeError::SignatureInvalid { .. })));
     }
 
     #[test]
@@ -294,28 +268,20 @@ mod tests {
         let keys = trusting(&[(&alice, Role::Operator)]);
         let mut envelope = Envelope::sign(Kind::Command, b"payload", &[&alice]);
         envelope.payload = STANDARD.encode(b"Payload");
-        assert!(matches!(
-            envelope.verify(Kind::Command, &keys),
-            Err(EnvelopeError::SignatureInvalid { .. })
-        ));
+        assert!(matches!(envelope.verify(Kind::Command, &keys), Err(EnvelopeError::SignatureInvalid { .. })));
     }
 
     #[test]
     fn strangers_are_passed_over_and_alone_are_not_enough() {
         let (alice, mallory) = (key(1), key(9));
         let keys = trusting(&[(&alice, Role::Operator)]);
-        let both = Envelope::sign(Kind::Command, b"x", &[&mallory, &alice])
-            .verify(Kind::Command, &keys)
-            .unwrap();
+        let both = Envelope::sign(Kind::Command, b"x", &[&mallory, &alice]).verify(Kind::Command, &keys).unwrap();
         assert_eq!(both.signers().len(), 1);
         let alone = Envelope::sign(Kind::Command, b"x", &[&mallory]).verify(Kind::Command, &keys);
         assert!(matches!(alone, Err(EnvelopeError::NotTrusted { key_ids }) if key_ids.len() == 1));
         let mut forged = Envelope::sign(Kind::Command, b"x", &[&mallory]);
         forged.signatures[0].keyid = KeyId::of(&alice.verifying_key());
-        assert!(matches!(
-            forged.verify(Kind::Command, &keys),
-            Err(EnvelopeError::SignatureInvalid { .. })
-        ));
+        assert!(matches!(forged.verify(Kind::Command, &keys), Err(EnvelopeError::SignatureInvalid { .. })));
     }
 
     #[test]
@@ -332,43 +298,19 @@ mod tests {
         let alice = key(1);
         let keys = trusting(&[(&alice, Role::Operator)]);
         let huge = vec![b' '; PACKET_BYTES_MAX + 1];
-        assert!(matches!(
-            Envelope::from_json(&huge),
-            Err(EnvelopeError::TooLarge { .. })
-        ));
+        assert!(matches!(Envelope::from_json(&huge), Err(EnvelopeError::TooLarge { .. })));
         for bad in [&b""[..], b"null", b"[]", b"{\"payload\":1}", b"\xff\xfe"] {
             assert!(matches!(Envelope::from_json(bad), Err(EnvelopeError::NotAnEnvelope(_))));
         }
         let whole = Envelope::sign(Kind::Command, b"x", &[&alice]);
-        let none = Envelope {
-            signatures: vec![],
-            ..whole.clone()
-        };
-        assert!(matches!(
-            none.verify(Kind::Command, &keys),
-            Err(EnvelopeError::SignatureCount { found: 0 })
-        ));
-        let many = Envelope {
-            signatures: vec![whole.signatures[0].clone(); 9],
-            ..whole.clone()
-        };
-        assert!(matches!(
-            many.verify(Kind::Command, &keys),
-            Err(EnvelopeError::SignatureCount { found: 9 })
-        ));
-        let garbled = Envelope {
-            payload: "%%%".to_owned(),
-            ..whole.clone()
-        };
-        assert!(matches!(
-            garbled.verify(Kind::Command, &keys),
-            Err(EnvelopeError::NotBase64 { part: "payload", .. })
-        ));
+        let none = Envelope { signatures: vec![], ..whole.clone() };
+        assert!(matches!(none.verify(Kind::Command, &keys), Err(EnvelopeError::SignatureCount { found: 0 })));
+        let many = Envelope { signatures: vec![whole.signatures[0].clone(); 9], ..whole.clone() };
+        assert!(matches!(many.verify(Kind::Command, &keys), Err(EnvelopeError::SignatureCount { found: 9 })));
+        let garbled = Envelope { payload: "%%%".to_owned(), ..whole.clone() };
+        assert!(matches!(garbled.verify(Kind::Command, &keys), Err(EnvelopeError::NotBase64 { part: "payload", .. })));
         let mut short = whole;
         short.signatures[0].sig = STANDARD.encode([0; 63]);
-        assert!(matches!(
-            short.verify(Kind::Command, &keys),
-            Err(EnvelopeError::SignatureInvalid { .. })
-        ));
+        assert!(matches!(short.verify(Kind::Command, &keys), Err(EnvelopeError::SignatureInvalid { .. })));
     }
 }

@@ -327,10 +327,7 @@ impl Event {
     /// # Errors
     /// [`NameError`] if a foreign fact's kind cannot stand in a topic.
     pub fn topic(&self, device: DeviceId) -> Result<Topic, NameError> {
-        Ok(Topic::Event {
-            device,
-            kind: self.fact.kind().parse()?,
-        })
+        Ok(Topic::Event { device, kind: self.fact.kind().parse()? })
     }
 }
 
@@ -479,11 +476,7 @@ mod tests {
                 unknown: 1,
                 extra: extra.clone(),
             }),
-            Fact::ClockJump(ClockJump {
-                before: Micros(1_000_000),
-                after: TS,
-                extra: extra.clone(),
-            }),
+            Fact::ClockJump(ClockJump { before: Micros(1_000_000), after: TS, extra: extra.clone() }),
             Fact::SigRejected(SigRejected {
                 topic: "hone/v1/d/press-07/down/desired".to_owned(),
                 key_ids: vec![],
@@ -496,22 +489,10 @@ mod tests {
 
     #[test]
     fn every_kind_is_listed_and_its_json_is_the_golden_one() {
-        assert_eq!(
-            every_fact()
-                .iter()
-                .map(|fact| fact.kind().to_owned())
-                .collect::<Vec<_>>(),
-            KINDS
-        );
+        assert_eq!(every_fact().iter().map(|fact| fact.kind().to_owned()).collect::<Vec<_>>(), KINDS);
         let mut golden = String::new();
         for (seq, fact) in (0..).zip(every_fact()) {
-            let event = Event {
-                id: id(u128::from(seq)),
-                seq,
-                ts: TS,
-                clock: Clock::Ntp,
-                fact,
-            };
+            let event = Event { id: id(u128::from(seq)), seq, ts: TS, clock: Clock::Ntp, fact };
             let line = serde_json::to_string(&event).unwrap();
             assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
             assert!(line.contains(&format!(r#""kind":"{}""#, event.fact.kind())));
@@ -538,15 +519,8 @@ mod tests {
     #[test]
     fn a_known_kind_with_a_wrong_field_is_refused_and_not_taken_for_a_newer_one() {
         let head = r#"{"id":"01JD4V3Q8N7Y5ZK2M6T9W0XABC","seq":1,"ts":1,"clock":"rtc""#;
-        for tail in [
-            r#","kind":"clock_jump","before":"noon","after":2}"#,
-            "}",
-            r#","kind":7}"#,
-        ] {
-            assert!(
-                serde_json::from_str::<Event>(&format!("{head}{tail}")).is_err(),
-                "{tail}"
-            );
+        for tail in [r#","kind":"clock_jump","before":"noon","after":2}"#, "}", r#","kind":7}"#] {
+            assert!(serde_json::from_str::<Event>(&format!("{head}{tail}")).is_err(), "{tail}");
         }
     }
 }

@@ -111,10 +111,7 @@ mod tests {
     fn a_key_that_verifies_anything_is_refused() {
         let mut neutral = [0; 32];
         neutral[0] = 1;
-        assert!(matches!(
-            KeySet::default().trust(&neutral, &[Role::Admin]),
-            Err(KeyError::Weak(_))
-        ));
+        assert!(matches!(KeySet::default().trust(&neutral, &[Role::Admin]), Err(KeyError::Weak(_))));
         let mut no_point = [0; 32];
         no_point[0] = 2;
         assert_eq!(KeySet::default().trust(&no_point, &[]), Err(KeyError::NotAKey));

@@ -54,11 +54,7 @@ impl TryFrom<String> for DeviceId {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        if is_word(&text, b"-") {
-            Ok(Self(text))
-        } else {
-            Err(NameError::Device(shown(&text)))
-        }
+        if is_word(&text, b"-") { Ok(Self(text)) } else { Err(NameError::Device(shown(&text))) }
     }
 }
 
@@ -66,11 +62,7 @@ impl TryFrom<String> for Name {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        if is_word(&text, b"-_") {
-            Ok(Self(text))
-        } else {
-            Err(NameError::Name(shown(&text)))
-        }
+        if is_word(&text, b"-_") { Ok(Self(text)) } else { Err(NameError::Name(shown(&text))) }
     }
 }
 
@@ -209,22 +201,8 @@ mod tests {
 
     #[test]
     fn a_device_id_that_could_leave_its_topic_level_is_refused() {
-        assert_eq!(
-            "press-07".parse::<DeviceId>().map(String::from),
-            Ok("press-07".to_owned())
-        );
-        for bad in [
-            "",
-            "Press-07",
-            "a/b",
-            "+",
-            "#",
-            "a b",
-            "é",
-            "a_b",
-            "a\0",
-            &"a".repeat(65),
-        ] {
+        assert_eq!("press-07".parse::<DeviceId>().map(String::from), Ok("press-07".to_owned()));
+        for bad in ["", "Press-07", "a/b", "+", "#", "a b", "é", "a_b", "a\0", &"a".repeat(65)] {
             assert!(matches!(bad.parse::<DeviceId>(), Err(NameError::Device(_))), "{bad}");
         }
         assert!(serde_json::from_str::<DeviceId>(r#""../up""#).is_err());
@@ -241,12 +219,7 @@ mod tests {
         let digest = Digest::of(b"abc");
         assert_eq!(digest.to_string().parse(), Ok(digest));
         let text = digest.to_string();
-        for bad in [
-            text.to_uppercase(),
-            text[1..].to_owned(),
-            format!("+{}", &text[1..]),
-            "é".repeat(32),
-        ] {
+        for bad in [text.to_uppercase(), text[1..].to_owned(), format!("+{}", &text[1..]), "é".repeat(32)] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

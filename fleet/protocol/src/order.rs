@@ -148,10 +148,7 @@ pub enum Refusal {
     #[error("addressed to `{dev}`, not to this device")]
     WrongDevice { dev: DeviceId },
     /// A payload of another version.
-    #[error(
-        "version {v} of the order, {} is understood; sign it with a fitting `hone-fleet`",
-        crate::API
-    )]
+    #[error("version {v} of the order, {} is understood; sign it with a fitting `hone-fleet`", crate::API)]
     Version { v: u32 },
     /// A counter that was already used, or passed.
     #[error("counter {ctr} of key {key_id} is not above {high_water}: sign a new order")]
@@ -195,17 +192,7 @@ impl Order {
             _ => Map::new(),
         };
         let cmd = command.name().to_owned();
-        Self {
-            v: crate::API,
-            id,
-            dev,
-            cmd,
-            iat,
-            exp,
-            ctr,
-            args,
-            extra: Extra::new(),
-        }
+        Self { v: crate::API, id, dev, cmd, iat, exp, ctr, args, extra: Extra::new() }
     }
 
     /// The command it carries.
@@ -228,29 +215,16 @@ impl Order {
             return Err(Refusal::WrongDevice { dev: self.dev.clone() });
         }
         for key_id in signed.signers().keys() {
-            if let Some(&high_water) = facts
-                .high_water
-                .get(key_id)
-                .filter(|&&high_water| self.ctr <= high_water)
-            {
-                return Err(Refusal::Replayed {
-                    key_id: key_id.clone(),
-                    ctr: self.ctr,
-                    high_water,
-                });
+            if let Some(&high_water) = facts.high_water.get(key_id).filter(|&&high_water| self.ctr <= high_water) {
+                return Err(Refusal::Replayed { key_id: key_id.clone(), ctr: self.ctr, high_water });
             }
         }
         if facts.clock != Clock::Unsynced && facts.now >= self.exp {
-            return Err(Refusal::Expired {
-                late_s: facts.now.0.saturating_sub(self.exp.0) / 1_000_000,
-            });
+            return Err(Refusal::Expired { late_s: facts.now.0.saturating_sub(self.exp.0) / 1_000_000 });
         }
         let command = self.command()?;
         if !may(signed.signers(), command.role()) {
-            return Err(Refusal::Role {
-                cmd: command.name(),
-                role: command.role(),
-            });
+            return Err(Refusal::Role { cmd: command.name(), role: command.role() });
         }
         Ok(command)
     }
@@ -286,9 +260,7 @@ mod tests {
     }
 
     fn cancel() -> Command {
-        Command::RetrainCancel {
-            slot: Name::main_slot(),
-        }
+        Command::RetrainCancel { slot: Name::main_slot() }
     }
 
     /// The code an order ends with at second `now_s`, when counters up to `high_water` were seen.
@@ -298,12 +270,7 @@ mod tests {
         let parsed: Order = verified.parse().unwrap();
         assert_eq!(&parsed, order);
         let (device, high_water) = (device(), BTreeMap::from([(id, high_water)]));
-        let facts = Admission {
-            device: &device,
-            now: Micros(now_s * 1_000_000),
-            clock,
-            high_water: &high_water,
-        };
+        let facts = Admission { device: &device, now: Micros(now_s * 1_000_000), clock, high_water: &high_water };
         parsed.admit(&verified, &facts).map_err(|refusal| refusal.code())
     }
 
@@ -315,10 +282,7 @@ mod tests {
     #[test]
     fn an_order_seen_before_or_overtaken_is_replayed() {
         assert_eq!(verdict(&order(&cancel()), 2, Clock::Ntp, 5), Err(ReasonCode::Replayed));
-        assert_eq!(
-            verdict(&order(&cancel()), 2, Clock::Unsynced, 6),
-            Err(ReasonCode::Replayed)
-        );
+        assert_eq!(verdict(&order(&cancel()), 2, Clock::Unsynced, 6), Err(ReasonCode::Replayed));
     }
 
     #[test]
@@ -332,14 +296,8 @@ mod tests {
         let mut foreign = order(&cancel());
         foreign.dev = "press-08".parse().unwrap();
         assert_eq!(verdict(&foreign, 2, Clock::Ntp, 0), Err(ReasonCode::NotAuthorized));
-        let purge = Command::DataPurge {
-            since: Micros(0),
-            until: Micros(1),
-        };
-        assert_eq!(
-            verdict(&order(&purge), 2, Clock::Ntp, 0),
-            Err(ReasonCode::NotAuthorized)
-        );
+        let purge = Command::DataPurge { since: Micros(0), until: Micros(1) };
+        assert_eq!(verdict(&order(&purge), 2, Clock::Ntp, 0), Err(ReasonCode::NotAuthorized));
     }
 
     #[test]
@@ -355,17 +313,9 @@ mod tests {
     #[test]
     fn a_signed_text_that_is_no_order_is_told_from_a_bad_signature() {
         let (key, keys, _) = operator();
-        let verified = Envelope::sign(Kind::Command, b"{}", &[&key])
-            .verify(Kind::Command, &keys)
-            .unwrap();
-        assert!(matches!(
-            verified.parse::<Order>(),
-            Err(EnvelopeError::PayloadInvalid(_))
-        ));
-        assert!(matches!(
-            verified.parse::<Desired>(),
-            Err(EnvelopeError::WrongKind { .. })
-        ));
+        let verified = Envelope::sign(Kind::Command, b"{}", &[&key]).verify(Kind::Command, &keys).unwrap();
+        assert!(matches!(verified.parse::<Order>(), Err(EnvelopeError::PayloadInvalid(_))));
+        assert!(matches!(verified.parse::<Desired>(), Err(EnvelopeError::WrongKind { .. })));
     }
 
     #[test]
@@ -375,25 +325,11 @@ mod tests {
         let extra = Extra::new();
         let ulid = Ulid::from_parts(1_763_683_200_000, 7);
         let config = Map::from_iter([("retrain".to_owned(), serde_json::json!({ "mode": "value" }))]);
-        let desired = Desired {
-            v: 1,
-            dev: device(),
-            rev: 3,
-            iat: Micros(1),
-            config: config.clone(),
-            extra: extra.clone(),
-        };
+        let desired =
+            Desired { v: 1, dev: device(), rev: 3, iat: Micros(1), config: config.clone(), extra: extra.clone() };
         let group: Name = "hall-3".parse().unwrap();
         let revoke = NoticeBody::RevokeKey { keyid: id };
-        let notice = Notice {
-            v: 1,
-            id: ulid,
-            group,
-            iat: Micros(1),
-            ctr: 2,
-            notice: revoke,
-            extra: extra.clone(),
-        };
+        let notice = Notice { v: 1, id: ulid, group, iat: Micros(1), ctr: 2, notice: revoke, extra: extra.clone() };
         let statement = BundleStatement {
             v: 1,
             digest,

@@ -219,13 +219,7 @@ mod tests {
     }
 
     fn state(state: Presence, random: u128) -> State {
-        State {
-            state,
-            session: session(random),
-            boot: 12,
-            ts: TS,
-            extra: Extra::new(),
-        }
+        State { state, session: session(random), boot: 12, ts: TS, extra: Extra::new() }
     }
 
     fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) -> String {
@@ -237,11 +231,7 @@ mod tests {
     #[test]
     fn every_report_survives_the_wire_and_is_the_golden_one() {
         let slot = Name::main_slot();
-        let limits = Limits {
-            packet_bytes_max: 262_144,
-            storage_bytes_max: 2_000_000_000,
-            extra: Extra::new(),
-        };
+        let limits = Limits { packet_bytes_max: 262_144, storage_bytes_max: 2_000_000_000, extra: Extra::new() };
         let birth = Birth {
             agent: "0.1.0".to_owned(),
             api: vec![crate::API],
@@ -255,28 +245,13 @@ mod tests {
             ts: TS,
             extra: Extra::new(),
         };
-        let refused = SettingError {
-            key: "retrain.mode".to_owned(),
-            reason: "`always` is not a mode".to_owned(),
-        };
+        let refused = SettingError { key: "retrain.mode".to_owned(), reason: "`always` is not a mode".to_owned() };
         let config = Map::from_iter([("retrain".to_owned(), serde_json::json!({ "mode": "value" }))]);
-        let reported = Reported {
-            desired_rev: 4,
-            applied_rev: 3,
-            errors: vec![refused],
-            config,
-            ts: TS,
-            extra: Extra::new(),
-        };
+        let reported =
+            Reported { desired_rev: 4, applied_rev: 3, errors: vec![refused], config, ts: TS, extra: Extra::new() };
         let model = ModelReport {
-            champion: Some(ModelRef {
-                digest: Digest::of(b"champion"),
-                origin: Origin::Factory,
-            }),
-            challenger: Some(ModelRef {
-                digest: Digest::of(b"challenger"),
-                origin: Origin::Device,
-            }),
+            champion: Some(ModelRef { digest: Digest::of(b"champion"), origin: Origin::Factory }),
+            challenger: Some(ModelRef { digest: Digest::of(b"challenger"), origin: Origin::Device }),
             phase: Phase::Canary,
             canary_percent: 10,
             served: 4_321,
@@ -295,12 +270,7 @@ mod tests {
             extra: Extra::new(),
         };
         let measures = BTreeMap::from([("vibration_rms".to_owned(), psi)]);
-        let drift = DriftReport {
-            measures,
-            ts: TS,
-            clock: Clock::Ntp,
-            extra: Extra::new(),
-        };
+        let drift = DriftReport { measures, ts: TS, clock: Clock::Ntp, extra: Extra::new() };
         let golden = [
             round_trip(&state(Presence::Online, 7)),
             round_trip(&birth),
@@ -314,14 +284,8 @@ mod tests {
     #[test]
     fn what_a_newer_version_adds_is_kept() {
         let text = r#"{"measures":{"x":{"stat":"psi","value":0.1,"threshold":0.25,"window":500,"state":"ok","trend":"up"}},"ts":1,"clock":"ntp","season":"winter"}"#;
-        assert_eq!(
-            serde_json::to_string(&serde_json::from_str::<DriftReport>(text).unwrap()).unwrap(),
-            text
-        );
-        assert_eq!(
-            serde_json::from_str::<Phase>(r#""hibernating""#).unwrap(),
-            Phase::Other("hibernating".to_owned())
-        );
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<DriftReport>(text).unwrap()).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Phase>(r#""hibernating""#).unwrap(), Phase::Other("hibernating".to_owned()));
     }
 
     #[test]
@@ -336,10 +300,7 @@ mod tests {
 
     #[test]
     fn bad_input_is_refused() {
-        for bad in [
-            "{}",
-            r#"{"state":"asleep","session":"01JD4V3Q8N7Y5ZK2M6T9W0XABC","boot":1,"ts":1}"#,
-        ] {
+        for bad in ["{}", r#"{"state":"asleep","session":"01JD4V3Q8N7Y5ZK2M6T9W0XABC","boot":1,"ts":1}"#] {
             assert!(serde_json::from_str::<State>(bad).is_err(), "{bad}");
         }
         let negative = r#"{"state":"online","session":"01JD4V3Q8N7Y5ZK2M6T9W0XABC","boot":-1,"ts":1}"#;

@@ -20,10 +20,7 @@ pub enum Status {
     /// A person must agree.
     WaitingApproval,
     /// A budget says no for now; tried again at `retry_at`, if that is known.
-    WaitingBudget {
-        reason_code: ReasonCode,
-        retry_at: Option<Micros>,
-    },
+    WaitingBudget { reason_code: ReasonCode, retry_at: Option<Micros> },
     /// Will start at `at`.
     Scheduled { at: Micros },
     /// Under way.
@@ -145,18 +142,7 @@ impl TryFrom<Wire> for CommandStatus {
     type Error = StatusError;
 
     fn try_from(wire: Wire) -> Result<Self, StatusError> {
-        let Wire {
-            id,
-            cmd,
-            status,
-            reason_code,
-            reason,
-            at,
-            retry_at,
-            ts,
-            clock,
-            extra,
-        } = wire;
+        let Wire { id, cmd, status, reason_code, reason, at, retry_at, ts, clock, extra } = wire;
         let missing = |status, field| StatusError::Missing { status, field };
         let status = match status {
             State::Init => Status::Init,
@@ -166,49 +152,27 @@ impl TryFrom<Wire> for CommandStatus {
                 let reason_code = reason_code.ok_or(missing("waiting_budget", "reason_code"))?;
                 Status::WaitingBudget { reason_code, retry_at }
             }
-            State::Scheduled => Status::Scheduled {
-                at: at.ok_or(missing("scheduled", "at"))?,
-            },
+            State::Scheduled => Status::Scheduled { at: at.ok_or(missing("scheduled", "at"))? },
             State::Executing => Status::Executing,
             State::Successful => Status::Successful,
             State::Failed => {
                 let reason_code = reason_code.ok_or(missing("failed", "reason_code"))?;
-                Status::Failed {
-                    reason_code,
-                    reason: reason.ok_or(missing("failed", "reason"))?,
-                }
+                Status::Failed { reason_code, reason: reason.ok_or(missing("failed", "reason"))? }
             }
         };
-        Ok(Self {
-            id,
-            cmd,
-            status,
-            ts,
-            clock,
-            extra,
-        })
+        Ok(Self { id, cmd, status, ts, clock, extra })
     }
 }
 
 impl From<CommandStatus> for Wire {
     fn from(report: CommandStatus) -> Self {
-        let CommandStatus {
-            id,
-            cmd,
-            status,
-            ts,
-            clock,
-            extra,
-        } = report;
+        let CommandStatus { id, cmd, status, ts, clock, extra } = report;
         let (mut reason_code, mut reason, mut at, mut retry_at) = (None, None, None, None);
         let status = match status {
             Status::Init => State::Init,
             Status::Validating => State::Validating,
             Status::WaitingApproval => State::WaitingApproval,
-            Status::WaitingBudget {
-                reason_code: code,
-                retry_at: time,
-            } => {
+            Status::WaitingBudget { reason_code: code, retry_at: time } => {
                 (reason_code, retry_at) = (Some(code), time);
                 State::WaitingBudget
             }
@@ -218,26 +182,12 @@ impl From<CommandStatus> for Wire {
             }
             Status::Executing => State::Executing,
             Status::Successful => State::Successful,
-            Status::Failed {
-                reason_code: code,
-                reason: text,
-            } => {
+            Status::Failed { reason_code: code, reason: text } => {
                 (reason_code, reason) = (Some(code), Some(text));
                 State::Failed
             }
         };
-        Self {
-            id,
-            cmd,
-            status,
-            reason_code,
-            reason,
-            at,
-            retry_at,
-            ts,
-            clock,
-            extra,
-        }
+        Self { id, cmd, status, reason_code, reason, at, retry_at, ts, clock, extra }
     }
 }
 
@@ -252,31 +202,18 @@ mod tests {
             Status::Init,
             Status::Validating,
             Status::WaitingApproval,
-            Status::WaitingBudget {
-                reason_code: ReasonCode::BudgetThermal,
-                retry_at: Some(Micros(9)),
-            },
+            Status::WaitingBudget { reason_code: ReasonCode::BudgetThermal, retry_at: Some(Micros(9)) },
             Status::Scheduled { at: Micros(8) },
             Status::Executing,
             Status::Successful,
-            Status::Failed {
-                reason_code: ReasonCode::GateFailed,
-                reason: "2 points worse on the anchors".to_owned(),
-            },
+            Status::Failed { reason_code: ReasonCode::GateFailed, reason: "2 points worse on the anchors".to_owned() },
         ]
     }
 
     fn report(status: Status) -> CommandStatus {
         let id = Ulid::from_parts(1_763_683_200_000, 7);
         let (ts, clock) = (Micros(1_763_683_200_000_000), Clock::Ntp);
-        CommandStatus {
-            id,
-            cmd: "retrain.start".to_owned(),
-            status,
-            ts,
-            clock,
-            extra: Extra::new(),
-        }
+        CommandStatus { id, cmd: "retrain.start".to_owned(), status, ts, clock, extra: Extra::new() }
     }
 
     #[test]
@@ -295,9 +232,7 @@ mod tests {
     fn what_a_newer_version_adds_is_kept() {
         let text = r#"{"id":"01JD4V3Q8N7Y5ZK2M6T9W0XABC","cmd":"x.y","status":"failed","reason_code":"moonphase","reason":"full","ts":1,"clock":"rtc","result":{"rows":3}}"#;
         let report: CommandStatus = serde_json::from_str(text).unwrap();
-        let Status::Failed { reason_code, .. } = &report.status else {
-            panic!("{report:?}")
-        };
+        let Status::Failed { reason_code, .. } = &report.status else { panic!("{report:?}") };
         assert_eq!(reason_code, &ReasonCode::Other("moonphase".to_owned()));
         assert_eq!(serde_json::to_string(&report).unwrap(), text);
     }
@@ -312,10 +247,7 @@ mod tests {
 
     #[test]
     fn a_command_only_moves_forward_and_can_always_be_canceled() {
-        let canceled = Status::Failed {
-            reason_code: ReasonCode::Canceled,
-            reason: "by the operator".to_owned(),
-        };
+        let canceled = Status::Failed { reason_code: ReasonCode::Canceled, reason: "by the operator".to_owned() };
         for status in every_status() {
             assert!(status.may_become(&status));
             assert_eq!(status.may_become(&canceled), !status.is_final());

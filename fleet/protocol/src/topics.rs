@@ -40,11 +40,7 @@ pub enum Topic {
     /// Signed settings.
     Desired { device: DeviceId },
     /// One piece of a bundle named by a signed command.
-    Chunk {
-        device: DeviceId,
-        digest: Digest,
-        index: u32,
-    },
+    Chunk { device: DeviceId, digest: Digest, index: u32 },
     /// A signed notice to a group.
     Notice { group: Name },
     /// Presence of a controller, also its last will.
@@ -160,9 +156,7 @@ impl Topic {
 #[must_use]
 pub fn device_filters(device: &DeviceId, groups: &[Name]) -> Vec<String> {
     let notices = groups.iter().map(|group| format!("{ROOT}/g/{group}/down/notice"));
-    std::iter::once(format!("{ROOT}/d/{device}/down/#"))
-        .chain(notices)
-        .collect()
+    std::iter::once(format!("{ROOT}/d/{device}/down/#")).chain(notices).collect()
 }
 
 /// What a controller subscribes to: everything devices say, and every controller's presence and waves.
@@ -200,85 +194,40 @@ impl FromStr for Topic {
         if topic.len() > TOPIC_BYTES_MAX {
             return Err(TopicError::TooLong { bytes: topic.len() });
         }
-        let level = |source| TopicError::Level {
-            topic: topic.to_owned(),
-            source,
-        };
+        let level = |source| TopicError::Level { topic: topic.to_owned(), source };
         let device = |text: &str| text.parse::<DeviceId>().map_err(level);
         let name = |text: &str| text.parse::<Name>().map_err(level);
         let id = |text: &str| {
-            let refuse = || TopicError::CommandId {
-                topic: topic.to_owned(),
-                level: text.to_owned(),
-            };
+            let refuse = || TopicError::CommandId { topic: topic.to_owned(), level: text.to_owned() };
             // The decoder also takes lower case and overlong values; a second spelling would be a second topic.
-            Ulid::from_string(text)
-                .ok()
-                .filter(|id| id.to_string() == text)
-                .ok_or_else(refuse)
+            Ulid::from_string(text).ok().filter(|id| id.to_string() == text).ok_or_else(refuse)
         };
         let index = |text: &str| {
-            let refuse = || TopicError::Chunk {
-                topic: topic.to_owned(),
-                level: text.to_owned(),
-            };
-            text.parse::<u32>()
-                .ok()
-                .filter(|index| index.to_string() == text)
-                .ok_or_else(refuse)
+            let refuse = || TopicError::Chunk { topic: topic.to_owned(), level: text.to_owned() };
+            text.parse::<u32>().ok().filter(|index| index.to_string() == text).ok_or_else(refuse)
         };
         let unknown = || TopicError::Unknown(topic.to_owned());
-        let path = topic
-            .strip_prefix(ROOT)
-            .and_then(|rest| rest.strip_prefix('/'))
-            .ok_or_else(unknown)?;
+        let path = topic.strip_prefix(ROOT).and_then(|rest| rest.strip_prefix('/')).ok_or_else(unknown)?;
         let levels: Vec<&str> = path.split('/').collect();
         Ok(match levels[..] {
             ["d", dev, "up", "state"] => Self::State { device: device(dev)? },
             ["d", dev, "up", "birth"] => Self::Birth { device: device(dev)? },
             ["d", dev, "up", "reported"] => Self::Reported { device: device(dev)? },
-            ["d", dev, "up", "model", slot] => Self::Model {
-                device: device(dev)?,
-                slot: name(slot)?,
-            },
-            ["d", dev, "up", "drift", slot] => Self::Drift {
-                device: device(dev)?,
-                slot: name(slot)?,
-            },
+            ["d", dev, "up", "model", slot] => Self::Model { device: device(dev)?, slot: name(slot)? },
+            ["d", dev, "up", "drift", slot] => Self::Drift { device: device(dev)?, slot: name(slot)? },
             ["d", dev, "up", "metrics"] => Self::Metrics { device: device(dev)? },
-            ["d", dev, "up", "evt", kind] => Self::Event {
-                device: device(dev)?,
-                kind: name(kind)?,
-            },
-            ["d", dev, "up", "data", stream] => Self::Data {
-                device: device(dev)?,
-                stream: name(stream)?,
-            },
-            ["d", dev, "up", "cmd", command] => Self::CommandStatus {
-                device: device(dev)?,
-                id: id(command)?,
-            },
-            ["d", dev, "down", "cmd", command] => Self::Command {
-                device: device(dev)?,
-                id: id(command)?,
-            },
+            ["d", dev, "up", "evt", kind] => Self::Event { device: device(dev)?, kind: name(kind)? },
+            ["d", dev, "up", "data", stream] => Self::Data { device: device(dev)?, stream: name(stream)? },
+            ["d", dev, "up", "cmd", command] => Self::CommandStatus { device: device(dev)?, id: id(command)? },
+            ["d", dev, "down", "cmd", command] => Self::Command { device: device(dev)?, id: id(command)? },
             ["d", dev, "down", "desired"] => Self::Desired { device: device(dev)? },
             ["d", dev, "down", "blob", digest, number] => {
                 let digest = digest.parse().map_err(level)?;
-                Self::Chunk {
-                    device: device(dev)?,
-                    digest,
-                    index: index(number)?,
-                }
+                Self::Chunk { device: device(dev)?, digest, index: index(number)? }
             }
             ["g", group, "down", "notice"] => Self::Notice { group: name(group)? },
-            ["ctl", controller, "state"] => Self::ControllerState {
-                controller: name(controller)?,
-            },
-            ["ctl", controller, "rollout", id] => Self::Wave {
-                controller: name(controller)?,
-                id: name(id)?,
-            },
+            ["ctl", controller, "state"] => Self::ControllerState { controller: name(controller)? },
+            ["ctl", controller, "rollout", id] => Self::Wave { controller: name(controller)?, id: name(id)? },
             _ => return Err(unknown()),
         })
     }
@@ -299,47 +248,18 @@ mod tests {
             Topic::State { device: device.clone() },
             Topic::Birth { device: device.clone() },
             Topic::Reported { device: device.clone() },
-            Topic::Model {
-                device: device.clone(),
-                slot: slot.clone(),
-            },
-            Topic::Drift {
-                device: device.clone(),
-                slot,
-            },
+            Topic::Model { device: device.clone(), slot: slot.clone() },
+            Topic::Drift { device: device.clone(), slot },
             Topic::Metrics { device: device.clone() },
-            Topic::Event {
-                device: device.clone(),
-                kind: "drift_raised".parse().unwrap(),
-            },
-            Topic::Data {
-                device: device.clone(),
-                stream: "records".parse().unwrap(),
-            },
-            Topic::CommandStatus {
-                device: device.clone(),
-                id,
-            },
-            Topic::Command {
-                device: device.clone(),
-                id,
-            },
+            Topic::Event { device: device.clone(), kind: "drift_raised".parse().unwrap() },
+            Topic::Data { device: device.clone(), stream: "records".parse().unwrap() },
+            Topic::CommandStatus { device: device.clone(), id },
+            Topic::Command { device: device.clone(), id },
             Topic::Desired { device: device.clone() },
-            Topic::Chunk {
-                device,
-                digest: Digest::of(b"abc"),
-                index: 10,
-            },
-            Topic::Notice {
-                group: "hall-3".parse().unwrap(),
-            },
-            Topic::ControllerState {
-                controller: controller.clone(),
-            },
-            Topic::Wave {
-                controller,
-                id: "autumn".parse().unwrap(),
-            },
+            Topic::Chunk { device, digest: Digest::of(b"abc"), index: 10 },
+            Topic::Notice { group: "hall-3".parse().unwrap() },
+            Topic::ControllerState { controller: controller.clone() },
+            Topic::Wave { controller, id: "autumn".parse().unwrap() },
         ]
     }
 
@@ -347,12 +267,7 @@ mod tests {
     fn every_topic_survives_its_own_text() {
         let line = |topic: &Topic| {
             assert_eq!(topic.to_string().parse().as_ref(), Ok(topic));
-            format!(
-                "{:?} {:?} {} {topic}\n",
-                topic.direction(),
-                topic.delivery(),
-                topic.schema()
-            )
+            format!("{:?} {:?} {} {topic}\n", topic.direction(), topic.delivery(), topic.schema())
         };
         let story: Vec<String> = every_topic().iter().map(line).collect();
         expect![[r"
@@ -411,10 +326,7 @@ mod tests {
             in topic `hone/v1/d/a/down/blob/ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad/007`: `007` is not a chunk number, digits without a leading zero are expected
         "]]
         .assert_eq(&story.concat());
-        assert_eq!(
-            "x".repeat(300).parse::<Topic>(),
-            Err(TopicError::TooLong { bytes: 300 })
-        );
+        assert_eq!("x".repeat(300).parse::<Topic>(), Err(TopicError::TooLong { bytes: 300 }));
     }
 
     #[test]

@@ -30,12 +30,7 @@ pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
                 add(&name("weight"), &[after, before], &transposed(weight, before, after));
                 add(&name("bias"), &[after], bias);
             }
-            Weights::Norm {
-                gamma,
-                beta,
-                mean,
-                variance,
-            } => {
+            Weights::Norm { gamma, beta, mean, variance } => {
                 add(&name("weight"), &[after], gamma);
                 add(&name("bias"), &[after], beta);
                 if !mean.is_empty() {
@@ -47,19 +42,11 @@ pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
         }
     }
     add("embedding.scale", &[4], &embedding.scale);
-    add(
-        "embedding.weight",
-        &[network.inputs, embedding.bias.len()],
-        &embedding.weight,
-    );
+    add("embedding.weight", &[network.inputs, embedding.bias.len()], &embedding.weight);
     add("embedding.bias", &[embedding.bias.len()], &embedding.bias);
     if !embedding.squeeze.is_empty() {
         let columns = embed::WIDTH_MAX - 1;
-        add(
-            "embedding.squeeze",
-            &[embedding.squeeze.len() / columns, columns],
-            &embedding.squeeze,
-        );
+        add("embedding.squeeze", &[embedding.squeeze.len() / columns, columns], &embedding.squeeze);
     }
     if let Some(head) = &model.head {
         add("head.weight", &[width, network.outputs], head);
@@ -67,43 +54,22 @@ pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
     if !model.targets.is_empty() {
         add("targets.scale", &[model.targets.len(), 2], model.targets.as_flattened());
     }
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "factory rows stay below 2^24, which f32 counts exactly"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "factory rows stay below 2^24, which f32 counts exactly")]
     add("factory.rows", &[1], &[model.factory.rows as f32]);
     add("factory.gram", &[model.factory.a.len()], &model.factory.a);
     add("factory.targets", &[width, network.outputs], &model.factory.r);
     let features = model.schema().features.len();
     add("anchors.inputs", &[model.anchors.len(), features], &model.anchors.x);
-    add(
-        "anchors.truths",
-        &[model.anchors.len(), model.schema().truths()],
-        &model.anchors.y,
-    );
-    add(
-        "baseline.inputs",
-        &[model.baseline.len() / features, features],
-        &model.baseline,
-    );
-    add(
-        "golden.inputs",
-        &[model.golden.0.len() / features, features],
-        &model.golden.0,
-    );
-    add(
-        "golden.outputs",
-        &[model.golden.1.len() / network.outputs, network.outputs],
-        &model.golden.1,
-    );
+    add("anchors.truths", &[model.anchors.len(), model.schema().truths()], &model.anchors.y);
+    add("baseline.inputs", &[model.baseline.len() / features, features], &model.baseline);
+    add("golden.inputs", &[model.golden.0.len() / features, features], &model.golden.0);
+    add("golden.outputs", &[model.golden.1.len() / network.outputs, network.outputs], &model.golden.1);
     list
 }
 
 /// `[rows, columns]` to `[columns, rows]`: `PyTorch` keeps a linear layer as `[outputs, inputs]`.
 fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns)
-        .flat_map(|column| (0..rows).map(move |row| values[row * columns + column]))
-        .collect()
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }
 
 pub(super) struct Loader<'a> {
@@ -113,10 +79,7 @@ pub(super) struct Loader<'a> {
 impl Loader<'_> {
     /// Takes a tensor of exactly `shape`; `None` in the shape is any length.
     fn take(&mut self, name: &str, shape: &[Option<usize>], gaps: Gaps) -> Result<Vec<f32>, BundleError> {
-        let view = self
-            .tensors
-            .remove(name)
-            .ok_or_else(|| BundleError::Missing(name.to_owned()))?;
+        let view = self.tensors.remove(name).ok_or_else(|| BundleError::Missing(name.to_owned()))?;
         let fits = view.dtype() == Dtype::F32
             && view.shape().len() == shape.len()
             && view
@@ -129,27 +92,13 @@ impl Loader<'_> {
             return Err(BundleError::Shape {
                 name: name.to_owned(),
                 found: format!("{:?}{:?}", view.dtype(), view.shape()),
-                expected: text(
-                    shape
-                        .iter()
-                        .map(|side| side.map_or("any".into(), |side| side.to_string()))
-                        .collect(),
-                ),
+                expected: text(shape.iter().map(|side| side.map_or("any".into(), |side| side.to_string())).collect()),
             });
         }
-        let values: Vec<f32> = view
-            .data()
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|bytes| f32::from_le_bytes(*bytes))
-            .collect();
+        let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let bad = |value: &f32| !(value.is_finite() || gaps == Gaps::Allowed && value.is_nan());
         match values.iter().position(bad) {
-            Some(index) => Err(BundleError::NotFinite {
-                name: name.to_owned(),
-                index,
-            }),
+            Some(index) => Err(BundleError::NotFinite { name: name.to_owned(), index }),
             None => Ok(values),
         }
     }
@@ -163,10 +112,7 @@ impl Loader<'_> {
         let schema = &manifest.schema;
         let (inputs, outputs, features) = (schema.encoded(), schema.outputs(), schema.features.len());
         // Weights first: the spec's widths are only believed once tensors of that size are seen to be there.
-        let widths = manifest
-            .spec
-            .widths(inputs)
-            .map_err(|error| BundleError::Manifest(error.to_string()))?;
+        let widths = manifest.spec.widths(inputs).map_err(|error| BundleError::Manifest(error.to_string()))?;
         for (index, (layer, after)) in manifest.spec.layers.iter().zip(&widths).enumerate() {
             if let crate::spec::Layer::Linear { .. } = layer {
                 let before = if index == 0 { inputs } else { widths[index - 1] };
@@ -183,12 +129,7 @@ impl Loader<'_> {
                     *weight = transposed(&self.exact(&name("weight"), &[after, before])?, after, before);
                     *bias = self.exact(&name("bias"), &[after])?;
                 }
-                Weights::Norm {
-                    gamma,
-                    beta,
-                    mean,
-                    variance,
-                } => {
+                Weights::Norm { gamma, beta, mean, variance } => {
                     *gamma = self.exact(&name("weight"), &[after])?;
                     *beta = self.exact(&name("bias"), &[after])?;
                     if !mean.is_empty() {
@@ -239,22 +180,9 @@ impl Loader<'_> {
             self.take("golden.outputs", &[None, Some(outputs)], Gaps::Refused)?,
         );
         if anchors.x.len() / features != anchors.len() || golden.0.len() / features != golden.1.len() / outputs {
-            return Err(BundleError::Manifest(
-                "anchors or golden rows have no partner".to_owned(),
-            ));
+            return Err(BundleError::Manifest("anchors or golden rows have no partner".to_owned()));
         }
-        Ok(Model {
-            manifest,
-            normalizer,
-            network,
-            embedding,
-            head,
-            targets,
-            factory,
-            anchors,
-            baseline,
-            golden,
-        })
+        Ok(Model { manifest, normalizer, network, embedding, head, targets, factory, anchors, baseline, golden })
     }
 
     fn embedding(&mut self, network: &Network) -> Result<Embedding, BundleError> {
@@ -266,28 +194,16 @@ impl Loader<'_> {
         } else {
             Vec::new()
         };
-        Ok(Embedding {
-            scale: [scale[0], scale[1], scale[2], scale[3]],
-            weight,
-            bias,
-            squeeze,
-        })
+        Ok(Embedding { scale: [scale[0], scale[1], scale[2], scale[3]], weight, bias, squeeze })
     }
 
     fn expect_shape(&self, name: &str, expected: &[usize]) -> Result<(), BundleError> {
-        let view = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| BundleError::Missing(name.to_owned()))?;
+        let view = self.tensors.get(name).ok_or_else(|| BundleError::Missing(name.to_owned()))?;
         if view.shape() == expected {
             return Ok(());
         }
         let (found, expected) = (format!("{:?}", view.shape()), format!("{expected:?}"));
-        Err(BundleError::Shape {
-            name: name.to_owned(),
-            found,
-            expected,
-        })
+        Err(BundleError::Shape { name: name.to_owned(), found, expected })
     }
 }
 

@@ -38,54 +38,30 @@ pub(super) struct EndLabel {
 
 impl Layout {
     pub(super) fn of(chart: &Chart) -> Self {
-        let points = || {
-            chart
-                .series
-                .iter()
-                .flat_map(|series| &series.points)
-                .filter(|point| finite(**point))
-        };
+        let points = || chart.series.iter().flat_map(|series| &series.points).filter(|point| finite(**point));
         let all_x = points()
             .map(|point| point.0)
             .chain(chart.bands.iter().flat_map(|band| [band.from, band.to]))
             .filter(|x| x.is_finite());
         let x_range = extent(all_x).unwrap_or((0.0, 1.0));
-        let y_extent = chart
-            .y_range
-            .or_else(|| extent(points().map(|point| point.1)))
-            .unwrap_or((0.0, 1.0));
+        let y_extent = chart.y_range.or_else(|| extent(points().map(|point| point.1))).unwrap_or((0.0, 1.0));
         let y_ticks = Ticks::of(y_extent, 6.0);
         // Without a given range the axis runs from tick to tick.
         let y_range = chart.y_range.unwrap_or_else(|| {
             let step = y_ticks.step;
             ((y_extent.0 / step).floor() * step, (y_extent.1 / step).ceil() * step)
         });
-        let lanes: Vec<usize> = (0..chart.series.len())
-            .filter(|series| chart.events.iter().any(|mark| mark.series == *series))
-            .collect();
+        let lanes: Vec<usize> =
+            (0..chart.series.len()).filter(|series| chart.events.iter().any(|mark| mark.series == *series)).collect();
         let label = |series: &Series| text_width(&series.name, 13.0) * 1.08 + text_width(&series.figure, 13.0);
         let widest = chart.series.iter().map(label).fold(60.0, f64::max);
-        let axis = PLOT_TOP
-            + PLOT_HEIGHT
-            + if lanes.is_empty() {
-                0.0
-            } else {
-                LANE * (lanes.len() as f64 + 0.4)
-            };
+        let axis = PLOT_TOP + PLOT_HEIGHT + if lanes.is_empty() { 0.0 } else { LANE * (lanes.len() as f64 + 0.4) };
         let mut layout = Self {
             height: (axis + 48.0).max(420.0).round(),
             right: (WIDTH - widest - 50.0).max(WIDTH / 2.0),
             axis,
-            x_range: if x_range.0 < x_range.1 {
-                x_range
-            } else {
-                (x_range.0 - 0.5, x_range.0 + 0.5)
-            },
-            y_range: if y_range.0 < y_range.1 {
-                y_range
-            } else {
-                (y_range.0 - 0.5, y_range.0 + 0.5)
-            },
+            x_range: if x_range.0 < x_range.1 { x_range } else { (x_range.0 - 0.5, x_range.0 + 0.5) },
+            y_range: if y_range.0 < y_range.1 { y_range } else { (y_range.0 - 0.5, y_range.0 + 0.5) },
             x_ticks: Ticks::of(x_range, 8.0),
             y_ticks: Ticks::of(y_range, 6.0),
             lanes,
@@ -146,22 +122,13 @@ impl Layout {
             let same = |point: &&(f64, f64)| finite(**point) && self.x(point.0).floor() <= column;
             let count = rest.iter().take_while(same).count().max(1);
             let (here, after) = rest.split_at(count);
-            let low = here
-                .iter()
-                .copied()
-                .fold(first, |low, point| if point.1 < low.1 { point } else { low });
-            let high = here
-                .iter()
-                .copied()
-                .fold(first, |high, point| if point.1 > high.1 { point } else { high });
+            let low = here.iter().copied().fold(first, |low, point| if point.1 < low.1 { point } else { low });
+            let high = here.iter().copied().fold(first, |high, point| if point.1 > high.1 { point } else { high });
             let mut kept = vec![first, low, high, here[count - 1]];
             kept.sort_by(|a, b| a.0.total_cmp(&b.0));
             kept.dedup();
             for (x, y) in kept {
-                put(
-                    &mut path,
-                    format_args!("{}{:.1},{:.1}", if pen_down { "L" } else { "M" }, self.x(x), self.y(y)),
-                );
+                put(&mut path, format_args!("{}{:.1},{:.1}", if pen_down { "L" } else { "M" }, self.x(x), self.y(y)));
                 pen_down = true;
             }
             rest = after;
@@ -181,21 +148,13 @@ impl Ticks {
     pub(super) fn of((low, high): (f64, f64), wanted: f64) -> Self {
         let rough = (high - low) / wanted;
         if !(rough.is_finite() && rough > 0.0) {
-            return Self {
-                step: 1.0,
-                at: vec![low],
-            };
+            return Self { step: 1.0, at: vec![low] };
         }
         let power = 10_f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0]
-            .into_iter()
-            .map(|nice| nice * power)
-            .find(|step| *step >= rough * 0.999);
+        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|nice| nice * power).find(|step| *step >= rough * 0.999);
         let step = step.unwrap_or(power * 10.0);
         let first = (low / step - 1e-9).ceil();
-        let at = (0..100)
-            .map(|index| (first + f64::from(index)) * step)
-            .take_while(|tick| *tick <= high + step * 1e-9);
+        let at = (0..100).map(|index| (first + f64::from(index)) * step).take_while(|tick| *tick <= high + step * 1e-9);
         Self { step, at: at.collect() }
     }
 }
@@ -223,28 +182,19 @@ pub(super) fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 /// Font size at which `content` fits the drawing's width, at most `size`.
 pub(super) fn fitting(content: &str, size: f64) -> f64 {
     let width = text_width(content, size);
-    if width > WIDTH - 48.0 {
-        (size * (WIDTH - 48.0) / width * 10.0).floor() / 10.0
-    } else {
-        size
-    }
+    if width > WIDTH - 48.0 { (size * (WIDTH - 48.0) / width * 10.0).floor() / 10.0 } else { size }
 }
 
 /// A number with the decimals its step needs, and thousands apart.
 pub(super) fn decimal(value: f64, step: f64) -> String {
     let mut decimals = 0;
     while decimals < 9
-        && (step * 10_f64.powi(decimals))
-            .fract()
-            .min(1.0 - (step * 10_f64.powi(decimals)).fract())
-            > 1e-6
+        && (step * 10_f64.powi(decimals)).fract().min(1.0 - (step * 10_f64.powi(decimals)).fract()) > 1e-6
     {
         decimals += 1;
     }
     let digits = format!("{:.*}", usize::try_from(decimals).unwrap_or(0), value.abs());
-    let (whole, fraction) = digits
-        .split_once('.')
-        .map_or((digits.as_str(), None), |(whole, rest)| (whole, Some(rest)));
+    let (whole, fraction) = digits.split_once('.').map_or((digits.as_str(), None), |(whole, rest)| (whole, Some(rest)));
     let mut grouped = String::new();
     for (index, digit) in whole.chars().enumerate() {
         if index > 0 && (whole.len() - index).is_multiple_of(3) {
@@ -252,13 +202,6 @@ pub(super) fn decimal(value: f64, step: f64) -> String {
         }
         grouped.push(digit);
     }
-    let sign = if value < 0.0 && digits.chars().any(|digit| ('1'..='9').contains(&digit)) {
-        "−"
-    } else {
-        ""
-    };
-    fraction.map_or_else(
-        || format!("{sign}{grouped}"),
-        |fraction| format!("{sign}{grouped}.{fraction}"),
-    )
+    let sign = if value < 0.0 && digits.chars().any(|digit| ('1'..='9').contains(&digit)) { "−" } else { "" };
+    fraction.map_or_else(|| format!("{sign}{grouped}"), |fraction| format!("{sign}{grouped}.{fraction}"))
 }

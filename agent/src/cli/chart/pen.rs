@@ -58,11 +58,7 @@ pub(super) fn text(out: &mut String, class: &str, (x, y): (f64, f64), attributes
     if !content.is_empty() {
         put(
             out,
-            format_args!(
-                "<text {} x=\"{x:.1}\" y=\"{y:.1}\" {attributes}>{}</text>\n",
-                role(class),
-                escaped(content)
-            ),
+            format_args!("<text {} x=\"{x:.1}\" y=\"{y:.1}\" {attributes}>{}</text>\n", role(class), escaped(content)),
         );
     }
 }
@@ -73,15 +69,9 @@ pub(super) fn symbol(out: &mut String, kind: MarkKind, colour: usize, (x, y): (f
     let at = format!("transform=\"translate({x:.1},{y:.1})\" d=\"{path}\"");
     if filled {
         // A rim of paper keeps neighbours apart.
-        put(
-            out,
-            format_args!("<path class=\"f{colour} halo\" fill=\"{light}\" stroke=\"#ffffff\" {at}>"),
-        );
+        put(out, format_args!("<path class=\"f{colour} halo\" fill=\"{light}\" stroke=\"#ffffff\" {at}>"));
     } else {
-        put(
-            out,
-            format_args!("<path class=\"s{colour}\" stroke=\"{light}\" stroke-width=\"1.8\" fill=\"none\" {at}>"),
-        );
+        put(out, format_args!("<path class=\"s{colour}\" stroke=\"{light}\" stroke-width=\"1.8\" fill=\"none\" {at}>"));
     }
     put(out, format_args!("<title>{}</title></path>\n", escaped(said)));
 }

@@ -45,12 +45,7 @@ impl Account {
         } else {
             Manner::Plain
         };
-        Self {
-            manner,
-            curves: [Vec::new(), Vec::new()],
-            looks: 0,
-            promotions: 0,
-        }
+        Self { manner, curves: [Vec::new(), Vec::new()], looks: 0, promotions: 0 }
     }
 
     pub(super) fn title(&self, gateway: &Gateway) {
@@ -92,20 +87,12 @@ impl Account {
                     Some(strategy) => format!("run {}: train `{strategy}`", order["run"]),
                     None => format!("run {}: compare the offered model", order["run"]),
                 };
-                let held = format!(
-                    "{} labelled rows, the newest {} held out",
-                    rows["newest"], rows["holdout"]
-                );
+                let held = format!("{} labelled rows, the newest {} held out", rows["newest"], rows["holdout"]);
                 self.line(row, "retrain", Tone::Work, &format!("{what}; {held}"));
             }
             "gate" => {
                 let passed = report["verdict"]["passed"] == true;
-                self.line(
-                    row,
-                    "gate",
-                    if passed { Tone::Work } else { Tone::Bad },
-                    text("sentence"),
-                );
+                self.line(row, "gate", if passed { Tone::Work } else { Tone::Bad }, text("sentence"));
             }
             "promote" => {
                 self.promotions += 1;
@@ -117,12 +104,9 @@ impl Account {
                 );
             }
             "rollback" => self.line(row, "rollback", Tone::Bad, &format!("{} serves again", short("to"))),
-            "waiting" => self.line(
-                row,
-                "waiting",
-                Tone::Work,
-                &format!("{} more labels are needed", report["missing"]),
-            ),
+            "waiting" => {
+                self.line(row, "waiting", Tone::Work, &format!("{} more labels are needed", report["missing"]))
+            }
             "failed" => self.line(row, "failed", Tone::Bad, text("reason")),
             _ => {}
         }
@@ -220,11 +204,7 @@ fn drift(noticed: &Value) -> String {
         .flatten()
         .take(3)
         .map(|pair| {
-            format!(
-                "{} (PSI {:.2})",
-                pair[0].as_str().unwrap_or_default(),
-                pair[1].as_f64().unwrap_or_default()
-            )
+            format!("{} (PSI {:.2})", pair[0].as_str().unwrap_or_default(), pair[1].as_f64().unwrap_or_default())
         })
         .collect();
     if features.is_empty() {
@@ -234,11 +214,7 @@ fn drift(noticed: &Value) -> String {
             number(&noticed["threshold"])
         );
     }
-    format!(
-        "{:.0} % of the inputs moved: {}",
-        100.0 * number(&noticed["statistic"]),
-        features.join(", ")
-    )
+    format!("{:.0} % of the inputs moved: {}", 100.0 * number(&noticed["statistic"]), features.join(", "))
 }
 
 fn number(value: &Value) -> f64 {
@@ -251,20 +227,12 @@ fn figures(summary: &Summary) -> (&'static str, f64, f64) {
         Some(Metrics::Regression { rmse, .. }) => ("RMSE, lower is better", *rmse),
         None => ("accuracy", f64::NAN),
     };
-    (
-        figure(&summary.with).0,
-        figure(&summary.with).1,
-        figure(&summary.without).1,
-    )
+    (figure(&summary.with).0, figure(&summary.with).1, figure(&summary.without).1)
 }
 
 /// Values between 0.4 and 1 as bars.
 fn bars(values: &[f64]) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "clamped to the eight bars"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the eight bars")]
     let bar = |value: &f64| BARS[(((value - 0.4) / 0.6 * 7.0).round().clamp(0.0, 7.0)) as usize];
     values.iter().map(bar).collect()
 }

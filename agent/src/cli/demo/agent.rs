@@ -31,21 +31,12 @@ pub(super) struct Agent {
 impl Agent {
     pub(super) fn start(base: &Stored, seed: u64) -> Result<Self> {
         let disk = |error: std::io::Error| {
-            let code = if crate::cli::exit::is_disk(&error) {
-                Exit::Disk
-            } else {
-                Exit::Internal
-            };
-            Fail::new(code, "cannot use the temporary directory")
-                .because(error)
-                .hint("set TMPDIR to a writable place")
+            let code = if crate::cli::exit::is_disk(&error) { Exit::Disk } else { Exit::Internal };
+            Fail::new(code, "cannot use the temporary directory").because(error).hint("set TMPDIR to a writable place")
         };
         let directory = tempfile::Builder::new().prefix("hone-demo-").tempdir().map_err(disk)?;
-        let (config, model, socket) = (
-            place(&directory, "hone.toml"),
-            place(&directory, "base.safetensors"),
-            place(&directory, "api.sock"),
-        );
+        let (config, model, socket) =
+            (place(&directory, "hone.toml"), place(&directory, "base.safetensors"), place(&directory, "api.sock"));
         let state = place(&directory, "state");
         let text = format!(
             "[agent]\nstate_dir = {:?}\nsocket = {:?}\nlisten = \"off\"\n\n[cycle]\npolicy = \"trigger:any\"\nseed = {seed}\n",
@@ -67,12 +58,7 @@ impl Agent {
             .stderr(log)
             .spawn()
             .map_err(disk)?;
-        let mut agent = Self {
-            child,
-            directory,
-            client: Client::new(&socket),
-            told: Cell::new(0),
-        };
+        let mut agent = Self { child, directory, client: Client::new(&socket), told: Cell::new(0) };
         agent.until_ready()?;
         Ok(agent)
     }
@@ -84,11 +70,9 @@ impl Agent {
             if ended.is_some() || start.elapsed() > START {
                 let log = std::fs::read_to_string(place(&self.directory, "agent.log")).unwrap_or_default();
                 let how = ended.map_or("does not answer".to_owned(), |status| format!("ended with {status}"));
-                return Err(Fail::new(
-                    Exit::Internal,
-                    format!("the agent {how}; its last words: {}", log.trim()),
-                )
-                .into());
+                return Err(
+                    Fail::new(Exit::Internal, format!("the agent {how}; its last words: {}", log.trim())).into()
+                );
             }
             std::thread::sleep(LOOK);
         }
@@ -112,11 +96,7 @@ impl Agent {
     pub(super) fn news(&self) -> Result<Vec<Value>> {
         let answer = self.get("/v1/reports?limit=100")?;
         let mut news: Vec<Value> = answer["reports"].as_array().cloned().unwrap_or_default();
-        news.retain(|report| {
-            report["position"]
-                .as_i64()
-                .is_some_and(|position| position > self.told.get())
-        });
+        news.retain(|report| report["position"].as_i64().is_some_and(|position| position > self.told.get()));
         news.sort_by_key(|report| report["position"].as_i64());
         if let Some(last) = news.last().and_then(|report| report["position"].as_i64()) {
             self.told.set(last);
@@ -141,11 +121,7 @@ impl Agent {
 
     /// A model's bundle, as the agent keeps it.
     pub(super) fn bundle(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let path = self
-            .directory
-            .path()
-            .join("state/models")
-            .join(format!("{digest}.safetensors"));
+        let path = self.directory.path().join("state/models").join(format!("{digest}.safetensors"));
         Ok(std::fs::read(&path)
             .map_err(|error| Fail::new(Exit::Disk, "cannot read the champion's bundle").because(error))?)
     }

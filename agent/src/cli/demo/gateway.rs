@@ -60,51 +60,31 @@ impl Gateway {
     }
 
     fn file(path: &Path, label: &str, ignore: &[String]) -> Result<Self> {
-        let options = CsvOptions {
-            label: label.to_owned(),
-            ignore: ignore.to_vec(),
-            ..CsvOptions::default()
-        };
+        let options = CsvOptions { label: label.to_owned(), ignore: ignore.to_vec(), ..CsvOptions::default() };
         let data = csv::read(path, &options).map_err(|error| Fail::new(Exit::Input, error))?;
         let first = (data.rows.len() / FIRST_SHARE).min(FIRST_MAX);
         if first < FIRST_MIN {
-            let message = format!(
-                "{}: {} labelled rows are too few for a demonstration",
-                path.display(),
-                data.rows.len()
-            );
+            let message =
+                format!("{}: {} labelled rows are too few for a demonstration", path.display(), data.rows.len());
             return Err(Fail::new(Exit::Input, message)
                 .hint(format!("{} or more are needed", FIRST_MIN * FIRST_SHARE))
                 .into());
         }
         let sources = vec!["file".to_owned(); data.rows.len()];
         let name = path.display().to_string();
-        Ok(Self {
-            name,
-            schema: data.schema,
-            rows: data.rows,
-            first,
-            sources,
-            happenings: Vec::new(),
-            told: 0.into(),
-        })
+        Ok(Self { name, schema: data.schema, rows: data.rows, first, sources, happenings: Vec::new(), told: 0.into() })
     }
 
     /// Row `row` as a line of NDJSON.
     pub(super) fn sample(&self, row: usize) -> Value {
-        let each = self
-            .schema
-            .features
-            .iter()
-            .zip(self.rows.x(row))
-            .map(|(feature, value)| {
-                let value = match &feature.kind {
-                    _ if value.is_nan() => Value::Null,
-                    FeatureKind::Number => json!(value),
-                    FeatureKind::Category { values } => json!(values.get(trainer_core::evaluate::class_of(*value))),
-                };
-                (feature.name.clone(), value)
-            });
+        let each = self.schema.features.iter().zip(self.rows.x(row)).map(|(feature, value)| {
+            let value = match &feature.kind {
+                _ if value.is_nan() => Value::Null,
+                FeatureKind::Number => json!(value),
+                FeatureKind::Category { values } => json!(values.get(trainer_core::evaluate::class_of(*value))),
+            };
+            (feature.name.clone(), value)
+        });
         json!({"source": self.sources[row], "features": each.collect::<Map<_, _>>()})
     }
 
@@ -124,19 +104,12 @@ impl Gateway {
             Task::Regression { targets } => (targets, "targets"),
         };
         #[expect(clippy::cast_possible_truncation, reason = "the agent computed it in f32")]
-        names
-            .iter()
-            .map(|name| answer[key][name].as_f64().map_or(f32::NAN, |value| value as f32))
-            .collect()
+        names.iter().map(|name| answer[key][name].as_f64().map_or(f32::NAN, |value| value as f32)).collect()
     }
 
     /// What has happened up to `row` and was not told yet.
     pub(super) fn happenings(&self, row: usize) -> Vec<String> {
-        let new = self
-            .happenings
-            .iter()
-            .skip(self.told.get())
-            .take_while(|(at, _)| *at < row);
+        let new = self.happenings.iter().skip(self.told.get()).take_while(|(at, _)| *at < row);
         let texts: Vec<String> = new.map(|(_, text)| (*text).to_owned()).collect();
         self.told.set(self.told.get() + texts.len());
         texts

@@ -67,39 +67,20 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     account.step(1, &format!("train a base model on the first {} rows", gateway.first));
     let training = TrainSettings::default();
     let history = gateway.rows.slice(0..gateway.first);
-    let (base, finished) = train_base(
-        &trainer,
-        &gateway.schema,
-        &Spec::default(),
-        history,
-        &training,
-        args.seed,
-    )
-    .map_err(|error| Fail::new(Exit::Input, "the first rows cannot be trained on").because(error))?;
+    let (base, finished) = train_base(&trainer, &gateway.schema, &Spec::default(), history, &training, args.seed)
+        .map_err(|error| Fail::new(Exit::Input, "the first rows cannot be trained on").because(error))?;
     let held = super::train::describe(base.model.manifest.metrics.as_ref());
     account.say(&format!("{:.1} CPU seconds; on rows held out: {held}", finished.cpu_s));
-    account.step(
-        2,
-        "start the agent: a process of its own, a temporary state directory, no broker, no network",
-    );
+    account.step(2, "start the agent: a process of its own, a temporary state directory, no broker, no network");
     let agent = Agent::start(&base, args.seed)?;
-    account.say(&format!(
-        "look inside from another terminal: hone status --config {}",
-        agent.config().display()
-    ));
+    account.say(&format!("look inside from another terminal: hone status --config {}", agent.config().display()));
     account.step(
         3,
-        &format!(
-            "stream {} rows; each label comes {LABEL_DELAY} rows late",
-            gateway.rows.len() - gateway.first
-        ),
+        &format!("stream {} rows; each label comes {LABEL_DELAY} rows late", gateway.rows.len() - gateway.first),
     );
     let mut show = Show::new(&gateway, &base, &agent, account);
     show.stream(args.fast)?;
-    show.account.step(
-        4,
-        "a bad candidate: trained on labels that somebody mixed up, offered to the agent",
-    );
+    show.account.step(4, "a bad candidate: trained on labels that somebody mixed up, offered to the agent");
     let refused = show.poison(&trainer, args.seed)?;
     let summary = show.summary(refused)?;
     let mut account = show.account;
@@ -142,11 +123,7 @@ impl<'a> Show<'a> {
     fn stream(&mut self, fast: bool) -> Result<()> {
         let rows = self.gateway.rows.len() - self.gateway.first;
         let rate = rows as f64 / STREAM_S;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a batch size between 1 and 500"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a batch size between 1 and 500")]
         let batch = ((rate / BATCHES_PER_S).ceil() as usize).clamp(8, 500);
         let start = Instant::now();
         let mut next = self.gateway.first;
@@ -172,10 +149,7 @@ impl<'a> Show<'a> {
     }
 
     fn send(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
-        let lines: String = rows
-            .clone()
-            .map(|row| format!("{}\n", self.gateway.sample(row)))
-            .collect();
+        let lines: String = rows.clone().map(|row| format!("{}\n", self.gateway.sample(row))).collect();
         let answers = self.agent.post_lines("/v1/samples", lines)?;
         for (row, answer) in rows.zip(answers) {
             let Some(id) = answer["record_id"].as_str() else {
@@ -188,8 +162,7 @@ impl<'a> Show<'a> {
             self.with.push(&said, truth);
             self.without.push(&self.work.answer, truth);
             let model = &self.base.model;
-            self.recent
-                .push_back((model.loss(&said, truth), model.loss(&self.work.answer, truth)));
+            self.recent.push_back((model.loss(&said, truth), model.loss(&self.work.answer, truth)));
             if self.recent.len() > WINDOW {
                 self.recent.pop_front();
             }
@@ -219,8 +192,7 @@ impl<'a> Show<'a> {
         }
         let n = self.recent.len().max(1) as f64;
         let mean = |pick: fn(&(f64, f64)) -> f64| 1.0 - self.recent.iter().map(pick).sum::<f64>() / n;
-        self.account
-            .live(row, self.gateway.rows.len(), mean(|pair| pair.0), mean(|pair| pair.1));
+        self.account.live(row, self.gateway.rows.len(), mean(|pair| pair.0), mean(|pair| pair.1));
         Ok(())
     }
 
@@ -230,10 +202,7 @@ impl<'a> Show<'a> {
         let bytes = self.agent.bundle(&serving)?;
         let last = self.gateway.rows.len();
         let rows = poisoned(
-            &self
-                .gateway
-                .rows
-                .slice(last.saturating_sub(400).max(self.gateway.first)..last),
+            &self.gateway.rows.slice(last.saturating_sub(400).max(self.gateway.first)..last),
             &self.gateway.schema.task,
         );
         let snapshot = Snapshot::adapt(serving, Strategy::Head, rows, TrainSettings::default(), seed);
@@ -259,12 +228,8 @@ impl<'a> Show<'a> {
 
     fn summary(&mut self, refused: String) -> Result<Summary> {
         let runs = self.agent.get("/v1/runs?limit=1000")?;
-        let runs: Vec<&Value> = runs["runs"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|run| run["strategy"] != "judge")
-            .collect();
+        let runs: Vec<&Value> =
+            runs["runs"].as_array().into_iter().flatten().filter(|run| run["strategy"] != "judge").collect();
         let sum = |key: &str| runs.iter().filter_map(|run| run[key].as_f64()).sum::<f64>();
         Ok(Summary {
             with: self.with.metrics(),
@@ -288,11 +253,7 @@ fn poisoned(rows: &Rows, task: &Task) -> Rows {
             for target in 0..targets.len() {
                 let column = || (0..rows.len()).map(|row| rows.y(row)[target]);
                 let mean = column().sum::<f32>() / rows.len() as f32;
-                rows.y
-                    .iter_mut()
-                    .skip(target)
-                    .step_by(targets.len())
-                    .for_each(|y| *y = 2.0 * mean - *y);
+                rows.y.iter_mut().skip(target).step_by(targets.len()).for_each(|y| *y = 2.0 * mean - *y);
             }
         }
     }

@@ -7,10 +7,7 @@
 //!     the machine      sensors creep      the accelerometer and      new tooling: the same states
 //!     as trained       a little a day     a valve are touched        look different on most sensors
 //! ```
-#![expect(
-    clippy::cast_precision_loss,
-    reason = "rows of a simulation stay far below 2^52, and 53 random bits fit f64"
-)]
+#![expect(clippy::cast_precision_loss, reason = "rows of a simulation stay far below 2^52, and 53 random bits fit f64")]
 
 use std::ops::Range;
 
@@ -99,11 +96,7 @@ pub struct Timeline {
 impl Default for Timeline {
     /// 1,500 rows to train on, a maintenance at 2,400, new tooling at 3,200.
     fn default() -> Self {
-        Self {
-            ageing_from: 1_500,
-            maintenance: 2_400..2_440,
-            tooling_from: 3_200,
-        }
+        Self { ageing_from: 1_500, maintenance: 2_400..2_440, tooling_from: 3_200 }
     }
 }
 
@@ -166,11 +159,7 @@ impl Plant {
         let class = state(chance.uniform());
         let load = chance.uniform() - 0.5;
         let aged = row.saturating_sub(self.timeline.ageing_from) as f64 / 1_000.0;
-        let signatures = if row < self.timeline.tooling_from {
-            &OLD_TOOLING
-        } else {
-            &NEW_TOOLING
-        };
+        let signatures = if row < self.timeline.tooling_from { &OLD_TOOLING } else { &NEW_TOOLING };
         let day = DAY.0 * (row as f64 / DAY.1 * std::f64::consts::TAU).sin();
         let features = PRESS
             .iter()
@@ -186,12 +175,8 @@ impl Plant {
                 measured(sensor, sensor.base + sensor.noise * deviations)
             })
             .collect::<Vec<_>>();
-        let mut reading = Reading {
-            features,
-            class,
-            source: format!("press-{}", row % PRESSES + 1),
-            event: self.event(row),
-        };
+        let mut reading =
+            Reading { features, class, source: format!("press-{}", row % PRESSES + 1), event: self.event(row) };
         if chance.uniform() < MISSING_SHARE {
             reading.features[SENSORS - 1] = f32::NAN;
         }
@@ -234,12 +219,7 @@ pub fn schema() -> Schema {
             range: Some(sensor.range),
         })
         .collect();
-    Schema {
-        features,
-        task: Task::Classification {
-            classes: STATES.map(str::to_owned).to_vec(),
-        },
-    }
+    Schema { features, task: Task::Classification { classes: STATES.map(str::to_owned).to_vec() } }
 }
 
 /// The state at `uniform` in the cumulated shares.
@@ -295,11 +275,7 @@ fn mix(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a truth is a small class index"
-    )]
+    #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a truth is a small class index")]
 
     use super::*;
 
@@ -323,11 +299,7 @@ mod tests {
                 let squares: f64 = seen.iter().map(|value| (value - mean[sensor]).powi(2)).sum();
                 scale[sensor] = (squares / seen.len() as f64).sqrt();
             }
-            let mut model = Self {
-                mean,
-                scale,
-                weights: Vec::new(),
-            };
+            let mut model = Self { mean, scale, weights: Vec::new() };
             let mut gram = vec![[0.0; SENSORS + 1 + 4]; SENSORS + 1];
             for row in 0..rows.len() {
                 let h = model.inputs(rows.x(row));
@@ -350,15 +322,12 @@ mod tests {
                 for (i, line) in gram.iter_mut().enumerate() {
                     if i != pivot {
                         let factor = line[pivot] / lead[pivot];
-                        line.iter_mut()
-                            .zip(lead)
-                            .for_each(|(value, other)| *value -= factor * other);
+                        line.iter_mut().zip(lead).for_each(|(value, other)| *value -= factor * other);
                     }
                 }
             }
-            model.weights = (0..=SENSORS)
-                .map(|i| std::array::from_fn(|class| gram[i][SENSORS + 1 + class] / gram[i][i]))
-                .collect();
+            model.weights =
+                (0..=SENSORS).map(|i| std::array::from_fn(|class| gram[i][SENSORS + 1 + class] / gram[i][i])).collect();
             model
         }
 
@@ -375,9 +344,7 @@ mod tests {
                 .filter(|&row| {
                     let h = self.inputs(rows.x(row));
                     let score = |class: usize| h.iter().zip(&self.weights).map(|(h, w)| h * w[class]).sum::<f64>();
-                    let best = (0..4)
-                        .max_by(|&a, &b| score(a).total_cmp(&score(b)))
-                        .expect("four classes");
+                    let best = (0..4).max_by(|&a, &b| score(a).total_cmp(&score(b))).expect("four classes");
                     best == rows.y(row)[0] as usize
                 })
                 .count();
@@ -395,14 +362,8 @@ mod tests {
             let after = base.accuracy(&plant.rows(3_200..4_400));
             let refit = Linear::fit(&plant.rows(3_200..3_600)).accuracy(&plant.rows(3_600..4_400));
             println!("seed {seed}: fresh {fresh:.3}, aged {before:.3}, after the change {after:.3}, refit {refit:.3}");
-            assert!(
-                fresh > 0.94 && before > 0.9,
-                "the base model holds before the change: {fresh}, {before}"
-            );
-            assert!(
-                (0.45..0.75).contains(&after),
-                "the change must hurt, not invert: {after}"
-            );
+            assert!(fresh > 0.94 && before > 0.9, "the base model holds before the change: {fresh}, {before}");
+            assert!((0.45..0.75).contains(&after), "the change must hurt, not invert: {after}");
             assert!(refit > 0.92, "400 rows must be enough: {refit}");
         }
     }
@@ -425,11 +386,7 @@ mod tests {
         let mean = |rows: Range<u64>| {
             let plant = Plant::with_timeline(
                 3,
-                Timeline {
-                    maintenance: u64::MAX..u64::MAX,
-                    tooling_from: u64::MAX,
-                    ..Timeline::default()
-                },
+                Timeline { maintenance: u64::MAX..u64::MAX, tooling_from: u64::MAX, ..Timeline::default() },
             );
             let count = (rows.end - rows.start) as f64;
             rows.map(|row| f64::from(plant.next(row).features[0])).sum::<f64>() / count
@@ -461,11 +418,7 @@ mod tests {
             let reading = plant.next(row);
             for (value, feature) in reading.features.iter().zip(schema().features) {
                 let [low, high] = feature.range.expect("every sensor has a range");
-                assert!(
-                    value.is_nan() || (low..=high).contains(value),
-                    "{} = {value}",
-                    feature.name
-                );
+                assert!(value.is_nan() || (low..=high).contains(value), "{} = {value}", feature.name);
                 missing += usize::from(value.is_nan());
             }
         }
@@ -475,9 +428,7 @@ mod tests {
     #[test]
     fn each_change_is_told_once() {
         let plant = Plant::new(1);
-        let told: Vec<_> = (0..5_000)
-            .filter_map(|row| plant.next(row).event.map(|event| (row, event)))
-            .collect();
+        let told: Vec<_> = (0..5_000).filter_map(|row| plant.next(row).event.map(|event| (row, event))).collect();
         assert_eq!(
             told,
             [

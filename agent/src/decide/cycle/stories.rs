@@ -9,27 +9,15 @@ use super::*;
 
 /// A small model of two features and two classes, with its digest.
 fn model() -> (Model, Digest) {
-    let feature = |name: &str| Feature {
-        name: name.into(),
-        unit: None,
-        kind: FeatureKind::Number,
-        range: None,
-    };
-    let task = Task::Classification {
-        classes: vec!["a".into(), "b".into()],
-    };
-    let schema = Schema {
-        features: vec![feature("x"), feature("y")],
-        task,
-    };
+    let feature = |name: &str| Feature { name: name.into(), unit: None, kind: FeatureKind::Number, range: None };
+    let task = Task::Classification { classes: vec!["a".into(), "b".into()] };
+    let schema = Schema { features: vec![feature("x"), feature("y")], task };
     let mut rows = Rows::empty(2, 1);
     for row in 0_u16..400 {
         let x = f32::from(row % 20) / 10.0 - 1.0;
         rows.push(&[x, f32::from(row % 7)], &[f32::from(u8::from(x > 0.0))]);
     }
-    let mut model = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0)
-        .unwrap()
-        .model;
+    let mut model = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model;
     let (_, digest) = bundle::write(&mut model);
     (model, digest)
 }
@@ -49,27 +37,14 @@ struct Story {
 
 impl Story {
     fn new(policy: &str) -> Self {
-        let settings = CycleSettings {
-            policy: policy.parse().unwrap(),
-            ..CycleSettings::default()
-        };
+        let settings = CycleSettings { policy: policy.parse().unwrap(), ..CycleSettings::default() };
         let (model, factory) = model();
         let cycle = Cycle::new(&model, factory, &settings);
-        Self {
-            cycle,
-            settings,
-            factory,
-            text: String::new(),
-            sample: 0,
-        }
+        Self { cycle, settings, factory, text: String::new(), sample: 0 }
     }
 
     fn name(&self, digest: Digest) -> String {
-        if digest == self.factory {
-            "factory".to_owned()
-        } else {
-            digest.to_string()[..2].to_owned()
-        }
+        if digest == self.factory { "factory".to_owned() } else { digest.to_string()[..2].to_owned() }
     }
 
     fn tell(&mut self, what: &str, reports: &[Report]) {
@@ -85,11 +60,7 @@ impl Story {
                 }
                 Report::Waiting { missing, .. } => format!("waiting for {missing} labels"),
                 Report::Failed { run, reason } => format!("run {run} failed: {reason}"),
-                Report::Gate {
-                    run,
-                    candidate,
-                    verdict,
-                } => {
+                Report::Gate { run, candidate, verdict } => {
                     format!(
                         "gate of run {run}, candidate {}: {}",
                         self.name(*candidate),
@@ -128,18 +99,9 @@ impl Story {
         for row in 0..order.rows.holdout {
             let differs = (row as f64) < gain.abs() * order.rows.holdout as f64;
             let loss = f64::from(u8::from(differs));
-            if gain > 0.0 {
-                evidence.push(loss, 0.0)
-            } else {
-                evidence.push(0.0, loss)
-            }
+            if gain > 0.0 { evidence.push(loss, 0.0) } else { evidence.push(0.0, loss) }
         }
-        self.step(Event::Judged {
-            run: order.run,
-            candidate: named(candidate),
-            evidence,
-            recent: vec![0.5; 2 * 300],
-        })
+        self.step(Event::Judged { run: order.run, candidate: named(candidate), evidence, recent: vec![0.5; 2 * 300] })
     }
 
     fn step(&mut self, event: Event) -> &mut Self {
@@ -152,10 +114,7 @@ impl Story {
 
     fn roll_back(&mut self) -> &mut Self {
         let (model, _) = model();
-        self.step(Event::RollBack {
-            reference: model.manifest.reference,
-            baseline: model.baseline,
-        })
+        self.step(Event::RollBack { reference: model.manifest.reference, baseline: model.baseline })
     }
 
     /// Power off, power on: the state comes back from its bytes.
@@ -170,28 +129,15 @@ impl Story {
     fn check(&self, expected: &Expect) {
         let orders = self.cycle.orders();
         let keep = orders.keep.map_or("nothing".to_owned(), |digest| self.name(digest));
-        let work = orders
-            .work
-            .map_or("no work".to_owned(), |order| format!("run {} open", order.run));
-        expected.assert_eq(&format!(
-            "{}serves {}, keeps {keep}, {work}\n",
-            self.text,
-            self.name(orders.serve)
-        ));
+        let work = orders.work.map_or("no work".to_owned(), |order| format!("run {} open", order.run));
+        expected.assert_eq(&format!("{}serves {}, keeps {keep}, {work}\n", self.text, self.name(orders.serve)));
     }
 }
 
 #[test]
 fn rising_errors_lead_to_a_gated_refitted_and_promoted_head_also_across_restarts() {
     let mut story = Story::new("trigger:e_sr");
-    story
-        .rows(300, 0)
-        .rows(120, 5)
-        .restart()
-        .judged(1, 0.4)
-        .restart()
-        .judged(2, 0.0)
-        .rows(50, 0);
+    story.rows(300, 0).rows(120, 5).restart().judged(1, 0.4).restart().judged(2, 0.0).rows(50, 0);
     story.check(&expect![[r#"
         label 310   drift by e_sr, opened true
         label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
@@ -230,20 +176,9 @@ fn a_refit_that_spoils_what_passed_is_left_aside() {
 #[test]
 fn commands_are_refused_with_the_reason_and_a_rolled_back_model_is_not_offered_again() {
     let mut story = Story::new("static");
-    story
-        .roll_back()
-        .step(Event::Retrain {
-            strategy: Strategy::Head,
-        })
-        .rows(200, 0);
-    story
-        .step(Event::Offered { candidate: named(7) })
-        .step(Event::Offered { candidate: named(8) })
-        .judged(7, 0.3);
-    story
-        .roll_back()
-        .step(Event::Offered { candidate: named(7) })
-        .roll_back();
+    story.roll_back().step(Event::Retrain { strategy: Strategy::Head }).rows(200, 0);
+    story.step(Event::Offered { candidate: named(7) }).step(Event::Offered { candidate: named(8) }).judged(7, 0.3);
+    story.roll_back().step(Event::Offered { candidate: named(7) }).roll_back();
     story.check(&expect![[r#"
                     refused: there is no previous model: the champion is the first one this device served
                     refused: 0 labelled rows are too few to train and to judge: 40 more are needed

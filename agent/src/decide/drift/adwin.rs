@@ -25,13 +25,7 @@ pub struct AdwinSettings {
 
 impl Default for AdwinSettings {
     fn default() -> Self {
-        Self {
-            delta: 0.002,
-            clock: 32,
-            max_buckets: 5,
-            min_window_length: 5,
-            grace_period: 10,
-        }
+        Self { delta: 0.002, clock: 32, max_buckets: 5, min_window_length: 5, grace_period: 10 }
     }
 }
 
@@ -69,29 +63,11 @@ impl Adwin {
     ///
     /// Names the first setting outside of its documented range.
     pub fn new(settings: AdwinSettings) -> Result<Self, SettingError> {
-        let AdwinSettings {
-            delta,
-            clock,
-            max_buckets,
-            min_window_length,
-            ..
-        } = settings;
+        let AdwinSettings { delta, clock, max_buckets, min_window_length, .. } = settings;
         require(delta > 0.0 && delta < 1.0, "adwin", "delta", delta, "between 0 and 1")?;
         require(clock >= 1, "adwin", "clock", clock.into(), "at least 1")?;
-        require(
-            (1..=64).contains(&max_buckets),
-            "adwin",
-            "max_buckets",
-            max_buckets.into(),
-            "1 to 64",
-        )?;
-        require(
-            min_window_length >= 1,
-            "adwin",
-            "min_window_length",
-            min_window_length.into(),
-            "at least 1",
-        )?;
+        require((1..=64).contains(&max_buckets), "adwin", "max_buckets", max_buckets.into(), "1 to 64")?;
+        require(min_window_length >= 1, "adwin", "min_window_length", min_window_length.into(), "at least 1")?;
         Ok(Self {
             settings,
             levels: vec![Vec::with_capacity(max_buckets as usize + 1)],
@@ -113,11 +89,7 @@ impl Adwin {
     /// Mean of the window; 0 while it is empty.
     #[must_use]
     pub fn mean(&self) -> f64 {
-        if self.width == 0 {
-            0.0
-        } else {
-            self.total / self.width as f64
-        }
+        if self.width == 0 { 0.0 } else { self.total / self.width as f64 }
     }
 
     /// Sum of squared deviations from the mean of the window.
@@ -137,10 +109,7 @@ impl Adwin {
     }
 
     fn insert(&mut self, x: f64) {
-        self.levels[0].push(Bucket {
-            total: x,
-            deviation: 0.0,
-        });
+        self.levels[0].push(Bucket { total: x, deviation: 0.0 });
         self.width += 1;
         if self.width > 1 {
             let before = (self.width - 1) as f64;
@@ -263,11 +232,7 @@ impl Detector for Adwin {
             statistic: cut.difference.abs(),
             threshold: cut.bound,
             change_point: index + 1 - self.width,
-            direction: if cut.difference > 0.0 {
-                Direction::Up
-            } else {
-                Direction::Down
-            },
+            direction: if cut.difference > 0.0 { Direction::Up } else { Direction::Down },
         })
     }
 
@@ -290,10 +255,7 @@ mod tests {
     fn a_step_is_found_soon_and_dated_close_to_where_it_was() {
         for (before, after, direction) in [(0.0, 1.0, Direction::Up), (1.0, 0.0, Direction::Down)] {
             let mut adwin = Adwin::new(AdwinSettings::default()).unwrap();
-            let alarms: Vec<Alarm> = step(before, after, 1000)
-                .into_iter()
-                .filter_map(|x| adwin.update(x))
-                .collect();
+            let alarms: Vec<Alarm> = step(before, after, 1000).into_iter().filter_map(|x| adwin.update(x)).collect();
             assert_eq!(alarms.len(), 1);
             assert!((1000..1040).contains(&alarms[0].index), "{alarms:?}");
             // The window drops whole buckets, so a change found within 24 rows is dated to within one of 32.
@@ -305,11 +267,7 @@ mod tests {
 
     #[test]
     fn a_million_values_stay_below_two_kilobytes() {
-        let mut adwin = Adwin::new(AdwinSettings {
-            clock: 1024,
-            ..AdwinSettings::default()
-        })
-        .unwrap();
+        let mut adwin = Adwin::new(AdwinSettings { clock: 1024, ..AdwinSettings::default() }).unwrap();
         for row in 0..1_000_000_u32 {
             adwin.update(f64::from(row % 10));
         }
@@ -319,18 +277,8 @@ mod tests {
 
     #[test]
     fn settings_out_of_range_are_refused_by_name() {
-        let error = Adwin::new(AdwinSettings {
-            clock: 0,
-            ..AdwinSettings::default()
-        })
-        .unwrap_err();
+        let error = Adwin::new(AdwinSettings { clock: 0, ..AdwinSettings::default() }).unwrap_err();
         assert_eq!(error.to_string(), "adwin: `clock` is 0; it must be at least 1");
-        assert!(
-            Adwin::new(AdwinSettings {
-                delta: f64::NAN,
-                ..AdwinSettings::default()
-            })
-            .is_err()
-        );
+        assert!(Adwin::new(AdwinSettings { delta: f64::NAN, ..AdwinSettings::default() }).is_err());
     }
 }

@@ -118,12 +118,7 @@ impl FrozenBins {
         for value in &sorted {
             counts[edges_below(&edges, *value)] += 1;
         }
-        Ok(Self::from_counts(
-            Cuts::Numbers { edges, valid },
-            counts,
-            missing,
-            out_of_range,
-        ))
+        Ok(Self::from_counts(Cuts::Numbers { edges, valid }, counts, missing, out_of_range))
     }
 
     /// Freezes category indices: one bin for each of `0..count` and a last one, `other`, for everything else.
@@ -148,10 +143,7 @@ impl FrozenBins {
             }
         }
         if counts.iter().all(|rows| *rows == 0) {
-            return Err(ReferenceError::Empty {
-                missing,
-                out_of_range: 0,
-            });
+            return Err(ReferenceError::Empty { missing, out_of_range: 0 });
         }
         Ok(Self::from_counts(Cuts::Categories { count: small }, counts, missing, 0))
     }
@@ -159,14 +151,7 @@ impl FrozenBins {
     fn from_counts(cuts: Cuts, counts: Vec<u64>, missing: u64, out_of_range: u64) -> Self {
         let rows: u64 = counts.iter().sum();
         let proportions = counts.iter().map(|count| *count as f64 / rows as f64).collect();
-        Self {
-            cuts,
-            counts,
-            proportions,
-            rows,
-            missing,
-            out_of_range,
-        }
+        Self { cuts, counts, proportions, rows, missing, out_of_range }
     }
 
     /// Bin of a value; `None` if it is missing or out of range.
@@ -255,14 +240,7 @@ impl BinWindow {
     #[must_use]
     pub fn new(reference: &FrozenBins, capacity: usize) -> Self {
         let capacity = u32::try_from(capacity).unwrap_or(u32::MAX).max(1);
-        Self {
-            ring: Vec::new(),
-            next: 0,
-            capacity,
-            counts: vec![0; reference.bins()],
-            missing: 0,
-            out_of_range: 0,
-        }
+        Self { ring: Vec::new(), next: 0, capacity, counts: vec![0; reference.bins()], missing: 0, out_of_range: 0 }
     }
 
     /// Takes the bin of the next value; `None`, or a bin the reference does not have, counts as missing.
@@ -359,11 +337,7 @@ fn category(x: f64, count: u8) -> Place {
         return Place::Missing;
     }
     // Comparing with every known index refuses fractions and negative numbers without a cast that could wrap.
-    Place::Bin(
-        (0..count)
-            .find(|index| x.total_cmp(&f64::from(*index)).is_eq())
-            .unwrap_or(count),
-    )
+    Place::Bin((0..count).find(|index| x.total_cmp(&f64::from(*index)).is_eq()).unwrap_or(count))
 }
 
 fn edges_below(edges: &[f64], x: f64) -> usize {
@@ -401,20 +375,14 @@ mod tests {
     #[test]
     fn a_constant_has_one_edge_and_two_bins() {
         let bins = FrozenBins::numbers(&[0.25; 40], 10).unwrap();
-        assert_eq!(
-            (bins.edges(), bins.proportions()),
-            ([0.25].as_slice(), [1.0, 0.0].as_slice())
-        );
+        assert_eq!((bins.edges(), bins.proportions()), ([0.25].as_slice(), [1.0, 0.0].as_slice()));
         assert_eq!((bins.bin(0.25), bins.bin(0.3)), (Some(0), Some(1)));
     }
 
     #[test]
     fn missing_and_out_of_range_are_counted_and_never_a_bin() {
         let bins = FrozenBins::numbers_within(&[1.0, 2.0, f32::NAN, 99.0, f32::INFINITY], 2, (0.0, 10.0)).unwrap();
-        assert_eq!(
-            (bins.reference_rows(), bins.missing_rows(), bins.out_of_range_rows()),
-            (2, 1, 2)
-        );
+        assert_eq!((bins.reference_rows(), bins.missing_rows(), bins.out_of_range_rows()), (2, 1, 2));
         let mut window = BinWindow::new(&bins, 4);
         for x in [1.0, f64::NAN, -1.0, f64::NEG_INFINITY, 2.0] {
             window.record(bins.place(x));
@@ -428,10 +396,7 @@ mod tests {
     fn unseen_categories_go_to_other() {
         let bins = FrozenBins::categories(&[0.0, 1.0, 1.0, f32::NAN], 3).unwrap();
         assert_eq!(bins.counts(), [1, 2, 0, 0]);
-        assert_eq!(
-            [2.0, 3.0, -1.0, 0.5].map(|x| bins.bin(x)),
-            [Some(2), Some(3), Some(3), Some(3)]
-        );
+        assert_eq!([2.0, 3.0, -1.0, 0.5].map(|x| bins.bin(x)), [Some(2), Some(3), Some(3), Some(3)]);
         assert_eq!(bins.missing_rows(), 1);
     }
 
@@ -449,21 +414,9 @@ mod tests {
 
     #[test]
     fn an_unusable_reference_is_refused_with_what_was_wrong() {
-        assert_eq!(
-            FrozenBins::numbers(&[f32::NAN], 10),
-            Err(ReferenceError::Empty {
-                missing: 1,
-                out_of_range: 0
-            })
-        );
-        assert_eq!(
-            FrozenBins::numbers(&[1.0], 1),
-            Err(ReferenceError::BinCount { bins: 1 })
-        );
-        assert_eq!(
-            FrozenBins::categories(&[1.0], 255),
-            Err(ReferenceError::CategoryCount { count: 255 })
-        );
+        assert_eq!(FrozenBins::numbers(&[f32::NAN], 10), Err(ReferenceError::Empty { missing: 1, out_of_range: 0 }));
+        assert_eq!(FrozenBins::numbers(&[1.0], 1), Err(ReferenceError::BinCount { bins: 1 }));
+        assert_eq!(FrozenBins::categories(&[1.0], 255), Err(ReferenceError::CategoryCount { count: 255 }));
         assert!(FrozenBins::categories(&[1.0], 0).is_err());
     }
 }

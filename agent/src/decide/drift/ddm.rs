@@ -21,11 +21,7 @@ pub struct DdmSettings {
 
 impl Default for DdmSettings {
     fn default() -> Self {
-        Self {
-            warm_start: 30,
-            warning_threshold: 2.0,
-            drift_threshold: 3.0,
-        }
+        Self { warm_start: 30, warning_threshold: 2.0, drift_threshold: 3.0 }
     }
 }
 
@@ -54,20 +50,12 @@ impl Ddm {
     ///
     /// A threshold that is not finite and above 0.
     pub fn new(settings: DdmSettings) -> Result<Self, SettingError> {
-        for (name, value) in [
-            ("warning_threshold", settings.warning_threshold),
-            ("drift_threshold", settings.drift_threshold),
-        ] {
+        for (name, value) in
+            [("warning_threshold", settings.warning_threshold), ("drift_threshold", settings.drift_threshold)]
+        {
             require(value > 0.0 && usable(value), "ddm", name, value, "above 0")?;
         }
-        Ok(Self {
-            settings,
-            rate: Mean::default(),
-            best: None,
-            warning_start: None,
-            seen: 0,
-            alarmed: false,
-        })
+        Ok(Self { settings, rate: Mean::default(), best: None, warning_start: None, seen: 0, alarmed: false })
     }
 }
 
@@ -111,13 +99,7 @@ impl Detector for Ddm {
         }
         let change_point = self.warning_start.take().unwrap_or(index);
         self.alarmed = true;
-        Some(Alarm {
-            index,
-            statistic: sum,
-            threshold,
-            change_point,
-            direction: Direction::Up,
-        })
+        Some(Alarm { index, statistic: sum, threshold, change_point, direction: Direction::Up })
     }
 
     fn is_warning(&self) -> bool {
@@ -152,12 +134,6 @@ mod tests {
 
     #[test]
     fn a_threshold_of_zero_is_refused() {
-        assert!(
-            Ddm::new(DdmSettings {
-                drift_threshold: 0.0,
-                ..DdmSettings::default()
-            })
-            .is_err()
-        );
+        assert!(Ddm::new(DdmSettings { drift_threshold: 0.0, ..DdmSettings::default() }).is_err());
     }
 }

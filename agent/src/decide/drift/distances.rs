@@ -44,18 +44,10 @@ pub struct DistanceReading {
 pub fn psi(reference: &FrozenBins, window: &BinWindow) -> PsiReading {
     let (n, m) = (reference.reference_rows() as f64, window.rows() as f64);
     if window.rows() == 0 {
-        return PsiReading {
-            psi: 0.0,
-            null_mean: 0.0,
-            p: 1.0,
-        };
+        return PsiReading { psi: 0.0, null_mean: 0.0, p: 1.0 };
     }
     let test = two_sample_chi_square(reference.counts(), window.counts());
-    let shares = reference
-        .proportions()
-        .iter()
-        .zip(window.counts())
-        .map(|(p, count)| (*p, *count as f64 / m));
+    let shares = reference.proportions().iter().zip(window.counts()).map(|(p, count)| (*p, *count as f64 / m));
     PsiReading {
         psi: shares.map(|(p, q)| psi_term(p, q)).sum(),
         null_mean: f64::from(test.degrees) * (1.0 / n + 1.0 / m),
@@ -67,11 +59,7 @@ pub fn psi(reference: &FrozenBins, window: &BinWindow) -> PsiReading {
 #[must_use]
 pub fn distances(reference: &FrozenBins, window: &BinWindow) -> DistanceReading {
     let p = reference.proportions();
-    let q = if window.rows() == 0 {
-        p.to_vec()
-    } else {
-        window.proportions()
-    };
+    let q = if window.rows() == 0 { p.to_vec() } else { window.proportions() };
     DistanceReading {
         psi: psi(reference, window),
         jensen_shannon: jensen_shannon(p, &q),
@@ -149,11 +137,7 @@ pub struct ChiSquare {
 pub fn two_sample_chi_square(a: &[u64], b: &[u64]) -> ChiSquare {
     let (rows_a, rows_b) = (a.iter().sum::<u64>() as f64, b.iter().sum::<u64>() as f64);
     if rows_a == 0.0 || rows_b == 0.0 {
-        return ChiSquare {
-            statistic: 0.0,
-            degrees: 0,
-            p: 1.0,
-        };
+        return ChiSquare { statistic: 0.0, degrees: 0, p: 1.0 };
     }
     let (up, down) = ((rows_b / rows_a).sqrt(), (rows_a / rows_b).sqrt());
     let (mut statistic, mut used) = (0.0, 0_u32);
@@ -163,11 +147,7 @@ pub fn two_sample_chi_square(a: &[u64], b: &[u64]) -> ChiSquare {
         used += 1;
     }
     let degrees = used.saturating_sub(1);
-    let p = if degrees == 0 {
-        1.0
-    } else {
-        gamma_upper(f64::from(degrees) / 2.0, statistic / 2.0)
-    };
+    let p = if degrees == 0 { 1.0 } else { gamma_upper(f64::from(degrees) / 2.0, statistic / 2.0) };
     ChiSquare { statistic, degrees, p }
 }
 
@@ -201,26 +181,12 @@ mod tests {
     fn an_empty_window_and_a_constant_feature_read_as_no_drift() {
         let bins = FrozenBins::numbers(&[0.25; 400], 10).unwrap();
         let mut window = BinWindow::new(&bins, 300);
-        assert_eq!(
-            psi(&bins, &window),
-            PsiReading {
-                psi: 0.0,
-                null_mean: 0.0,
-                p: 1.0
-            }
-        );
+        assert_eq!(psi(&bins, &window), PsiReading { psi: 0.0, null_mean: 0.0, p: 1.0 });
         assert!(distances(&bins, &window).jensen_shannon.abs() < 1e-12);
         for _ in 0..300 {
             window.push(bins.bin(0.25));
         }
-        assert_eq!(
-            psi(&bins, &window),
-            PsiReading {
-                psi: 0.0,
-                null_mean: 0.0,
-                p: 1.0
-            }
-        );
+        assert_eq!(psi(&bins, &window), PsiReading { psi: 0.0, null_mean: 0.0, p: 1.0 });
         for _ in 0..200 {
             window.push(bins.bin(0.5));
         }

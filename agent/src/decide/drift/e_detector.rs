@@ -54,12 +54,7 @@ pub struct EDetectorSettings {
 
 impl Default for EDetectorSettings {
     fn default() -> Self {
-        Self {
-            p0: 0.5,
-            arl: 10_000.0,
-            direction: Direction::Up,
-            grid: Grid::Geometric,
-        }
+        Self { p0: 0.5, arl: 10_000.0, direction: Direction::Up, grid: Grid::Geometric }
     }
 }
 
@@ -94,38 +89,15 @@ impl EDetector {
     ///
     /// A run length of at most 1, a bound outside of [0, 1], a two-sided direction.
     pub fn new(settings: EDetectorSettings) -> Result<Self, SettingError> {
-        let EDetectorSettings {
-            p0,
-            arl,
-            direction,
-            grid,
-        } = settings;
+        let EDetectorSettings { p0, arl, direction, grid } = settings;
         require((0.0..=1.0).contains(&p0), "e_detector", "p0", p0, "from 0 to 1")?;
         require(arl > 1.0 && usable(arl), "e_detector", "arl", arl, "above 1")?;
         let one_sided = direction != Direction::Both;
-        require(
-            one_sided,
-            "e_detector",
-            "direction",
-            f64::NAN,
-            "up or down (run one of each for both)",
-        )?;
+        require(one_sided, "e_detector", "direction", f64::NAN, "up or down (run one of each for both)")?;
         let bound = if direction == Direction::Down { 1.0 - p0 } else { p0 }.clamp(BOUND_MIN, BOUND_MAX);
-        let fresh = |fraction: f64| Bet {
-            stake: fraction / bound,
-            roberts: 0.0,
-            cusum: 0.0,
-            start: 0,
-        };
+        let fresh = |fraction: f64| Bet { stake: fraction / bound, roberts: 0.0, cusum: 0.0, start: 0 };
         let bets = grid.fractions().into_iter().map(fresh).collect();
-        Ok(Self {
-            direction,
-            bound,
-            arl,
-            bets,
-            statistic: 0.0,
-            seen: 0,
-        })
+        Ok(Self { direction, bound, arl, bets, statistic: 0.0, seen: 0 })
     }
 
     /// Mean wealth after the last row; the alarm comes when it reaches the run length.
@@ -149,10 +121,7 @@ impl EDetector {
     /// Estimated first row of a change, were the alarm raised now.
     #[must_use]
     pub fn change_point(&self) -> u64 {
-        let best = self
-            .bets
-            .iter()
-            .max_by(|first, second| first.cusum.total_cmp(&second.cusum));
+        let best = self.bets.iter().max_by(|first, second| first.cusum.total_cmp(&second.cusum));
         best.map_or(0, |bet| bet.start)
     }
 }
@@ -165,11 +134,7 @@ impl Detector for EDetector {
         let index = self.seen;
         self.seen += 1;
         let loss = x.clamp(0.0, 1.0);
-        let excess = if self.direction == Direction::Down {
-            1.0 - loss
-        } else {
-            loss
-        } - self.bound;
+        let excess = if self.direction == Direction::Down { 1.0 - loss } else { loss } - self.bound;
         let mut sum = 0.0;
         for bet in &mut self.bets {
             let factor = 1.0 + bet.stake * excess;
@@ -185,13 +150,8 @@ impl Detector for EDetector {
             return None;
         }
         let change_point = self.change_point();
-        let alarm = Alarm {
-            index,
-            statistic: self.statistic,
-            threshold: self.arl,
-            change_point,
-            direction: self.direction,
-        };
+        let alarm =
+            Alarm { index, statistic: self.statistic, threshold: self.arl, change_point, direction: self.direction };
         for bet in &mut self.bets {
             bet.roberts = 0.0;
             bet.cusum = 0.0;
@@ -222,21 +182,13 @@ pub fn error_rate_lower(errors: u64, rows: u64) -> f64 {
 /// Upper 95 % bound `mean + 1.645·sqrt(variance/rows)` of a mean loss; 1 without rows.
 #[must_use]
 pub fn mean_upper(mean: f64, variance: f64, rows: u64) -> f64 {
-    if rows == 0 {
-        1.0
-    } else {
-        (mean + 1.645 * (variance.max(0.0) / rows as f64).sqrt()).clamp(0.0, 1.0)
-    }
+    if rows == 0 { 1.0 } else { (mean + 1.645 * (variance.max(0.0) / rows as f64).sqrt()).clamp(0.0, 1.0) }
 }
 
 /// Lower 95 % bound of a mean loss; 0 without rows.
 #[must_use]
 pub fn mean_lower(mean: f64, variance: f64, rows: u64) -> f64 {
-    if rows == 0 {
-        0.0
-    } else {
-        (mean - 1.645 * (variance.max(0.0) / rows as f64).sqrt()).clamp(0.0, 1.0)
-    }
+    if rows == 0 { 0.0 } else { (mean - 1.645 * (variance.max(0.0) / rows as f64).sqrt()).clamp(0.0, 1.0) }
 }
 
 #[cfg(test)]
@@ -266,11 +218,7 @@ mod tests {
 
     #[test]
     fn the_promised_run_length_is_kept_at_the_bound() {
-        let settings = EDetectorSettings {
-            p0: 0.2,
-            arl: 500.0,
-            ..EDetectorSettings::default()
-        };
+        let settings = EDetectorSettings { p0: 0.2, arl: 500.0, ..EDetectorSettings::default() };
         let runs = 400;
         let total: u64 = (0..runs)
             .map(|seed| first_alarm(settings, seed, (0.2, 0.2, 0), 20_000).map_or(20_000, |alarm| alarm.index + 1))
@@ -281,18 +229,11 @@ mod tests {
     #[test]
     fn delays_are_those_measured_for_both_grids() {
         // (p0, new rate, linear, geometric): median delays of the reference page.
-        for (p0, after, linear, geometric) in [
-            (0.2, 0.4, 59, 62),
-            (0.2, 0.8, 10, 12),
-            (0.05, 0.2, 46, 46),
-            (0.01, 0.05, 160, 128),
-        ] {
+        for (p0, after, linear, geometric) in
+            [(0.2, 0.4, 59, 62), (0.2, 0.8, 10, 12), (0.05, 0.2, 46, 46), (0.01, 0.05, 160, 128)]
+        {
             for (grid, expected) in [(Grid::Linear, linear), (Grid::Geometric, geometric)] {
-                let settings = EDetectorSettings {
-                    p0,
-                    grid,
-                    ..EDetectorSettings::default()
-                };
+                let settings = EDetectorSettings { p0, grid, ..EDetectorSettings::default() };
                 let alarms: Vec<Alarm> = (0..300)
                     .filter_map(|seed| first_alarm(settings, seed, (p0, after, 1000), 4000))
                     .filter(|alarm| alarm.index >= 1000)
@@ -305,30 +246,17 @@ mod tests {
                 );
                 let late = median(alarms.iter().map(|alarm| alarm.change_point.abs_diff(1000)).collect());
                 // A change cannot be dated better than to a few errors.
-                assert!(
-                    (late as f64) < 10.0 + 3.0 / after,
-                    "{p0} to {after}: change dated {late} rows off"
-                );
+                assert!((late as f64) < 10.0 + 3.0 / after, "{p0} to {after}: change dated {late} rows off");
             }
         }
     }
 
     #[test]
     fn a_falling_loss_is_found_by_the_other_side_only() {
-        let down = EDetectorSettings {
-            p0: 0.5,
-            direction: Direction::Down,
-            ..EDetectorSettings::default()
-        };
+        let down = EDetectorSettings { p0: 0.5, direction: Direction::Down, ..EDetectorSettings::default() };
         let alarm = first_alarm(down, 1, (0.5, 0.1, 500), 2000).unwrap();
-        assert!(
-            alarm.index >= 500 && alarm.index < 600 && alarm.direction == Direction::Down,
-            "{alarm:?}"
-        );
-        let up = EDetectorSettings {
-            direction: Direction::Up,
-            ..down
-        };
+        assert!(alarm.index >= 500 && alarm.index < 600 && alarm.direction == Direction::Down, "{alarm:?}");
+        let up = EDetectorSettings { direction: Direction::Up, ..down };
         assert_eq!(first_alarm(up, 1, (0.5, 0.1, 500), 2000), None);
     }
 
@@ -336,11 +264,7 @@ mod tests {
     fn the_bounds_cover_the_rate_they_were_measured_from() {
         // 3/n is the rule of three for no errors at 95 %.
         assert!((error_rate_upper(0, 1000) - (1.0 - 0.05_f64.powf(0.001))).abs() < 1e-12);
-        assert!(
-            (error_rate_upper(20, 200) - 0.141_967).abs() < 1e-3,
-            "{}",
-            error_rate_upper(20, 200)
-        );
+        assert!((error_rate_upper(20, 200) - 0.141_967).abs() < 1e-3, "{}", error_rate_upper(20, 200));
         assert!((error_rate_upper(5, 5) - 1.0).abs() < 1e-12 && error_rate_lower(0, 5).abs() < 1e-12);
         assert!(error_rate_lower(20, 200) < 0.1);
         assert!((mean_upper(0.2, 0.16, 400) - 0.2329).abs() < 1e-12);
@@ -352,12 +276,6 @@ mod tests {
         let settings = EDetectorSettings::default();
         assert!(EDetector::new(EDetectorSettings { arl: 1.0, ..settings }).is_err());
         assert!(EDetector::new(EDetectorSettings { p0: -0.1, ..settings }).is_err());
-        assert!(
-            EDetector::new(EDetectorSettings {
-                direction: Direction::Both,
-                ..settings
-            })
-            .is_err()
-        );
+        assert!(EDetector::new(EDetectorSettings { direction: Direction::Both, ..settings }).is_err());
     }
 }

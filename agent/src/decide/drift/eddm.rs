@@ -21,11 +21,7 @@ pub struct EddmSettings {
 
 impl Default for EddmSettings {
     fn default() -> Self {
-        Self {
-            warm_start: 30,
-            alpha: 0.95,
-            beta: 0.9,
-        }
+        Self { warm_start: 30, alpha: 0.95, beta: 0.9 }
     }
 }
 
@@ -53,13 +49,7 @@ impl Eddm {
     /// A ratio outside of (0, 1].
     pub fn new(settings: EddmSettings) -> Result<Self, SettingError> {
         for (name, value) in [("alpha", settings.alpha), ("beta", settings.beta)] {
-            require(
-                value > 0.0 && value <= 1.0,
-                "eddm",
-                name,
-                value,
-                "above 0 and at most 1",
-            )?;
+            require(value > 0.0 && value <= 1.0, "eddm", name, value, "above 0 and at most 1")?;
         }
         Ok(Self::fresh(settings, 0))
     }
@@ -86,11 +76,7 @@ impl Eddm {
         let before = distance - self.mean;
         self.mean += before / errors;
         self.deviation += before * (distance - self.mean);
-        let variance = if self.errors > 1 {
-            self.deviation / (errors - 1.0)
-        } else {
-            0.0
-        };
+        let variance = if self.errors > 1 { self.deviation / (errors - 1.0) } else { 0.0 };
         self.mean + 2.0 * variance.max(0.0).sqrt()
     }
 }
@@ -128,13 +114,7 @@ impl Detector for Eddm {
         if ratio < self.settings.beta {
             self.alarmed = true;
             let (threshold, change_point) = (self.settings.beta, self.best_index);
-            return Some(Alarm {
-                index,
-                statistic: ratio,
-                threshold,
-                change_point,
-                direction: Direction::Up,
-            });
+            return Some(Alarm { index, statistic: ratio, threshold, change_point, direction: Direction::Up });
         }
         self.warning = ratio < self.settings.alpha;
         None
@@ -165,12 +145,6 @@ mod tests {
 
     #[test]
     fn ratios_out_of_range_are_refused() {
-        assert!(
-            Eddm::new(EddmSettings {
-                beta: 1.5,
-                ..EddmSettings::default()
-            })
-            .is_err()
-        );
+        assert!(Eddm::new(EddmSettings { beta: 1.5, ..EddmSettings::default() }).is_err());
     }
 }

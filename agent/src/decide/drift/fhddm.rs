@@ -23,11 +23,7 @@ pub struct FhddmSettings {
 
 impl Default for FhddmSettings {
     fn default() -> Self {
-        Self {
-            sliding_window_size: 100,
-            confidence_level: 1e-6,
-            watch: Direction::Down,
-        }
+        Self { sliding_window_size: 100, confidence_level: 1e-6, watch: Direction::Down }
     }
 }
 
@@ -52,25 +48,9 @@ impl Fhddm {
     ///
     /// Names the first setting outside of its documented range.
     pub fn new(settings: FhddmSettings) -> Result<Self, SettingError> {
-        let FhddmSettings {
-            sliding_window_size: size,
-            confidence_level: confidence,
-            watch,
-        } = settings;
-        require(
-            (1..=WINDOW_MAX).contains(&size),
-            "fhddm",
-            "sliding_window_size",
-            size.into(),
-            "1 to 100000",
-        )?;
-        require(
-            confidence > 0.0 && confidence < 1.0,
-            "fhddm",
-            "confidence_level",
-            confidence,
-            "between 0 and 1",
-        )?;
+        let FhddmSettings { sliding_window_size: size, confidence_level: confidence, watch } = settings;
+        require((1..=WINDOW_MAX).contains(&size), "fhddm", "sliding_window_size", size.into(), "1 to 100000")?;
+        require(confidence > 0.0 && confidence < 1.0, "fhddm", "confidence_level", confidence, "between 0 and 1")?;
         require(watch != Direction::Both, "fhddm", "watch", f64::NAN, "up or down")?;
         let epsilon = ((1.0 / confidence).ln() / (2.0 * f64::from(size))).sqrt();
         Ok(Self {
@@ -101,11 +81,7 @@ impl Detector for Fhddm {
         }
         let index = self.seen;
         self.seen += 1;
-        let value = if self.settings.watch == Direction::Up {
-            1.0 - x
-        } else {
-            x
-        };
+        let value = if self.settings.watch == Direction::Up { 1.0 - x } else { x };
         self.total += value;
         match self.ring.get_mut(self.next as usize) {
             Some(oldest) => {
@@ -156,35 +132,16 @@ mod tests {
 
     #[test]
     fn a_rising_error_is_found_when_watching_up_and_missed_as_river_feeds_it() {
-        let mut up = Fhddm::new(FhddmSettings {
-            watch: Direction::Up,
-            ..FhddmSettings::default()
-        })
-        .unwrap();
+        let mut up = Fhddm::new(FhddmSettings { watch: Direction::Up, ..FhddmSettings::default() }).unwrap();
         let alarm = (0..2000).find_map(|row| up.update(errors(row))).unwrap();
-        assert!(
-            alarm.index > 1000 && alarm.index < 1100 && alarm.change_point.abs_diff(1000) < 12,
-            "{alarm:?}"
-        );
+        assert!(alarm.index > 1000 && alarm.index < 1100 && alarm.change_point.abs_diff(1000) < 12, "{alarm:?}");
         let mut river = Fhddm::new(FhddmSettings::default()).unwrap();
         assert!((0..2000).all(|row| river.update(errors(row)).is_none()));
     }
 
     #[test]
     fn an_endless_window_is_refused() {
-        assert!(
-            Fhddm::new(FhddmSettings {
-                sliding_window_size: u32::MAX,
-                ..FhddmSettings::default()
-            })
-            .is_err()
-        );
-        assert!(
-            Fhddm::new(FhddmSettings {
-                sliding_window_size: 0,
-                ..FhddmSettings::default()
-            })
-            .is_err()
-        );
+        assert!(Fhddm::new(FhddmSettings { sliding_window_size: u32::MAX, ..FhddmSettings::default() }).is_err());
+        assert!(Fhddm::new(FhddmSettings { sliding_window_size: 0, ..FhddmSettings::default() }).is_err());
     }
 }

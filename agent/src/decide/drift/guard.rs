@@ -50,11 +50,7 @@ impl LagOne {
     /// The correlation ρ, in [−1, 1]; 0 while nothing varies.
     #[must_use]
     pub fn correlation(&self) -> f64 {
-        if self.variance > 0.0 {
-            (self.covariance / self.variance).clamp(-1.0, 1.0)
-        } else {
-            0.0
-        }
+        if self.variance > 0.0 { (self.covariance / self.variance).clamp(-1.0, 1.0) } else { 0.0 }
     }
 
     /// Values taken.
@@ -72,9 +68,7 @@ pub fn block_rows(correlation: f64) -> u32 {
     }
     // Rounding of the ratio must not add a row: at 0.5 it is 3, not 4.
     let wanted = (1.0 + correlation) / (1.0 - correlation) - 1e-9;
-    (1..BLOCK_ROWS_MAX)
-        .find(|rows| f64::from(*rows) >= wanted)
-        .unwrap_or(BLOCK_ROWS_MAX)
+    (1..BLOCK_ROWS_MAX).find(|rows| f64::from(*rows) >= wanted).unwrap_or(BLOCK_ROWS_MAX)
 }
 
 /// From this fed value on, blocks have this length.
@@ -176,10 +170,7 @@ impl BlockMeans {
         } else if wanted <= self.block_rows {
             self.asked = None;
         } else {
-            let asked = self.asked.get_or_insert(Asked {
-                since_row: row,
-                block_rows: wanted,
-            });
+            let asked = self.asked.get_or_insert(Asked { since_row: row, block_rows: wanted });
             asked.block_rows = asked.block_rows.min(wanted);
             let asked = *asked;
             if row - asked.since_row >= PATIENCE_ROWS {
@@ -192,11 +183,7 @@ impl BlockMeans {
         self.block_rows = block_rows;
         self.means = LagOne::default();
         self.asked = None;
-        self.stretches.push(Stretch {
-            first_fed: self.fed,
-            first_row,
-            block_rows,
-        });
+        self.stretches.push(Stretch { first_fed: self.fed, first_row, block_rows });
     }
 
     /// The correlation of the rows.
@@ -215,9 +202,7 @@ impl BlockMeans {
     #[must_use]
     pub fn row_of(&self, fed: u64) -> u64 {
         let stretch = self.stretches.iter().rev().find(|stretch| stretch.first_fed <= fed);
-        stretch.map_or(0, |stretch| {
-            stretch.first_row + (fed - stretch.first_fed) * u64::from(stretch.block_rows)
-        })
+        stretch.map_or(0, |stretch| stretch.first_row + (fed - stretch.first_fed) * u64::from(stretch.block_rows))
     }
 }
 
@@ -232,11 +217,7 @@ pub struct Guarded<D> {
 impl<D: Detector> Guarded<D> {
     /// Puts a fresh detector behind a fresh guard.
     pub fn new(detector: D) -> Self {
-        Self {
-            guard: BlockMeans::new(),
-            detector,
-            seen: 0,
-        }
+        Self { guard: BlockMeans::new(), detector, seen: 0 }
     }
 
     /// What the guard measured.
@@ -259,11 +240,7 @@ impl<D: Detector> Detector for Guarded<D> {
         self.seen += 1;
         let mean = self.guard.feed(x)?;
         let alarm = self.detector.update(mean)?;
-        Some(Alarm {
-            index,
-            change_point: self.guard.row_of(alarm.change_point).min(index),
-            ..alarm
-        })
+        Some(Alarm { index, change_point: self.guard.row_of(alarm.change_point).min(index), ..alarm })
     }
 
     fn is_warning(&self) -> bool {
@@ -328,10 +305,7 @@ mod tests {
                 raw += alarms(&mut adwin(), &values).len();
                 guarded += alarms(&mut Guarded::new(adwin()), &values).len();
             }
-            assert!(
-                raw >= 20 && guarded <= 3,
-                "{correlation}: {raw} raw, {guarded} guarded in 10 × 10,000"
-            );
+            assert!(raw >= 20 && guarded <= 3, "{correlation}: {raw} raw, {guarded} guarded in 10 × 10,000");
         }
     }
 

@@ -20,11 +20,7 @@ pub struct HddmASettings {
 
 impl Default for HddmASettings {
     fn default() -> Self {
-        Self {
-            drift_confidence: 0.001,
-            warning_confidence: 0.005,
-            two_sided: false,
-        }
+        Self { drift_confidence: 0.001, warning_confidence: 0.005, two_sided: false }
     }
 }
 
@@ -49,15 +45,7 @@ impl HddmA {
     pub fn new(settings: HddmASettings) -> Result<Self, SettingError> {
         confidences("hddm_a", settings.drift_confidence, settings.warning_confidence)?;
         let empty = Mean::default();
-        Ok(Self {
-            settings,
-            all: empty,
-            low: empty,
-            high: empty,
-            warning: false,
-            seen: 0,
-            alarmed: false,
-        })
+        Ok(Self { settings, all: empty, low: empty, high: empty, warning: false, seen: 0, alarmed: false })
     }
 
     /// Bound that the gap between the mean since `cut` and the mean up to it must reach at a confidence.
@@ -75,20 +63,13 @@ impl HddmA {
         let threshold = self.bound(cut, self.settings.drift_confidence);
         if let Some(threshold) = threshold.filter(|bound| gap >= *bound) {
             let change_point = index + 1 - (self.all.count - cut.count);
-            return Some(Alarm {
-                index,
-                statistic: gap,
-                threshold,
-                change_point,
-                direction,
-            });
+            return Some(Alarm { index, statistic: gap, threshold, change_point, direction });
         }
         None
     }
 
     fn warns(&self, cut: Mean, gap: f64) -> bool {
-        self.bound(cut, self.settings.warning_confidence)
-            .is_some_and(|bound| gap >= bound)
+        self.bound(cut, self.settings.warning_confidence).is_some_and(|bound| gap >= bound)
     }
 }
 
@@ -163,12 +144,7 @@ pub struct HddmWSettings {
 
 impl Default for HddmWSettings {
     fn default() -> Self {
-        Self {
-            drift_confidence: 0.001,
-            warning_confidence: 0.005,
-            lambda_val: 0.05,
-            two_sided: false,
-        }
+        Self { drift_confidence: 0.001, warning_confidence: 0.005, lambda_val: 0.05, two_sided: false }
     }
 }
 
@@ -181,11 +157,7 @@ struct Weighted {
 }
 
 impl Weighted {
-    const EMPTY: Self = Self {
-        mean: 0.0,
-        seen: false,
-        squares: 1.0,
-    };
+    const EMPTY: Self = Self { mean: 0.0, seen: false, squares: 1.0 };
 
     fn update(&mut self, x: f64, weight: f64) {
         let kept = 1.0 - weight;
@@ -206,12 +178,7 @@ struct Side {
 }
 
 impl Side {
-    const EMPTY: Self = Self {
-        cut: None,
-        cut_index: 0,
-        before: Weighted::EMPTY,
-        after: Weighted::EMPTY,
-    };
+    const EMPTY: Self = Self { cut: None, cut_index: 0, before: Weighted::EMPTY, after: Weighted::EMPTY };
 
     fn gap_and_bound(&self, confidence: f64, direction: Direction) -> Option<(f64, f64)> {
         if !self.before.seen || !self.after.seen {
@@ -245,13 +212,7 @@ impl HddmW {
     pub fn new(settings: HddmWSettings) -> Result<Self, SettingError> {
         confidences("hddm_w", settings.drift_confidence, settings.warning_confidence)?;
         let weight = settings.lambda_val;
-        require(
-            weight > 0.0 && weight <= 1.0,
-            "hddm_w",
-            "lambda_val",
-            weight,
-            "above 0 and at most 1",
-        )?;
+        require(weight > 0.0 && weight <= 1.0, "hddm_w", "lambda_val", weight, "above 0 and at most 1")?;
         Ok(Self::fresh(settings, 0))
     }
 
@@ -278,12 +239,7 @@ impl Detector for HddmW {
         }
         let index = self.seen;
         self.seen += 1;
-        let HddmWSettings {
-            drift_confidence,
-            warning_confidence,
-            lambda_val: weight,
-            two_sided,
-        } = self.settings;
+        let HddmWSettings { drift_confidence, warning_confidence, lambda_val: weight, two_sided } = self.settings;
         self.total.update(x, weight);
         let spread = hoeffding(self.total.squares, drift_confidence);
         let (upper, lower) = (self.total.mean + spread, self.total.mean - spread);
@@ -291,25 +247,14 @@ impl Detector for HddmW {
         let new_high = self.falling.cut.is_none_or(|cut| lower > cut);
         for (side, extreme, is_new) in [(&mut self.rising, upper, new_low), (&mut self.falling, lower, new_high)] {
             if is_new {
-                *side = Side {
-                    cut: Some(extreme),
-                    cut_index: index,
-                    before: self.total,
-                    after: Weighted::EMPTY,
-                };
+                *side = Side { cut: Some(extreme), cut_index: index, before: self.total, after: Weighted::EMPTY };
             } else {
                 side.after.update(x, weight);
             }
         }
         let alarm_of = |side: &Side, direction| {
             let (statistic, threshold) = side.gap_and_bound(drift_confidence, direction)?;
-            Some(Alarm {
-                index,
-                statistic,
-                threshold,
-                change_point: (side.cut_index + 1).min(index),
-                direction,
-            })
+            Some(Alarm { index, statistic, threshold, change_point: (side.cut_index + 1).min(index), direction })
         };
         let mut alarm = alarm_of(&self.rising, Direction::Up);
         if alarm.is_none() {
@@ -317,12 +262,7 @@ impl Detector for HddmW {
         }
         if two_sided {
             let falling = alarm_of(&self.falling, Direction::Down);
-            if falling.is_none()
-                && self
-                    .falling
-                    .gap_and_bound(warning_confidence, Direction::Down)
-                    .is_some()
-            {
+            if falling.is_none() && self.falling.gap_and_bound(warning_confidence, Direction::Down).is_some() {
                 self.warning = true;
             }
             alarm = alarm.or(falling);
@@ -353,11 +293,7 @@ mod tests {
     use super::*;
 
     fn errors(row: u64, before: u64, after: u64) -> f64 {
-        if row.is_multiple_of(if row < 1000 { before } else { after }) {
-            1.0
-        } else {
-            0.0
-        }
+        if row.is_multiple_of(if row < 1000 { before } else { after }) { 1.0 } else { 0.0 }
     }
 
     fn first(detector: &mut impl Detector, before: u64, after: u64) -> Option<Alarm> {
@@ -383,24 +319,8 @@ mod tests {
     fn a_fall_is_found_only_when_two_sided() {
         for two_sided in [false, true] {
             let alarms = [
-                first(
-                    &mut HddmA::new(HddmASettings {
-                        two_sided,
-                        ..HddmASettings::default()
-                    })
-                    .unwrap(),
-                    2,
-                    20,
-                ),
-                first(
-                    &mut HddmW::new(HddmWSettings {
-                        two_sided,
-                        ..HddmWSettings::default()
-                    })
-                    .unwrap(),
-                    2,
-                    20,
-                ),
+                first(&mut HddmA::new(HddmASettings { two_sided, ..HddmASettings::default() }).unwrap(), 2, 20),
+                first(&mut HddmW::new(HddmWSettings { two_sided, ..HddmWSettings::default() }).unwrap(), 2, 20),
             ];
             for alarm in alarms {
                 assert_eq!(alarm.map(|alarm| alarm.direction), two_sided.then_some(Direction::Down));

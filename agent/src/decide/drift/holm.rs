@@ -8,11 +8,7 @@
 #[must_use]
 pub fn holm(p_values: &[f64]) -> Vec<f64> {
     let clean = |index: usize| {
-        if p_values[index].is_nan() {
-            1.0
-        } else {
-            p_values[index].clamp(0.0, 1.0)
-        }
+        if p_values[index].is_nan() { 1.0 } else { p_values[index].clamp(0.0, 1.0) }
     };
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|first, second| clean(*first).total_cmp(&clean(*second)));
@@ -40,10 +36,7 @@ mod tests {
     fn the_smallest_faces_all_tests_and_the_next_one_fewer() {
         let adjusted = holm(&[0.04, 0.01, 0.03]);
         let expected = [0.06, 0.03, 0.06];
-        assert!(
-            adjusted.iter().zip(expected).all(|(a, e)| (a - e).abs() < 1e-12),
-            "{adjusted:?}"
-        );
+        assert!(adjusted.iter().zip(expected).all(|(a, e)| (a - e).abs() < 1e-12), "{adjusted:?}");
         assert_eq!(holm_rejections(&[0.04, 0.01, 0.03], 0.05), [false, true, false]);
     }
 

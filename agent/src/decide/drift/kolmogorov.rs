@@ -25,11 +25,7 @@ pub fn two_sample_p(d: f64, n: u64, m: u64) -> f64 {
     }
     let (n, m) = (n as f64, m as f64);
     let effective = (n * m / (n + m)).round_ties_even().max(1.0);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a whole number of at least 1"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number of at least 1")]
     one_sample_p(d, effective as u64)
 }
 
@@ -72,11 +68,7 @@ fn one_sided_p(d: f64, n: u64) -> f64 {
 fn matrix_power_law(d: f64, n: u64) -> f64 {
     let rows = n as f64;
     let ceiling = (rows * d).floor() + 1.0;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a small whole number of at least 1"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small whole number of at least 1")]
     let k = ceiling as usize;
     let size = 2 * k - 1;
     let h = ceiling - rows * d;
@@ -112,9 +104,7 @@ fn matrix_power_law(d: f64, n: u64) -> f64 {
 
 /// `matrix^exponent` by squaring, as mantissas and a common power of ten.
 fn matrix_power(matrix: &[f64], size: usize, exponent: u64) -> (Vec<f64>, i32) {
-    let mut result: Vec<f64> = (0..size * size)
-        .map(|place| if place % (size + 1) == 0 { 1.0 } else { 0.0 })
-        .collect();
+    let mut result: Vec<f64> = (0..size * size).map(|place| if place % (size + 1) == 0 { 1.0 } else { 0.0 }).collect();
     let mut result_tens = 0;
     let mut square = matrix.to_vec();
     let mut square_tens = 0;
@@ -220,10 +210,7 @@ mod tests {
                 let d = z / f64::from(n).sqrt();
                 let by_matrix = matrix_power_law(d, n.into());
                 let by_expansion = expansion(d, f64::from(n));
-                assert!(
-                    (by_matrix - by_expansion).abs() < tolerance,
-                    "n {n} z {z}: {by_matrix} {by_expansion}"
-                );
+                assert!((by_matrix - by_expansion).abs() < tolerance, "n {n} z {z}: {by_matrix} {by_expansion}");
             }
             let d = (TAIL / f64::from(n)).sqrt();
             assert!((1.0 - matrix_power_law(d, n.into()) - 2.0 * one_sided_p(d, n.into())).abs() < 1e-7);
@@ -233,9 +220,7 @@ mod tests {
     #[test]
     fn the_p_value_falls_with_the_statistic_and_stays_a_probability() {
         for n in [1, 2, 10, 137, 141, 1001, 99_999, 100_001] {
-            let p: Vec<f64> = (0..=200_u32)
-                .map(|step| one_sample_p(f64::from(step) / 200.0, n))
-                .collect();
+            let p: Vec<f64> = (0..=200_u32).map(|step| one_sample_p(f64::from(step) / 200.0, n)).collect();
             assert!(p.windows(2).all(|pair| pair[1] <= pair[0] + 5e-6), "n {n}");
             assert!(p.iter().all(|p| (0.0..=1.0).contains(p)));
         }

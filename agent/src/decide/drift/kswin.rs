@@ -30,12 +30,7 @@ pub struct KswinSettings {
 
 impl Default for KswinSettings {
     fn default() -> Self {
-        Self {
-            alpha: 0.005,
-            window_size: 100,
-            stat_size: 30,
-            seed: 42,
-        }
+        Self { alpha: 0.005, window_size: 100, stat_size: 30, seed: 42 }
     }
 }
 
@@ -58,28 +53,11 @@ impl Kswin {
     ///
     /// Names the first setting outside of its documented range.
     pub fn new(settings: KswinSettings) -> Result<Self, SettingError> {
-        let KswinSettings {
-            alpha,
-            window_size,
-            stat_size,
-            seed,
-        } = settings;
+        let KswinSettings { alpha, window_size, stat_size, seed } = settings;
         require(alpha > 0.0 && alpha < 1.0, "kswin", "alpha", alpha, "between 0 and 1")?;
-        require(
-            (2..=WINDOW_MAX).contains(&window_size),
-            "kswin",
-            "window_size",
-            window_size.into(),
-            "2 to 10000",
-        )?;
+        require((2..=WINDOW_MAX).contains(&window_size), "kswin", "window_size", window_size.into(), "2 to 10000")?;
         let fits = stat_size >= 1 && stat_size <= window_size / 2;
-        require(
-            fits,
-            "kswin",
-            "stat_size",
-            stat_size.into(),
-            "at least 1 and at most half of window_size",
-        )?;
+        require(fits, "kswin", "stat_size", stat_size.into(), "at least 1 and at most half of window_size")?;
         Ok(Self {
             settings,
             gap_min: smallest_gap(stat_size, alpha),
@@ -92,9 +70,7 @@ impl Kswin {
 
     /// Largest difference of counts below any value between the newest values and a draw of the older ones.
     fn gap(&mut self) -> u32 {
-        let KswinSettings {
-            window_size, stat_size, ..
-        } = self.settings;
+        let KswinSettings { window_size, stat_size, .. } = self.settings;
         let older = window_size - stat_size;
         let places = self.generator.sample(older, stat_size);
         let mut drawn: Vec<f64> = places.into_iter().map(|place| self.window[place as usize]).collect();
@@ -158,9 +134,7 @@ impl Detector for Kswin {
 /// Smallest gap of counts of two samples of `size` whose exact two-sided p-value is at most `alpha`.
 fn smallest_gap(size: u32, alpha: f64) -> u32 {
     let floor = |gap: u32| f64::from(gap) / f64::from(size) > STATISTIC_MIN;
-    (1..=size)
-        .find(|gap| floor(*gap) && equal_sizes_p(size, *gap) <= alpha)
-        .unwrap_or(size + 1)
+    (1..=size).find(|gap| floor(*gap) && equal_sizes_p(size, *gap) <= alpha).unwrap_or(size + 1)
 }
 
 /// Chance that the counts of two samples of `size` from one law differ by `gap` anywhere (Gnedenko and Korolyuk, 1951).
@@ -169,9 +143,7 @@ fn equal_sizes_p(size: u32, gap: u32) -> f64 {
     let mut sign = 2.0;
     for multiple in (gap..=size).step_by(gap as usize) {
         // C(2n, n − k) / C(2n, n) as a product of k factors below 1.
-        let ratio: f64 = (1..=multiple)
-            .map(|i| f64::from(size - multiple + i) / f64::from(size + i))
-            .product();
+        let ratio: f64 = (1..=multiple).map(|i| f64::from(size - multiple + i) / f64::from(size + i)).product();
         sum += sign * ratio;
         sign = -sign;
     }
@@ -196,20 +168,11 @@ mod tests {
         let value = |row: u32| f64::from(row % 10) - 4.5;
         let alarm = (0..1000).find_map(|row| kswin.update(if row < 500 { value(row) } else { 10.0 * value(row) }));
         let alarm = alarm.unwrap();
-        assert!(
-            (500..560).contains(&alarm.index) && alarm.change_point.abs_diff(500) < 40,
-            "{alarm:?}"
-        );
+        assert!((500..560).contains(&alarm.index) && alarm.change_point.abs_diff(500) < 40, "{alarm:?}");
     }
 
     #[test]
     fn a_comparison_larger_than_half_the_window_is_refused() {
-        assert!(
-            Kswin::new(KswinSettings {
-                stat_size: 60,
-                ..KswinSettings::default()
-            })
-            .is_err()
-        );
+        assert!(Kswin::new(KswinSettings { stat_size: 60, ..KswinSettings::default() }).is_err());
     }
 }

@@ -19,9 +19,7 @@ impl Mersenne {
         let mut weight = 0_u32;
         for i in 1..SIZE {
             weight += 1;
-            words[i] = 1_812_433_253_u32
-                .wrapping_mul(words[i - 1] ^ (words[i - 1] >> 30))
-                .wrapping_add(weight);
+            words[i] = 1_812_433_253_u32.wrapping_mul(words[i - 1] ^ (words[i - 1] >> 30)).wrapping_add(weight);
         }
         let mut i = 1;
         for _ in 0..SIZE {
@@ -115,10 +113,7 @@ mod tests {
     fn the_first_draws_of_seed_42_are_those_of_cpython() {
         // [random.Random(42).getrandbits(32) for _ in range(3)], with one generator.
         let mut generator = Mersenne::new(42);
-        assert_eq!(
-            [generator.bits(), generator.bits(), generator.bits()],
-            [2_746_317_213, 478_163_327, 107_420_369]
-        );
+        assert_eq!([generator.bits(), generator.bits(), generator.bits()], [2_746_317_213, 478_163_327, 107_420_369]);
     }
 
     #[test]

@@ -98,16 +98,7 @@ pub(crate) fn require(
     value: f64,
     expected: &'static str,
 ) -> Result<(), SettingError> {
-    if accepted {
-        Ok(())
-    } else {
-        Err(SettingError {
-            detector,
-            parameter,
-            value,
-            expected,
-        })
-    }
+    if accepted { Ok(()) } else { Err(SettingError { detector, parameter, value, expected }) }
 }
 
 /// Whether a detector takes this value at all.

@@ -32,12 +32,7 @@ pub struct NewmaSettings {
 
 impl Default for NewmaSettings {
     fn default() -> Self {
-        Self {
-            features: 64,
-            fast: 0.02,
-            slow: 0.005,
-            seed: 0,
-        }
+        Self { features: 64, fast: 0.02, slow: 0.005, seed: 0 }
     }
 }
 
@@ -65,46 +60,16 @@ impl Newma {
     ///
     /// Names the first setting outside of its documented range; `dimension` is 1 to 65,536.
     pub fn new(settings: NewmaSettings, dimension: usize, reference: &[f32]) -> Result<Self, SettingError> {
-        let NewmaSettings {
-            features,
-            fast,
-            slow,
-            seed,
-        } = settings;
-        require(
-            (1..=1024).contains(&features),
-            "newma",
-            "features",
-            features.into(),
-            "1 to 1024",
-        )?;
+        let NewmaSettings { features, fast, slow, seed } = settings;
+        require((1..=1024).contains(&features), "newma", "features", features.into(), "1 to 1024")?;
         require(slow > 0.0 && slow < 1.0, "newma", "slow", slow, "between 0 and 1")?;
-        require(
-            fast > slow && fast < 1.0,
-            "newma",
-            "fast",
-            fast,
-            "above slow and below 1",
-        )?;
+        require(fast > slow && fast < 1.0, "newma", "fast", fast, "above slow and below 1")?;
         let length = u32::try_from(dimension).unwrap_or(u32::MAX);
-        require(
-            (1..=65_536).contains(&length),
-            "newma",
-            "dimension",
-            length.into(),
-            "1 to 65536",
-        )?;
-        let width = median_squared_distance(dimension, reference)
-            .unwrap_or(f64::from(length))
-            .sqrt();
+        require((1..=65_536).contains(&length), "newma", "dimension", length.into(), "1 to 65536")?;
+        let width = median_squared_distance(dimension, reference).unwrap_or(f64::from(length)).sqrt();
         let mut draws = Draws::new(seed);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "frequencies are kept in single precision"
-        )]
-        let frequencies = (0..dimension * features as usize)
-            .map(|_| (draws.normal() / width) as f32)
-            .collect();
+        #[expect(clippy::cast_possible_truncation, reason = "frequencies are kept in single precision")]
+        let frequencies = (0..dimension * features as usize).map(|_| (draws.normal() / width) as f32).collect();
         Ok(Self {
             settings,
             dimension: length,
@@ -156,22 +121,12 @@ impl Newma {
             return None;
         }
         self.above = 0;
-        Some(Alarm {
-            index,
-            statistic: squared,
-            threshold,
-            change_point: self.first_above,
-            direction: Direction::Both,
-        })
+        Some(Alarm { index, statistic: squared, threshold, change_point: self.first_above, direction: Direction::Both })
     }
 
     /// Rows the slow average takes to forget its first one.
     fn warm_up_rows(&self) -> u64 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "positive; a float cast saturates"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive; a float cast saturates")]
         let rows = (2.0 / self.settings.slow).ceil() as u64;
         rows
     }
@@ -182,11 +137,7 @@ impl Newma {
         let frequencies = self.frequencies.chunks_exact(self.dimension as usize);
         frequencies
             .flat_map(|frequency| {
-                let angle: f64 = frequency
-                    .iter()
-                    .zip(row)
-                    .map(|(w, x)| f64::from(*w) * f64::from(*x))
-                    .sum();
+                let angle: f64 = frequency.iter().zip(row).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                 let (sine, cosine) = angle.sin_cos();
                 [cosine * scale, sine * scale]
             })
@@ -197,28 +148,16 @@ impl Newma {
 /// Median squared distance between the first rows; `None` without two different usable rows.
 fn median_squared_distance(dimension: usize, reference: &[f32]) -> Option<f64> {
     let usable_row = |row: &&[f32]| row.iter().all(|x| usable(f64::from(*x)));
-    let rows: Vec<&[f32]> = reference
-        .chunks_exact(dimension.max(1))
-        .filter(usable_row)
-        .take(WIDTH_ROWS_MAX)
-        .collect();
+    let rows: Vec<&[f32]> = reference.chunks_exact(dimension.max(1)).filter(usable_row).take(WIDTH_ROWS_MAX).collect();
     let mut distances = Vec::new();
     for (place, first) in rows.iter().enumerate() {
         for second in &rows[..place] {
-            distances.push(
-                first
-                    .iter()
-                    .zip(*second)
-                    .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
-                    .sum::<f64>(),
-            );
+            distances
+                .push(first.iter().zip(*second).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>());
         }
     }
     distances.sort_unstable_by(f64::total_cmp);
-    distances
-        .get(distances.len() / 2)
-        .copied()
-        .filter(|distance| *distance > 0.0)
+    distances.get(distances.len() / 2).copied().filter(|distance| *distance > 0.0)
 }
 
 #[cfg(test)]
@@ -238,10 +177,7 @@ mod tests {
         for row in rows(2000, 8, 0.0, 2).chunks_exact(8) {
             newma.update(row);
         }
-        let alarm = rows(400, 8, 1.0, 3)
-            .chunks_exact(8)
-            .find_map(|row| newma.update(row))
-            .unwrap();
+        let alarm = rows(400, 8, 1.0, 3).chunks_exact(8).find_map(|row| newma.update(row)).unwrap();
         assert!(alarm.index < 2100 && alarm.change_point >= 2000, "{alarm:?}");
     }
 
@@ -254,26 +190,13 @@ mod tests {
             assert_eq!(straight.update(row), restored.update(row));
         }
         assert_eq!(straight, restored);
-        assert_eq!(
-            (straight.update(&[0.0; 3]), straight.update(&[f32::NAN; 4])),
-            (None, None)
-        );
+        assert_eq!((straight.update(&[0.0; 3]), straight.update(&[f32::NAN; 4])), (None, None));
         assert_eq!(straight, restored);
     }
 
     #[test]
     fn rates_the_wrong_way_round_are_refused() {
-        assert!(
-            Newma::new(
-                NewmaSettings {
-                    fast: 0.001,
-                    ..NewmaSettings::default()
-                },
-                4,
-                &[]
-            )
-            .is_err()
-        );
+        assert!(Newma::new(NewmaSettings { fast: 0.001, ..NewmaSettings::default() }, 4, &[]).is_err());
         assert!(Newma::new(NewmaSettings::default(), 0, &[]).is_err());
     }
 }

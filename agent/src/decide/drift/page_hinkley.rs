@@ -23,13 +23,7 @@ pub struct PageHinkleySettings {
 
 impl Default for PageHinkleySettings {
     fn default() -> Self {
-        Self {
-            min_instances: 30,
-            delta: 0.005,
-            threshold: 50.0,
-            alpha: 0.9999,
-            mode: Direction::Both,
-        }
+        Self { min_instances: 30, delta: 0.005, threshold: 50.0, alpha: 0.9999, mode: Direction::Both }
     }
 }
 
@@ -55,27 +49,10 @@ impl PageHinkley {
     ///
     /// Names the first setting outside of its documented range.
     pub fn new(settings: PageHinkleySettings) -> Result<Self, SettingError> {
-        let PageHinkleySettings {
-            delta,
-            threshold,
-            alpha,
-            ..
-        } = settings;
+        let PageHinkleySettings { delta, threshold, alpha, .. } = settings;
         require(usable(delta), "page_hinkley", "delta", delta, "a finite number")?;
-        require(
-            threshold > 0.0 && usable(threshold),
-            "page_hinkley",
-            "threshold",
-            threshold,
-            "above 0",
-        )?;
-        require(
-            alpha > 0.0 && alpha <= 1.0,
-            "page_hinkley",
-            "alpha",
-            alpha,
-            "above 0 and at most 1",
-        )?;
+        require(threshold > 0.0 && usable(threshold), "page_hinkley", "threshold", threshold, "above 0")?;
+        require(alpha > 0.0 && alpha <= 1.0, "page_hinkley", "alpha", alpha, "above 0 and at most 1")?;
         Ok(Self::fresh(settings, 0))
     }
 
@@ -104,13 +81,7 @@ impl Detector for PageHinkley {
         if self.alarmed {
             *self = Self::fresh(self.settings, self.seen);
         }
-        let PageHinkleySettings {
-            min_instances,
-            delta,
-            threshold,
-            alpha,
-            mode,
-        } = self.settings;
+        let PageHinkleySettings { min_instances, delta, threshold, alpha, mode } = self.settings;
         let index = self.seen;
         self.seen += 1;
         self.mean.update(x);
@@ -141,13 +112,7 @@ impl Detector for PageHinkley {
         } else {
             (fallen, self.highest_index, Direction::Down)
         };
-        Some(Alarm {
-            index,
-            statistic,
-            threshold,
-            change_point,
-            direction,
-        })
+        Some(Alarm { index, statistic, threshold, change_point, direction })
     }
 
     fn is_warning(&self) -> bool {
@@ -163,9 +128,7 @@ mod tests {
     fn a_rise_and_a_fall_are_told_apart_and_dated_at_the_last_extreme() {
         for (after, direction) in [(3.0, Direction::Up), (-3.0, Direction::Down)] {
             let mut detector = PageHinkley::new(PageHinkleySettings::default()).unwrap();
-            let alarm = (0..400)
-                .find_map(|row| detector.update(if row < 200 { 0.0 } else { after }))
-                .unwrap();
+            let alarm = (0..400).find_map(|row| detector.update(if row < 200 { 0.0 } else { after })).unwrap();
             assert_eq!(alarm.direction, direction);
             assert!(alarm.index < 230 && alarm.change_point.abs_diff(199) <= 1, "{alarm:?}");
         }
@@ -173,10 +136,7 @@ mod tests {
 
     #[test]
     fn a_mode_silences_the_other_side() {
-        let settings = PageHinkleySettings {
-            mode: Direction::Down,
-            ..PageHinkleySettings::default()
-        };
+        let settings = PageHinkleySettings { mode: Direction::Down, ..PageHinkleySettings::default() };
         let mut detector = PageHinkley::new(settings).unwrap();
         assert!((0..400).all(|row| detector.update(if row < 200 { 0.0 } else { 3.0 }).is_none()));
     }

@@ -31,39 +31,23 @@ fn json(directory: &Path, name: &str) -> Value {
 
 fn stream(directory: &Path, name: &str) -> Vec<f64> {
     let text = std::fs::read_to_string(directory.join(format!("streams/{name}.txt"))).expect("the stream is readable");
-    text.lines()
-        .map(|line| line.parse().expect("one number a line"))
-        .collect()
+    text.lines().map(|line| line.parse().expect("one number a line")).collect()
 }
 
 /// Streams of a directory with their expectations.
 fn streams(directory: &Path) -> Vec<(String, Vec<f64>, Value)> {
     let all = json(directory, "detectors.json");
-    let named = all
-        .as_object()
-        .expect("an object")
-        .iter()
-        .filter(|(name, _)| *name != "_meta");
-    named
-        .map(|(name, expected)| (name.clone(), stream(directory, name), expected["detectors"].clone()))
-        .collect()
+    let named = all.as_object().expect("an object").iter().filter(|(name, _)| *name != "_meta");
+    named.map(|(name, expected)| (name.clone(), stream(directory, name), expected["detectors"].clone())).collect()
 }
 
 fn indices(value: &Value) -> Vec<u64> {
-    value
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|index| index.as_u64().expect("an index"))
-        .collect()
+    value.as_array().expect("a list").iter().map(|index| index.as_u64().expect("an index")).collect()
 }
 
 #[track_caller]
 fn close(what: &str, actual: f64, expected: f64) {
-    assert!(
-        (actual - expected).abs() <= 1e-9 * expected.abs().max(1.0),
-        "{what}: {actual} is not {expected}"
-    );
+    assert!((actual - expected).abs() <= 1e-9 * expected.abs().max(1.0), "{what}: {actual} is not {expected}");
 }
 
 /// Runs `specification` over every stream that lists `name`; alarms and the first warnings must be equal.
@@ -87,18 +71,11 @@ fn check(name: &str, specification: &str) {
             if let Some(count) = expected.get("n_warning").and_then(Value::as_u64) {
                 assert_eq!(warnings.len() as u64, count, "warnings of {name} on {stream}");
                 warnings.truncate(50);
-                assert_eq!(
-                    warnings,
-                    indices(&expected["first_warnings"]),
-                    "warnings of {name} on {stream}"
-                );
+                assert_eq!(warnings, indices(&expected["first_warnings"]), "warnings of {name} on {stream}");
             }
             equal += 1;
         }
-        println!(
-            "parity: {name}: {equal} streams equal in {}",
-            directory.file_name().unwrap_or_default().display()
-        );
+        println!("parity: {name}: {equal} streams equal in {}", directory.file_name().unwrap_or_default().display());
         assert!(equal > 0, "no stream lists {name}");
     }
 }
@@ -122,10 +99,8 @@ fn adwin_keeps_the_windows_river_keeps() {
         for (stream, values, expected) in streams(&directory) {
             for (name, settings) in cases {
                 let mut adwin = Adwin::new(settings).expect("valid settings");
-                let mut checkpoints = expected[name]["checkpoints_[i,width,mean,var]"]
-                    .as_array()
-                    .expect("a list")
-                    .iter();
+                let mut checkpoints =
+                    expected[name]["checkpoints_[i,width,mean,var]"].as_array().expect("a list").iter();
                 for (row, x) in (0..).zip(&values) {
                     adwin.update(*x);
                     if row % 1000 == 999 {
@@ -146,10 +121,7 @@ fn adwin_keeps_the_windows_river_keeps() {
 #[test]
 fn page_hinkley_fires_where_river_does() {
     check("PageHinkley(default)", "page_hinkley");
-    check(
-        "PageHinkley(threshold=20,delta=0.05,mode=up)",
-        "page_hinkley:threshold=20,delta=0.05,mode=up",
-    );
+    check("PageHinkley(threshold=20,delta=0.05,mode=up)", "page_hinkley:threshold=20,delta=0.05,mode=up");
 }
 
 #[test]
@@ -234,10 +206,7 @@ fn distances_of_numeric_pairs_equal_the_published_ones() {
             assert!((p - expected).abs() <= 1e-6, "p of {what}: {p}, not {expected}");
             equal += 1;
         }
-        println!(
-            "parity: distances: {equal} pairs equal in {}",
-            directory.file_name().unwrap_or_default().display()
-        );
+        println!("parity: distances: {equal} pairs equal in {}", directory.file_name().unwrap_or_default().display());
         assert!(equal >= 30);
     }
 }
@@ -254,11 +223,7 @@ fn distances_of_categorical_pairs_equal_the_published_ones() {
                 let rows: u64 = counts.iter().sum();
                 counts.iter().map(|count| *count as f64 / rows as f64).collect()
             };
-            close(
-                "psi",
-                psi_of_shares(&shares(&a), &shares(&b)),
-                pair["psi_floor1e-4"].as_f64().unwrap(),
-            );
+            close("psi", psi_of_shares(&shares(&a), &shares(&b)), pair["psi_floor1e-4"].as_f64().unwrap());
             // The published test corrects for continuity when there are two categories; ours never does.
             if a.len() > 2 {
                 let p = two_sample_chi_square(&a, &b).p;

@@ -7,17 +7,9 @@ use super::spec::{AnyDetector, DETECTORS};
 
 /// Specifications of every detector, with settings that make the most of their state.
 fn specifications() -> Vec<String> {
-    let special = [
-        "adwin:clock=1",
-        "hddm_a:two_sided=true",
-        "hddm_w:two_sided=true",
-        "e_detector:p0=0.2,arl=50,grid=linear",
-    ];
-    DETECTORS
-        .iter()
-        .chain(&special)
-        .map(|text| (*text).to_owned())
-        .collect()
+    let special =
+        ["adwin:clock=1", "hddm_a:two_sided=true", "hddm_w:two_sided=true", "e_detector:p0=0.2,arl=50,grid=linear"];
+    DETECTORS.iter().chain(&special).map(|text| (*text).to_owned()).collect()
 }
 
 fn build(specification: &str) -> AnyDetector {
@@ -28,11 +20,7 @@ fn build(specification: &str) -> AnyDetector {
 fn losses() -> impl Strategy<Value = Vec<f64>> {
     (prop::collection::vec(0.0..1.0_f64, 300), 0.0..0.6_f64, 0.0..0.9_f64).prop_map(|(draws, before, after)| {
         let rate = |row: usize| if row < 150 { before } else { after };
-        draws
-            .into_iter()
-            .enumerate()
-            .map(|(row, draw)| if draw < rate(row) { 1.0 } else { 0.0 })
-            .collect()
+        draws.into_iter().enumerate().map(|(row, draw)| if draw < rate(row) { 1.0 } else { 0.0 }).collect()
     })
 }
 
@@ -100,10 +88,6 @@ fn memory_stays_bounded_over_long_streams() {
         for row in 0..100_000_u32 {
             detector.update(f64::from(row % 5 == 0));
         }
-        assert!(
-            stored(&detector).len() <= limit,
-            "{specification}: {} bytes",
-            stored(&detector).len()
-        );
+        assert!(stored(&detector).len() <= limit, "{specification}: {} bytes", stored(&detector).len());
     }
 }

@@ -30,24 +30,9 @@ impl QtEwma {
     ///
     /// A weight outside of (0, 1).
     pub fn new(tree: QuantTree, weight: f64, thresholds: Thresholds) -> Result<Self, QtError> {
-        require(
-            weight > 0.0 && weight < 1.0,
-            "qt_ewma",
-            "weight",
-            weight,
-            "between 0 and 1",
-        )?;
+        require(weight > 0.0 && weight < 1.0, "qt_ewma", "weight", weight, "between 0 and 1")?;
         let averages = tree.chances().to_vec();
-        Ok(Self {
-            tree,
-            weight,
-            thresholds,
-            averages,
-            step: 0,
-            seen: 0,
-            last_quiet: 0,
-            alarmed: false,
-        })
+        Ok(Self { tree, weight, thresholds, averages, step: 0, seen: 0, last_quiet: 0, alarmed: false })
     }
 
     /// The frozen tree.
@@ -87,13 +72,7 @@ impl QtEwma {
         }
         self.alarmed = true;
         let change_point = (self.last_quiet + 1).min(index);
-        Some(Alarm {
-            index,
-            statistic,
-            threshold,
-            change_point,
-            direction: Direction::Both,
-        })
+        Some(Alarm { index, statistic, threshold, change_point, direction: Direction::Both })
     }
 }
 
@@ -119,12 +98,7 @@ mod tests {
 
     #[test]
     fn the_promised_run_length_is_reached_on_data_it_never_saw() {
-        let simulation = Simulation {
-            run_length: 200.0,
-            trajectories: 20_000,
-            steps: 300,
-            seed: 5,
-        };
+        let simulation = Simulation { run_length: 200.0, trajectories: 20_000, steps: 300, seed: 5 };
         let thresholds = Thresholds::simulate(&tree(512, 4), 0.03, simulation).unwrap();
         let reached = reached_run_length(&thresholds, 512, 400, 2000);
         // 400 runs of a mean of 200 have a standard error of 10; streams are cut at 2,000 rows.
@@ -139,11 +113,8 @@ mod tests {
                 let thresholds = Thresholds::steady(tree.reference_rows(), 2000.0);
                 let mut test = QtEwma::new(tree, 0.03, thresholds).unwrap();
                 let (before, after) = (rows(300, 8, 0.0, 500 + seed), rows(1000, 8, 0.5, 700 + seed));
-                let alarm = before
-                    .chunks_exact(8)
-                    .chain(after.chunks_exact(8))
-                    .find_map(|row| test.update(row))
-                    .unwrap();
+                let alarm =
+                    before.chunks_exact(8).chain(after.chunks_exact(8)).find_map(|row| test.update(row)).unwrap();
                 assert!(alarm.change_point <= alarm.index);
                 alarm.index.saturating_sub(300)
             })
@@ -161,10 +132,7 @@ mod tests {
             restored = postcard::from_bytes(&postcard::to_stdvec(&restored).unwrap()).unwrap();
             assert_eq!(straight.update(row), restored.update(row));
         }
-        assert_eq!(
-            (straight.update(&[0.0; 3]), straight.update(&[f32::NAN; 8])),
-            (None, None)
-        );
+        assert_eq!((straight.update(&[0.0; 3]), straight.update(&[f32::NAN; 8])), (None, None));
         assert_eq!(straight, restored);
     }
 }

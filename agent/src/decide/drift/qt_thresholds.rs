@@ -41,10 +41,7 @@ impl Thresholds {
         let share = (run_length.max(2.0) / 2000.0).ln() / 5.0_f64.ln();
         let rows = (reference_rows as f64).max(1.0);
         let threshold = (0.925 + share * (1.060 - 0.925)) + (67.6 + share * (83.6 - 67.6)) / rows;
-        Self {
-            run_length,
-            by_step: vec![threshold],
-        }
+        Self { run_length, by_step: vec![threshold] }
     }
 
     /// Simulates the statistic without drift and takes, at each step, the `1 − 1/run_length` quantile over the trajectories that have
@@ -59,34 +56,11 @@ impl Thresholds {
     ///
     /// A setting outside of its documented range.
     pub fn simulate(tree: &QuantTree, weight: f64, simulation: Simulation) -> Result<Self, QtError> {
-        let Simulation {
-            run_length,
-            trajectories,
-            steps,
-            seed,
-        } = simulation;
-        require(
-            weight > 0.0 && weight < 1.0,
-            "qt_ewma",
-            "weight",
-            weight,
-            "between 0 and 1",
-        )?;
-        require(
-            run_length > 1.0 && usable(run_length),
-            "qt_ewma",
-            "run_length",
-            run_length,
-            "above 1",
-        )?;
+        let Simulation { run_length, trajectories, steps, seed } = simulation;
+        require(weight > 0.0 && weight < 1.0, "qt_ewma", "weight", weight, "between 0 and 1")?;
+        require(run_length > 1.0 && usable(run_length), "qt_ewma", "run_length", run_length, "above 1")?;
         let enough = f64::from(trajectories) >= 10.0 * run_length;
-        require(
-            enough,
-            "qt_ewma",
-            "trajectories",
-            trajectories.into(),
-            "at least 10 times the run length",
-        )?;
+        require(enough, "qt_ewma", "trajectories", trajectories.into(), "at least 10 times the run length")?;
         let fits = (5..=STEPS_MAX).contains(&(steps as usize));
         require(fits, "qt_ewma", "steps", steps.into(), "5 to 2000")?;
         let mut draws = Draws::new(seed);
@@ -146,10 +120,7 @@ struct Trajectory {
 }
 
 impl Trajectory {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "400,000 of them fit in memory only in single precision"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "400,000 of them fit in memory only in single precision")]
     fn new(tree: &QuantTree, draws: &mut Draws) -> Self {
         let last = tree.sizes().len() - 1;
         let weights: Vec<f64> = tree
@@ -167,22 +138,14 @@ impl Trajectory {
                 sum as f32
             })
             .collect();
-        Self {
-            cumulative,
-            hits: vec![0.0; tree.sizes().len()],
-            statistic: 0.0,
-            seen_scale: 1.0,
-        }
+        Self { cumulative, hits: vec![0.0; tree.sizes().len()], statistic: 0.0, seen_scale: 1.0 }
     }
 
     /// One row: `T' = (1−λ)²T + 2λ(1−λ)(Z_b − π_b)/π_b + λ²(1/π_b − 1)`, in constant time.
     #[expect(clippy::cast_possible_truncation, reason = "see `new`")]
     fn step(&mut self, tree: &QuantTree, weight: f64, draws: &mut Draws) {
         let place = draws.uniform() as f32;
-        let bin = self
-            .cumulative
-            .partition_point(|limit| *limit <= place)
-            .min(tree.chances().len() - 1);
+        let bin = self.cumulative.partition_point(|limit| *limit <= place).min(tree.chances().len() - 1);
         let kept = 1.0 - weight;
         let chance = tree.chances()[bin];
         // Z shrinks by 1 − λ at each row, so the part hit so far is stored divided by that common scale.
@@ -215,30 +178,19 @@ mod tests {
     #[test]
     fn simulated_thresholds_are_those_of_the_reference_page() {
         // At run length 2,000 and N = 2048 the page gives .0279, .1083, .481, .817, .957 after 1, 2, 10, 30 and 100 rows.
-        let simulation = Simulation {
-            run_length: 2000.0,
-            trajectories: 40_000,
-            steps: 120,
-            seed: 1,
-        };
+        let simulation = Simulation { run_length: 2000.0, trajectories: 40_000, steps: 120, seed: 1 };
         let thresholds = Thresholds::simulate(&tree(2048, 3), 0.03, simulation).unwrap();
         for (rows, expected) in [(1, 0.0279), (2, 0.1083), (10, 0.481), (30, 0.817), (100, 0.957)] {
             let actual = thresholds.at(rows - 1);
-            assert!(
-                (actual - expected).abs() < 0.07 * expected,
-                "after {rows}: {actual}, not {expected}"
-            );
+            assert!((actual - expected).abs() < 0.07 * expected, "after {rows}: {actual}, not {expected}");
         }
     }
 
     #[test]
     fn the_steady_formula_meets_its_measured_points() {
-        for (rows, run_length, expected) in [
-            (445, 2000.0, 1.075),
-            (2048, 2000.0, 0.958),
-            (2048, 10_000.0, 1.101),
-            (445, 10_000.0, 1.248),
-        ] {
+        for (rows, run_length, expected) in
+            [(445, 2000.0, 1.075), (2048, 2000.0, 0.958), (2048, 10_000.0, 1.101), (445, 10_000.0, 1.248)]
+        {
             assert!((Thresholds::steady(rows, run_length).at(0) - expected).abs() < 0.005);
         }
     }

@@ -50,11 +50,7 @@ pub struct QtSettings {
 
 impl Default for QtSettings {
     fn default() -> Self {
-        Self {
-            leaves: 32,
-            weight: 0.03,
-            seed: 0,
-        }
+        Self { leaves: 32, weight: 0.03, seed: 0 }
     }
 }
 
@@ -86,57 +82,28 @@ impl QuantTree {
     /// A setting out of range, values that are no whole number of rows, fewer than 4 rows a bin.
     pub fn grow(settings: QtSettings, dimension: usize, reference: &[f32]) -> Result<Self, QtError> {
         let leaves = settings.leaves as usize;
-        require(
-            (2..=LEAVES_MAX).contains(&leaves),
-            "qt_ewma",
-            "leaves",
-            settings.leaves.into(),
-            "2 to 255",
-        )?;
+        require((2..=LEAVES_MAX).contains(&leaves), "qt_ewma", "leaves", settings.leaves.into(), "2 to 255")?;
         let length = u32::try_from(dimension).unwrap_or(u32::MAX);
-        require(
-            (1..=65_536).contains(&length),
-            "qt_ewma",
-            "dimension",
-            length.into(),
-            "1 to 65536",
-        )?;
+        require((1..=65_536).contains(&length), "qt_ewma", "dimension", length.into(), "1 to 65536")?;
         if !reference.len().is_multiple_of(dimension) {
-            return Err(QtError::Shape {
-                values: reference.len(),
-                dimension,
-            });
+            return Err(QtError::Shape { values: reference.len(), dimension });
         }
         let mut draws = Draws::new(settings.seed);
         let mut rows: Vec<Vec<f32>> = Vec::new();
-        for row in reference
-            .chunks_exact(dimension)
-            .filter(|row| row.iter().all(|x| x.is_finite()))
-        {
+        for row in reference.chunks_exact(dimension).filter(|row| row.iter().all(|x| x.is_finite())) {
             rows.push(row.iter().map(|x| jittered(*x, &mut draws)).collect());
         }
         if rows.len() < 4 * leaves {
-            return Err(QtError::TooFewRows {
-                rows: rows.len(),
-                leaves,
-            });
+            return Err(QtError::TooFewRows { rows: rows.len(), leaves });
         }
         let count = rows.len();
         let (mut cuts, mut sizes) = (Vec::new(), Vec::new());
         for taken in 0..leaves - 1 {
             let size = (rows.len() as f64 / (leaves - taken) as f64).round();
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "at least 1, at most the rows"
-            )]
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at least 1, at most the rows")]
             let size = (size as usize).max(1);
             let coordinate = draws.below(dimension);
-            let end = if draws.below(2) == 0 {
-                Direction::Down
-            } else {
-                Direction::Up
-            };
+            let end = if draws.below(2) == 0 { Direction::Down } else { Direction::Up };
             rows.sort_by(|first, second| first[coordinate].total_cmp(&second[coordinate]));
             let limit = if end == Direction::Down {
                 let limit = rows[size - 1][coordinate];
@@ -147,21 +114,12 @@ impl QuantTree {
                 rows.truncate(rows.len() - size);
                 limit
             };
-            cuts.push(Cut {
-                coordinate: u32::try_from(coordinate).unwrap_or(0),
-                side: end,
-                limit,
-            });
+            cuts.push(Cut { coordinate: u32::try_from(coordinate).unwrap_or(0), side: end, limit });
             sizes.push(u32::try_from(size).unwrap_or(u32::MAX));
         }
         sizes.push(u32::try_from(rows.len()).unwrap_or(u32::MAX));
         let chances = chances(&sizes, count);
-        Ok(Self {
-            dimension: length,
-            cuts,
-            sizes,
-            chances,
-        })
+        Ok(Self { dimension: length, cuts, sizes, chances })
     }
 
     /// Bin of a row; `None` for a row of another length or with a value that is not finite.
@@ -172,11 +130,7 @@ impl QuantTree {
         }
         let inside = |cut: &Cut| {
             let x = row[cut.coordinate as usize];
-            if cut.side == Direction::Down {
-                x <= cut.limit
-            } else {
-                x >= cut.limit
-            }
+            if cut.side == Direction::Down { x <= cut.limit } else { x >= cut.limit }
         };
         Some(self.cuts.iter().position(inside).unwrap_or(self.cuts.len()))
     }
@@ -222,21 +176,11 @@ pub(crate) mod tests {
     #[expect(clippy::cast_possible_truncation, reason = "test data")]
     pub(crate) fn rows(count: usize, dimension: usize, shift: f64, seed: u64) -> Vec<f32> {
         let mut draws = Draws::new(seed);
-        (0..count * dimension)
-            .map(|_| (draws.normal() + shift) as f32)
-            .collect()
+        (0..count * dimension).map(|_| (draws.normal() + shift) as f32).collect()
     }
 
     pub(crate) fn tree(count: usize, seed: u64) -> QuantTree {
-        QuantTree::grow(
-            QtSettings {
-                seed,
-                ..QtSettings::default()
-            },
-            8,
-            &rows(count, 8, 0.0, seed),
-        )
-        .unwrap()
+        QuantTree::grow(QtSettings { seed, ..QtSettings::default() }, 8, &rows(count, 8, 0.0, seed)).unwrap()
     }
 
     #[test]
@@ -245,9 +189,7 @@ pub(crate) mod tests {
         assert_eq!(tree.reference_rows(), 2048);
         assert!((tree.chances().iter().sum::<f64>() - 1.0).abs() < 1e-12);
         let mut hits = [0_u32; 32];
-        rows(32_000, 8, 0.0, 77)
-            .chunks_exact(8)
-            .for_each(|row| hits[tree.bin(row).unwrap()] += 1);
+        rows(32_000, 8, 0.0, 77).chunks_exact(8).for_each(|row| hits[tree.bin(row).unwrap()] += 1);
         assert!(hits.iter().all(|hits| (600..1500).contains(hits)), "{hits:?}");
     }
 

@@ -59,10 +59,7 @@ mod tests {
     #[test]
     fn the_published_first_outputs_are_drawn() {
         let mut draws = Draws::new(1_234_567);
-        assert_eq!(
-            [draws.bits(), draws.bits()],
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]
-        );
+        assert_eq!([draws.bits(), draws.bits()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 
     #[test]

@@ -14,17 +14,8 @@ use super::page_hinkley::{PageHinkley, PageHinkleySettings};
 use super::{Alarm, Detector, Direction, SettingError};
 
 /// Names a specification may begin with.
-pub const DETECTORS: [&str; 9] = [
-    "adwin",
-    "page_hinkley",
-    "e_detector",
-    "ddm",
-    "eddm",
-    "hddm_a",
-    "hddm_w",
-    "fhddm",
-    "kswin",
-];
+pub const DETECTORS: [&str; 9] =
+    ["adwin", "page_hinkley", "e_detector", "ddm", "eddm", "hddm_a", "hddm_w", "fhddm", "kswin"];
 
 /// A specification text that names no detector we can build.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -166,9 +157,7 @@ impl FromStr for AnyDetector {
             "hddm_w" => hddm_w(rest),
             "fhddm" => fhddm(rest),
             "kswin" => kswin(rest),
-            other => Err(SpecError::UnknownDetector {
-                name: other.chars().take(80).collect(),
-            }),
+            other => Err(SpecError::UnknownDetector { name: other.chars().take(80).collect() }),
         }
     }
 }
@@ -275,24 +264,14 @@ impl<'text> Parameters<'text> {
         let mut pairs: Vec<(&str, &str)> = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let Some((name, value)) = part.split_once('=') else {
-                return Err(SpecError::NotAPair {
-                    detector,
-                    part: part.to_owned(),
-                });
+                return Err(SpecError::NotAPair { detector, part: part.to_owned() });
             };
             let (name, value) = (name.trim(), value.trim());
             if !known.contains(&name) {
-                return Err(SpecError::UnknownParameter {
-                    detector,
-                    parameter: name.to_owned(),
-                    known,
-                });
+                return Err(SpecError::UnknownParameter { detector, parameter: name.to_owned(), known });
             }
             if pairs.iter().any(|(earlier, _)| *earlier == name) {
-                return Err(SpecError::Repeated {
-                    detector,
-                    parameter: name.to_owned(),
-                });
+                return Err(SpecError::Repeated { detector, parameter: name.to_owned() });
             }
             pairs.push((name, value));
         }
@@ -388,21 +367,9 @@ mod tests {
 
     #[test]
     fn parameters_reach_the_settings() {
-        let expected = Adwin::new(AdwinSettings {
-            delta: 0.05,
-            clock: 1,
-            ..AdwinSettings::default()
-        })
-        .unwrap();
-        assert_eq!(
-            " adwin: delta = 0.05 , clock=1".parse(),
-            Ok(AnyDetector::Adwin(expected))
-        );
-        let expected = HddmA::new(HddmASettings {
-            two_sided: true,
-            ..HddmASettings::default()
-        })
-        .unwrap();
+        let expected = Adwin::new(AdwinSettings { delta: 0.05, clock: 1, ..AdwinSettings::default() }).unwrap();
+        assert_eq!(" adwin: delta = 0.05 , clock=1".parse(), Ok(AnyDetector::Adwin(expected)));
+        let expected = HddmA::new(HddmASettings { two_sided: true, ..HddmASettings::default() }).unwrap();
         assert_eq!("hddm_a:two_sided=True".parse(), Ok(AnyDetector::HddmA(expected)));
     }
 
@@ -416,21 +383,9 @@ mod tests {
             refusal("adwin:detla=0.1"),
             "adwin has no parameter `detla`; it has delta, clock, max_buckets, min_window_length, grace_period"
         );
-        assert_eq!(
-            refusal("ddm:30"),
-            "ddm: `30` is not `name=value`; separate parameters by commas"
-        );
-        assert_eq!(
-            refusal("ddm:warm_start=1,warm_start=2"),
-            "ddm: `warm_start` is given twice; keep one"
-        );
-        assert_eq!(
-            refusal("page_hinkley:mode=left"),
-            "page_hinkley: `mode` is `left`; it must be up, down or both"
-        );
-        assert_eq!(
-            refusal("adwin:delta=2"),
-            "adwin: `delta` is 2; it must be between 0 and 1"
-        );
+        assert_eq!(refusal("ddm:30"), "ddm: `30` is not `name=value`; separate parameters by commas");
+        assert_eq!(refusal("ddm:warm_start=1,warm_start=2"), "ddm: `warm_start` is given twice; keep one");
+        assert_eq!(refusal("page_hinkley:mode=left"), "page_hinkley: `mode` is `left`; it must be up, down or both");
+        assert_eq!(refusal("adwin:delta=2"), "adwin: `delta` is 2; it must be between 0 and 1");
     }
 }

@@ -22,18 +22,10 @@ pub fn ln_gamma(x: f64) -> f64 {
         z += 1.0;
     }
     let square = z * z;
-    let series = [
-        1.0 / 12.0,
-        -1.0 / 360.0,
-        1.0 / 1260.0,
-        -1.0 / 1680.0,
-        1.0 / 1188.0,
-        -691.0 / 360_360.0,
-        1.0 / 156.0,
-    ]
-    .iter()
-    .rev()
-    .fold(0.0, |sum, coefficient| sum / square + coefficient)
+    let series = [1.0 / 12.0, -1.0 / 360.0, 1.0 / 1260.0, -1.0 / 1680.0, 1.0 / 1188.0, -691.0 / 360_360.0, 1.0 / 156.0]
+        .iter()
+        .rev()
+        .fold(0.0, |sum, coefficient| sum / square + coefficient)
         / z;
     let half_ln_two_pi = 0.918_938_533_204_672_8;
     (z - 0.5) * z.ln() - z + half_ln_two_pi + series - f64::ln(product)
@@ -147,10 +139,7 @@ mod tests {
 
     #[track_caller]
     fn close(actual: f64, expected: f64) {
-        assert!(
-            (actual - expected).abs() <= 1e-13 * expected.abs().max(0.1),
-            "{actual} is not {expected}"
-        );
+        assert!((actual - expected).abs() <= 1e-13 * expected.abs().max(0.1), "{actual} is not {expected}");
     }
 
     #[test]

@@ -42,12 +42,8 @@ pub fn two_sample(first: &[f64], second: &[f64]) -> Option<TwoSample> {
         let ties_x = first[below_x..].iter().take_while(|a| **a <= value).count();
         let ties_y = second[below_y..].iter().take_while(|b| **b <= value).count();
         let mid_rank = (below_x + below_y) as f64 + (ties_x + ties_y + 1) as f64 / 2.0;
-        rank_gap_x += (1..=ties_x)
-            .map(|i| (mid_rank - (below_x + i) as f64).powi(2))
-            .sum::<f64>();
-        rank_gap_y += (1..=ties_y)
-            .map(|i| (mid_rank - (below_y + i) as f64).powi(2))
-            .sum::<f64>();
+        rank_gap_x += (1..=ties_x).map(|i| (mid_rank - (below_x + i) as f64).powi(2)).sum::<f64>();
+        rank_gap_y += (1..=ties_y).map(|i| (mid_rank - (below_y + i) as f64).powi(2)).sum::<f64>();
         below_x += ties_x;
         below_y += ties_y;
         let gap = below_x as f64 / n - below_y as f64 / m;
@@ -56,12 +52,7 @@ pub fn two_sample(first: &[f64], second: &[f64]) -> Option<TwoSample> {
     }
     let u = n * rank_gap_x + m * rank_gap_y;
     let cramer_von_mises = u / (n * m * (n + m)) - (4.0 * n * m - 1.0) / (6.0 * (n + m));
-    Some(TwoSample {
-        ks,
-        wasserstein,
-        energy: (2.0 * energy).sqrt(),
-        cramer_von_mises,
-    })
+    Some(TwoSample { ks, wasserstein, energy: (2.0 * energy).sqrt(), cramer_von_mises })
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {

@@ -37,19 +37,12 @@ fn refused(app: &App, error: &LineError) -> Value {
 /// Where each parsed line stood: refusals know their line, the others follow in order past blank lines.
 fn numbered(body: &[u8]) -> impl Iterator<Item = usize> + '_ {
     let blank = |line: &[u8]| line.iter().all(u8::is_ascii_whitespace);
-    body.split(|byte| *byte == b'\n')
-        .enumerate()
-        .filter(move |(_, line)| !blank(line))
-        .map(|(index, _)| index + 1)
+    body.split(|byte| *byte == b'\n').enumerate().filter(move |(_, line)| !blank(line)).map(|(index, _)| index + 1)
 }
 
 pub(super) async fn samples(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
     let body = body.map_err(|rejection| Problem::body(&rejection, &app))?;
-    let serving = app
-        .shared
-        .slot
-        .serving()
-        .ok_or_else(|| Problem::no_model().counted(&app))?;
+    let serving = app.shared.slot.serving().ok_or_else(|| Problem::no_model().counted(&app))?;
     let parsed = parse_samples(&body, serving.champion.model.schema());
     if parsed.is_empty() {
         return Err(empty(&app));
@@ -70,32 +63,17 @@ pub(super) async fn samples(State(app): State<App>, body: Result<Bytes, BytesRej
             Err(error) => answers.push(refused(&app, &error)),
         }
     }
-    Ok(lines(
-        if accepted > 0 {
-            StatusCode::OK
-        } else {
-            StatusCode::BAD_REQUEST
-        },
-        &answers,
-    ))
+    Ok(lines(if accepted > 0 { StatusCode::OK } else { StatusCode::BAD_REQUEST }, &answers))
 }
 
 fn empty(app: &App) -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "malformed",
-        "the body has no lines: send one JSON object per line",
-    )
-    .counted(app)
+    Problem::new(StatusCode::BAD_REQUEST, "malformed", "the body has no lines: send one JSON object per line")
+        .counted(app)
 }
 
 fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
     app.shared.counters.accept(&sample.counts);
-    let origin = Origin {
-        source: &sample.source,
-        event_at: sample.time,
-        arrived_at: clock::now(),
-    };
+    let origin = Origin { source: &sample.source, event_at: sample.time, arrived_at: clock::now() };
     let answered = app.shared.answer(loaded, true, sample.features, origin);
     let id = answered.ids.first().map(ToString::to_string);
     let mut object = json!({"line": line, "record_id": id});
@@ -111,11 +89,7 @@ fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
 
 pub(super) async fn labels(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
     let body = body.map_err(|rejection| Problem::body(&rejection, &app))?;
-    let serving = app
-        .shared
-        .slot
-        .serving()
-        .ok_or_else(|| Problem::no_model().counted(&app))?;
+    let serving = app.shared.slot.serving().ok_or_else(|| Problem::no_model().counted(&app))?;
     let parsed = parse_labels(&body);
     if parsed.is_empty() {
         return Err(empty(&app));
@@ -132,11 +106,7 @@ pub(super) async fn labels(State(app): State<App>, body: Result<Bytes, BytesReje
     });
     let answers = answers.await.map_err(|_| Problem::stopping())?;
     let all = |key: &str, value: Option<&str>| {
-        answers.iter().all(|answer| {
-            answer
-                .get(key)
-                .is_some_and(|found| value.is_none() || found.as_str() == value)
-        })
+        answers.iter().all(|answer| answer.get(key).is_some_and(|found| value.is_none() || found.as_str() == value))
     };
     let status = if all("code", None) {
         StatusCode::BAD_REQUEST
@@ -157,12 +127,7 @@ async fn store(app: &App, schema: &Schema, portion: &[(usize, Result<Label, Line
                 Err(error) => Err(refused(app, &LineError { line: *line, error })),
                 Ok(truth) => {
                     let source = label.source.clone().unwrap_or_else(|| SOURCE.to_owned());
-                    let new = NewLabel {
-                        id: label.record_id,
-                        truth: truth.clone(),
-                        source,
-                        at: clock::now(),
-                    };
+                    let new = NewLabel { id: label.record_id, truth: truth.clone(), source, at: clock::now() };
                     Ok((*line, label.record_id, truth, queue(app, new).await))
                 }
             },
@@ -206,9 +171,7 @@ async fn queue(app: &App, label: NewLabel) -> Result<Outcome, NotQueued> {
 }
 
 fn not_stored(reason: NotQueued) -> LabelOutcome {
-    LabelOutcome::NotStored {
-        reason: reason.to_string(),
-    }
+    LabelOutcome::NotStored { reason: reason.to_string() }
 }
 
 fn outcome_of(outcome: &LabelOutcome, schema: &Schema) -> Value {
@@ -226,11 +189,7 @@ fn outcome_of(outcome: &LabelOutcome, schema: &Schema) -> Value {
 fn truth(schema: &Schema, truth: &[f32]) -> Value {
     match &schema.task {
         Task::Classification { classes } => {
-            json!(
-                truth
-                    .first()
-                    .and_then(|class| classes.get(trainer_core::evaluate::class_of(*class)))
-            )
+            json!(truth.first().and_then(|class| classes.get(trainer_core::evaluate::class_of(*class))))
         }
         Task::Regression { .. } => json!(truth),
     }

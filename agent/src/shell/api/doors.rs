@@ -23,10 +23,7 @@ impl Doors {
     /// # Errors
     /// [`DaemonError::SocketInUse`] if an agent answers on the socket; [`DaemonError::Listen`] names the place.
     pub async fn open(socket: &Path, address: Option<SocketAddr>) -> Result<Self, DaemonError> {
-        let failed = |source: io::Error| DaemonError::Listen {
-            place: socket.display().to_string(),
-            source,
-        };
+        let failed = |source: io::Error| DaemonError::Listen { place: socket.display().to_string(), source };
         if UnixStream::connect(socket).await.is_ok() {
             return Err(DaemonError::SocketInUse(socket.to_owned()));
         }
@@ -43,10 +40,7 @@ impl Doors {
         let tcp = match address {
             None => None,
             Some(address) => {
-                let failed = |source| DaemonError::Listen {
-                    place: format!("{address} (`agent.listen`)"),
-                    source,
-                };
+                let failed = |source| DaemonError::Listen { place: format!("{address} (`agent.listen`)"), source };
                 Some(TcpListener::bind(address).await.map_err(failed)?)
             }
         };
@@ -64,13 +58,9 @@ impl Doors {
 pub(super) fn is_local(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => {
-            return rest
-                .split_once(']')
-                .is_some_and(|(name, port)| name == "::1" && is_port(port));
+            return rest.split_once(']').is_some_and(|(name, port)| name == "::1" && is_port(port));
         }
-        None => host
-            .split_once(':')
-            .map_or((host, ""), |(name, _)| (name, &host[name.len()..])),
+        None => host.split_once(':').map_or((host, ""), |(name, _)| (name, &host[name.len()..])),
     };
     matches!(name.0.to_ascii_lowercase().as_str(), "localhost" | "127.0.0.1") && is_port(name.1)
 }
@@ -85,14 +75,7 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_local() {
-        for host in [
-            "localhost",
-            "localhost:8600",
-            "127.0.0.1:1",
-            "[::1]",
-            "[::1]:8600",
-            "LOCALHOST:80",
-        ] {
+        for host in ["localhost", "localhost:8600", "127.0.0.1:1", "[::1]", "[::1]:8600", "LOCALHOST:80"] {
             assert!(is_local(host), "{host}");
         }
         for host in [
@@ -114,16 +97,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/api.sock");
         drop(Doors::open(&path, None).await.unwrap());
-        assert!(
-            path.exists(),
-            "a dropped listener leaves its file, as a killed agent does"
-        );
+        assert!(path.exists(), "a dropped listener leaves its file, as a killed agent does");
         let doors = Doors::open(&path, Some("127.0.0.1:0".parse().unwrap())).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert_ne!(doors.address().unwrap().port(), 0);
-        assert!(matches!(
-            Doors::open(&path, None).await,
-            Err(DaemonError::SocketInUse(_))
-        ));
+        assert!(matches!(Doors::open(&path, None).await, Err(DaemonError::SocketInUse(_))));
     }
 }

@@ -44,26 +44,13 @@ pub async fn serve(doors: Doors, shared: Arc<Shared>, stopped: watch::Receiver<b
         // A sender that is gone means the same.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    let local = axum::serve(
-        socket,
-        router(App {
-            shared: Arc::clone(&shared),
-            door: Door::Socket,
-        }),
-    );
+    let local = axum::serve(socket, router(App { shared: Arc::clone(&shared), door: Door::Socket }));
     let local = local.with_graceful_shutdown(stop(stopped.clone())).into_future();
     let Some(tcp) = tcp else {
         let _ = local.await;
         return;
     };
-    let remote = axum::serve(
-        tcp,
-        router(App {
-            shared,
-            door: Door::Tcp,
-        }),
-    )
-    .with_graceful_shutdown(stop(stopped));
+    let remote = axum::serve(tcp, router(App { shared, door: Door::Tcp })).with_graceful_shutdown(stop(stopped));
     let _ = tokio::join!(local, remote.into_future());
 }
 
@@ -98,12 +85,8 @@ fn router(app: App) -> Router {
 /// Refuses what a web page of another origin, or a name that was bound to this address, could send here.
 async fn guard(State(app): State<App>, request: Request<axum::body::Body>, next: Next) -> Result<Response, Problem> {
     if app.door == Door::Tcp {
-        let header = |name: &str| {
-            request
-                .headers()
-                .get(name)
-                .map(|value| value.to_str().unwrap_or_default().to_owned())
-        };
+        let header =
+            |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or_default().to_owned());
         let host = header("host").unwrap_or_default();
         if !doors::is_local(&host) {
             return Err(Problem::new(
@@ -112,28 +95,17 @@ async fn guard(State(app): State<App>, request: Request<axum::body::Body>, next:
                 format!("the host `{host}` is not this machine: use 127.0.0.1 or localhost"),
             ));
         }
-        let origin = header("origin").map(|origin| {
-            origin
-                .split_once("://")
-                .map_or(origin.clone(), |(_, host)| host.to_owned())
-        });
+        let origin =
+            header("origin").map(|origin| origin.split_once("://").map_or(origin.clone(), |(_, host)| host.to_owned()));
         if origin.is_some_and(|origin| !doors::is_local(&origin)) {
-            return Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "origin",
-                "requests of other web pages are not answered",
-            ));
+            return Err(Problem::new(StatusCode::FORBIDDEN, "origin", "requests of other web pages are not answered"));
         }
     }
     Ok(next.run(request).await)
 }
 
 async fn unknown(request: Request<axum::body::Body>) -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "unknown_path",
-        format!("there is no {} here", request.uri().path()),
-    )
+    Problem::new(StatusCode::NOT_FOUND, "unknown_path", format!("there is no {} here", request.uri().path()))
 }
 
 async fn wrong_method(request: Request<axum::body::Body>) -> Problem {

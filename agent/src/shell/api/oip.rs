@@ -82,9 +82,7 @@ impl InferRequest {
             field: None,
             reason: format!("not an inference request of the Open Inference Protocol v2: {error}"),
         })?;
-        let outputs = wire
-            .outputs
-            .map(|outputs| outputs.into_iter().map(|output| output.name).collect::<Vec<_>>());
+        let outputs = wire.outputs.map(|outputs| outputs.into_iter().map(|output| output.name).collect::<Vec<_>>());
         let known = output_names(schema);
         if let Some(name) = outputs.iter().flatten().find(|name| !known.contains(name)) {
             return Err(unknown(name, None));
@@ -123,10 +121,7 @@ fn from_columns(
         }
         if tensors[..index].iter().any(|other| &other.name == name) {
             let reason = format!("the tensor `{name}` is given twice; give it once");
-            return Err(SampleError::Malformed {
-                field: Some(name.clone()),
-                reason,
-            });
+            return Err(SampleError::Malformed { field: Some(name.clone()), reason });
         }
     }
     let (width, mut count) = (schema.features.len(), 0);
@@ -135,9 +130,7 @@ fn from_columns(
         // Callers mostly send the tensors in the order of the metadata.
         let in_place = tensors.get(column).filter(|tensor| tensor.name == feature.name);
         let Some(tensor) = in_place.or_else(|| tensors.iter().find(|tensor| tensor.name == feature.name)) else {
-            return Err(SampleError::MissingFeature {
-                field: feature.name.clone(),
-            });
+            return Err(SampleError::MissingFeature { field: feature.name.clone() });
         };
         let found = match tensor.shape.as_slice() {
             [rows] | [rows, 1] if *rows > 0 => usize::try_from(*rows).unwrap_or(usize::MAX),
@@ -148,21 +141,14 @@ fn from_columns(
             count = found;
             rows = vec![0.0; count * width];
         } else if found != count {
-            return Err(SampleError::WrongLength {
-                field: feature.name.clone(),
-                expected: count,
-                found,
-            });
+            return Err(SampleError::WrongLength { field: feature.name.clone(), expected: count, found });
         }
         for (row, value) in values.into_iter().enumerate() {
             rows[row * width + column] = read_typed(feature, tensor, value, counts)?;
         }
     }
     if count == 0 {
-        Err(SampleError::Malformed {
-            field: None,
-            reason: "the model has no features".to_owned(),
-        })
+        Err(SampleError::Malformed { field: None, reason: "the model has no features".to_owned() })
     } else {
         Ok((rows, count))
     }
@@ -172,11 +158,7 @@ fn from_matrix(matrix: &WireTensor, schema: &Schema, counts: &mut Counts) -> Res
     let width = schema.features.len();
     let expected = || format!("[rows, {width}], or [{width}] for one row,");
     if !matrix.datatype.starts_with("FP") {
-        return Err(wrong_type(
-            MATRIX,
-            "FP32 or FP64",
-            &Value::from(matrix.datatype.as_str()),
-        ));
+        return Err(wrong_type(MATRIX, "FP32 or FP64", &Value::from(matrix.datatype.as_str())));
     }
     let count = match matrix.shape.as_slice() {
         [columns] if *columns == width as i64 => 1,
@@ -198,10 +180,7 @@ fn from_matrix(matrix: &WireTensor, schema: &Schema, counts: &mut Counts) -> Res
 /// The values of a tensor, nested or flat, after checking their number.
 fn values(tensor: &WireTensor, rows: usize, width: usize) -> Result<Vec<&Value>, SampleError> {
     if rows > ROWS_MAX {
-        return Err(SampleError::TooManyRows {
-            field: tensor.name.clone(),
-            limit: ROWS_MAX,
-        });
+        return Err(SampleError::TooManyRows { field: tensor.name.clone(), limit: ROWS_MAX });
     }
     let mut flat = Vec::with_capacity(tensor.data.len());
     flatten(&tensor.data, &mut flat);
@@ -209,11 +188,7 @@ fn values(tensor: &WireTensor, rows: usize, width: usize) -> Result<Vec<&Value>,
     if flat.len() == expected {
         Ok(flat)
     } else {
-        Err(SampleError::WrongLength {
-            field: tensor.name.clone(),
-            expected,
-            found: flat.len(),
-        })
+        Err(SampleError::WrongLength { field: tensor.name.clone(), expected, found: flat.len() })
     }
 }
 
@@ -240,22 +215,10 @@ fn read_typed(feature: &Feature, tensor: &WireTensor, value: &Value, counts: &mu
             "BYTES" => value.is_string(),
             _ => {
                 let datatypes = "a datatype of FP16, BF16, FP32, FP64, INT8 to INT64, UINT8 to UINT64, BOOL or BYTES";
-                return Err(wrong_type(
-                    &tensor.name,
-                    datatypes,
-                    &Value::from(tensor.datatype.as_str()),
-                ));
+                return Err(wrong_type(&tensor.name, datatypes, &Value::from(tensor.datatype.as_str())));
             }
         };
-    if fits {
-        Ok(read)
-    } else {
-        Err(wrong_type(
-            &feature.name,
-            &format!("{}, as declared,", tensor.datatype),
-            value,
-        ))
-    }
+    if fits { Ok(read) } else { Err(wrong_type(&feature.name, &format!("{}, as declared,", tensor.datatype), value)) }
 }
 
 /// Reads a category given as its index, as a matrix of numbers must; one past the last is a text unseen in training.
@@ -264,30 +227,18 @@ fn read_index(feature: &Feature, known: usize, value: &Value, counts: &mut Count
         counts.missing += 1;
         return Ok(f32::NAN);
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to be a small whole number"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be a small whole number")]
     let whole =
         |number: f64| (number.fract() == 0.0 && (0.0..=known as f64).contains(&number)).then_some(number as usize);
     let Some(index) = value.as_f64().and_then(whole) else {
-        return Err(wrong_type(
-            &feature.name,
-            &format!("the index of a category, 0 to {known},"),
-            value,
-        ));
+        return Err(wrong_type(&feature.name, &format!("the index of a category, 0 to {known},"), value));
     };
     counts.unseen_category += u64::from(index == known);
     Ok(index as f32)
 }
 
 fn wrong_shape(tensor: &WireTensor, expected: &str) -> SampleError {
-    SampleError::WrongShape {
-        field: tensor.name.clone(),
-        expected: expected.to_owned(),
-        found: tensor.shape.clone(),
-    }
+    SampleError::WrongShape { field: tensor.name.clone(), expected: expected.to_owned(), found: tensor.shape.clone() }
 }
 
 #[cfg(test)]
@@ -332,19 +283,10 @@ mod tests {
         let request = parse(&[mode(&json!([["manual"], ["other"]])), temp(&json!([151.5, null]))]).expect("good");
         assert_eq!(format!("{:?}", request.rows), "[151.5, 1.0, NaN, 2.0]");
         assert_eq!((request.count, request.id.as_deref()), (2, Some("7")));
-        assert_eq!(
-            request.counts,
-            Counts {
-                missing: 1,
-                out_of_range: 1,
-                unseen_category: 1
-            }
-        );
-        for (datatype, value, read) in [
-            ("INT64", json!(3), 3.0),
-            ("UINT8", json!(3.0), 3.0),
-            ("BOOL", json!(true), 1.0),
-        ] {
+        assert_eq!(request.counts, Counts { missing: 1, out_of_range: 1, unseen_category: 1 });
+        for (datatype, value, read) in
+            [("INT64", json!(3), 3.0), ("UINT8", json!(3.0), 3.0), ("BOOL", json!(true), 1.0)]
+        {
             let request =
                 parse(&[tensor("temp", datatype, &[1], &json!([value])), mode(&json!(["auto"]))]).expect(datatype);
             assert_eq!(request.rows, [read, 0.0], "{datatype}");
@@ -356,22 +298,9 @@ mod tests {
         let matrix = |shape: &[i64], data: Value| parse(&[tensor("input", "FP64", shape, &data)]);
         assert_eq!(matrix(&[2], json!([20.5, 1])).expect("one row").rows, [20.5, 1.0]);
         let request = matrix(&[2, 2], json!([[20.5, 1], [null, 2]])).expect("two rows");
-        assert_eq!(
-            format!("{:?} {}", request.rows, request.count),
-            "[20.5, 1.0, NaN, 2.0] 2"
-        );
-        assert_eq!(
-            request.counts,
-            Counts {
-                missing: 1,
-                out_of_range: 0,
-                unseen_category: 1
-            }
-        );
-        assert_eq!(
-            matrix(&[1, 2], json!([20.5, 3])).expect_err("no such category").field(),
-            Some("mode")
-        );
+        assert_eq!(format!("{:?} {}", request.rows, request.count), "[20.5, 1.0, NaN, 2.0] 2");
+        assert_eq!(request.counts, Counts { missing: 1, out_of_range: 0, unseen_category: 1 });
+        assert_eq!(matrix(&[1, 2], json!([20.5, 3])).expect_err("no such category").field(), Some("mode"));
     }
 
     #[test]
@@ -382,10 +311,7 @@ mod tests {
             "outputs": [{"name": "label"}],
         });
         let request = InferRequest::parse(body.to_string().as_bytes(), &schema()).expect("good");
-        assert_eq!(
-            (request.source.as_deref(), request.segment.as_deref()),
-            (Some("press-7"), Some("night"))
-        );
+        assert_eq!((request.source.as_deref(), request.segment.as_deref()), (Some("press-7"), Some("night")));
         assert_eq!(request.time, Some(Timestamp(1_000_000)));
         assert_eq!(request.outputs, Some(vec!["label".to_owned()]));
     }
@@ -407,23 +333,14 @@ mod tests {
         refused(&[temp(&json!(["hot"])), auto.clone()], &mut out);
         refused(&[temp(&json!([1, 2])), auto.clone()], &mut out);
         refused(&[tensor("temp", "FP32", &[2], &json!([1])), auto.clone()], &mut out);
-        refused(
-            &[tensor("temp", "FP32", &[1, 2], &json!([1, 2])), auto.clone()],
-            &mut out,
-        );
+        refused(&[tensor("temp", "FP32", &[1, 2], &json!([1, 2])), auto.clone()], &mut out);
         refused(&[tensor("temp", "FP32", &[-1], &json!([1])), auto.clone()], &mut out);
         refused(&[tensor("temp", "FP32", &[], &json!([1])), auto.clone()], &mut out);
-        refused(
-            &[tensor("temp", "FP32", &[i64::MAX], &json!([1])), auto.clone()],
-            &mut out,
-        );
+        refused(&[tensor("temp", "FP32", &[i64::MAX], &json!([1])), auto.clone()], &mut out);
         refused(&[tensor("temp", "INT32", &[1], &json!([1.5])), auto.clone()], &mut out);
         refused(&[tensor("temp", "UINT8", &[1], &json!([-1])), auto.clone()], &mut out);
         refused(&[tensor("temp", "FP128", &[1], &json!([1])), auto.clone()], &mut out);
-        refused(
-            &[temp(&json!([1])), tensor("mode", "INT8", &[1], &json!([1]))],
-            &mut out,
-        );
+        refused(&[temp(&json!([1])), tensor("mode", "INT8", &[1], &json!([1]))], &mut out);
         refused(&[temp(&json!([1])), temp(&json!([1])), auto], &mut out);
         refused(&[tensor("input", "FP32", &[1, 3], &json!([1, 2, 3]))], &mut out);
         refused(&[tensor("input", "BYTES", &[2], &json!(["1", "0"]))], &mut out);
@@ -454,10 +371,7 @@ mod tests {
         let code = |body: &[u8]| InferRequest::parse(body, &schema()).expect_err("refused").code();
         assert_eq!(code(b"{"), "malformed");
         assert_eq!(code(b"\xff"), "malformed");
-        assert_eq!(
-            code(br#"{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","data":[NaN,1]}]}"#),
-            "malformed"
-        );
+        assert_eq!(code(br#"{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","data":[NaN,1]}]}"#), "malformed");
         assert_eq!(code(br#"{"inputs":[],"outputs":[{"name":"logits"}]}"#), "unknown_field");
     }
 
@@ -472,44 +386,20 @@ mod tests {
             adaptation: None,
         };
         let ids = vec!["01A".to_owned(), "01B".to_owned()];
-        let response = InferResponse::new(
-            "main",
-            &schema(),
-            &request,
-            &[0.25, 0.75, 0.5, 0.5],
-            ids.clone(),
-            served.clone(),
-        );
+        let response =
+            InferResponse::new("main", &schema(), &request, &[0.25, 0.75, 0.5, 0.5], ids.clone(), served.clone());
         expect![[r#"{"model_name":"main","model_version":"ab12","id":"7","parameters":{"record_id":"01A","served_by":"champion","digest":"ab12","stored":true},"outputs":[{"name":"probabilities","shape":[2,2],"datatype":"FP32","data":[0.25,0.75,0.5,0.5]},{"name":"label","shape":[2],"datatype":"BYTES","data":["on","off"]},{"name":"record_id","shape":[2],"datatype":"BYTES","data":["01A","01B"]}]}"#]].assert_eq(&serde_json::to_string(&response).expect("JSON"));
-        let only_label = InferRequest {
-            outputs: Some(vec!["label".to_owned()]),
-            ..request.clone()
-        };
-        let response = InferResponse::new(
-            "main",
-            &schema(),
-            &only_label,
-            &[0.25, 0.75, 0.5, 0.5],
-            ids.clone(),
-            served.clone(),
-        );
+        let only_label = InferRequest { outputs: Some(vec!["label".to_owned()]), ..request.clone() };
+        let response =
+            InferResponse::new("main", &schema(), &only_label, &[0.25, 0.75, 0.5, 0.5], ids.clone(), served.clone());
         assert_eq!(response.outputs.len(), 1);
 
-        let targets = Task::Regression {
-            targets: vec!["co".to_owned(), "no2".to_owned()],
-        };
-        let regression = Schema {
-            task: targets,
-            ..schema()
-        };
+        let targets = Task::Regression { targets: vec!["co".to_owned(), "no2".to_owned()] };
+        let regression = Schema { task: targets, ..schema() };
         let response = InferResponse::new("main", &regression, &request, &[1.5, 20.0, 2.5, 30.0], ids, served);
         assert_eq!(response.outputs[1].data, OutputData::Numbers(vec![20.0, 30.0]));
         assert_eq!(
-            response
-                .outputs
-                .iter()
-                .map(|output| output.name.as_str())
-                .collect::<Vec<_>>(),
+            response.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>(),
             ["co", "no2", "record_id"]
         );
     }

@@ -22,12 +22,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &str, error: impl Into<String>) -> Self {
-        Self {
-            status,
-            error: error.into(),
-            code: code.to_owned(),
-            field: None,
-        }
+        Self { status, error: error.into(), code: code.to_owned(), field: None }
     }
 
     /// The device has no model yet.
@@ -41,20 +36,13 @@ impl Problem {
 
     /// Commands came over TCP.
     pub(super) fn socket_only(socket: &std::path::Path) -> Self {
-        let error = format!(
-            "commands are taken on the socket only: use `hone`, or {}",
-            socket.display()
-        );
+        let error = format!("commands are taken on the socket only: use `hone`, or {}", socket.display());
         Self::new(StatusCode::FORBIDDEN, "socket_only", error)
     }
 
     /// The agent is on its way out.
     pub(super) fn stopping() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "stopping",
-            "the agent is stopping: try again in a few seconds",
-        )
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the agent is stopping: try again in a few seconds")
     }
 
     /// Counts the refusal by its code, for status.
@@ -82,10 +70,7 @@ impl Problem {
 impl From<SampleError> for Problem {
     fn from(error: SampleError) -> Self {
         let field = error.field().map(str::to_owned);
-        Self {
-            field,
-            ..Self::new(StatusCode::BAD_REQUEST, error.code(), error.to_string())
-        }
+        Self { field, ..Self::new(StatusCode::BAD_REQUEST, error.code(), error.to_string()) }
     }
 }
 

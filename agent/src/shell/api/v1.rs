@@ -23,9 +23,7 @@ const LIMIT: usize = 20;
 pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Problem> {
     let mut status = app.shared.ask(Question::Status).await.ok_or_else(Problem::stopping)?;
     let reader = app.shared.reader.clone();
-    let counts = spawn_blocking(move || reader.counts())
-        .await
-        .map_err(|_| Problem::stopping())?;
+    let counts = spawn_blocking(move || reader.counts()).await.map_err(|_| Problem::stopping())?;
     let place = &app.shared.place;
     let now = clock::now();
     status["version"] = json!(env!("CARGO_PKG_VERSION"));
@@ -48,19 +46,11 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
 }
 
 pub(super) async fn drift(State(app): State<App>) -> Result<Json<Value>, Problem> {
-    app.shared
-        .ask(Question::Drift)
-        .await
-        .map(Json)
-        .ok_or_else(Problem::stopping)
+    app.shared.ask(Question::Drift).await.map(Json).ok_or_else(Problem::stopping)
 }
 
 pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, Problem> {
-    app.shared
-        .ask(Question::Models)
-        .await
-        .map(Json)
-        .ok_or_else(Problem::stopping)
+    app.shared.ask(Question::Models).await.map(Json).ok_or_else(Problem::stopping)
 }
 
 /// How much is wanted, and from where.
@@ -89,11 +79,7 @@ pub(super) async fn reports(
     query: Result<Query<Page>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let limit = page(query)?.limit();
-    app.shared
-        .ask(Question::Reports(limit))
-        .await
-        .map(Json)
-        .ok_or_else(Problem::stopping)
+    app.shared.ask(Question::Reports(limit)).await.map(Json).ok_or_else(Problem::stopping)
 }
 
 pub(super) async fn runs(
@@ -101,11 +87,7 @@ pub(super) async fn runs(
     query: Result<Query<Page>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let limit = page(query)?.limit();
-    app.shared
-        .ask(Question::Runs(limit))
-        .await
-        .map(Json)
-        .ok_or_else(Problem::stopping)
+    app.shared.ask(Question::Runs(limit)).await.map(Json).ok_or_else(Problem::stopping)
 }
 
 pub(super) async fn records(
@@ -123,9 +105,7 @@ pub(super) async fn records(
     let found = found.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk", error.chain()))?;
     let serving = app.shared.slot.serving();
     let schema = serving.as_ref().map(|serving| serving.champion.model.schema());
-    Ok(Json(
-        json!({"records": found.iter().map(|record| shown_record(record, schema)).collect::<Vec<_>>()}),
-    ))
+    Ok(Json(json!({"records": found.iter().map(|record| shown_record(record, schema)).collect::<Vec<_>>()})))
 }
 
 fn shown_record(record: &Record, schema: Option<&Schema>) -> Value {
@@ -187,14 +167,7 @@ pub(super) async fn offer(State(app): State<App>, body: Result<Bytes, BytesRejec
     let read = read.await.map_err(|_| Problem::stopping())?;
     let (bytes, model) =
         read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle", error.to_string()))?;
-    Ok(Json(
-        app.shared
-            .command(Command::Offer {
-                bytes,
-                model: Box::new(model),
-            })
-            .await?,
-    ))
+    Ok(Json(app.shared.command(Command::Offer { bytes, model: Box::new(model) }).await?))
 }
 
 fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
@@ -206,13 +179,8 @@ fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Pr
 
 /// One answer in words: the class with all probabilities, or each target by name.
 pub(super) fn output(schema: &Schema, answer: &[f32]) -> Value {
-    let named = |names: &[String]| {
-        names
-            .iter()
-            .cloned()
-            .zip(answer.iter().map(|value| json!(value)))
-            .collect::<Map<_, _>>()
-    };
+    let named =
+        |names: &[String]| names.iter().cloned().zip(answer.iter().map(|value| json!(value))).collect::<Map<_, _>>();
     match &schema.task {
         Task::Classification { classes } => {
             let largest =

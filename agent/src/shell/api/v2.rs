@@ -26,11 +26,7 @@ pub(super) async fn live() -> Json<Health> {
 
 pub(super) async fn ready(State(app): State<App>) -> Response {
     let live = app.shared.slot.serving().is_some();
-    let status = if live {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Health { live })).into_response()
 }
 
@@ -50,16 +46,8 @@ pub(super) async fn metadata_of(
 
 fn describe(app: &App, model: &str, version: Option<&str>) -> Result<Json<ModelMetadata>, Problem> {
     let (loaded, _) = find(app, model, version)?;
-    let versions = app
-        .shared
-        .slot
-        .serving()
-        .map_or_else(Vec::new, |serving| serving.versions());
-    Ok(Json(oip::model_metadata(
-        &app.shared.name,
-        versions,
-        loaded.model.schema(),
-    )))
+    let versions = app.shared.slot.serving().map_or_else(Vec::new, |serving| serving.versions());
+    Ok(Json(oip::model_metadata(&app.shared.name, versions, loaded.model.schema())))
 }
 
 pub(super) async fn model_ready(State(app): State<App>, Path(model): Path<String>) -> Result<Response, Problem> {
@@ -75,18 +63,11 @@ pub(super) async fn model_ready_of(
 
 fn is_ready(app: &App, model: &str, version: Option<&str>) -> Result<Response, Problem> {
     if app.shared.slot.serving().is_none() && model == app.shared.name {
-        let body = Json(ModelReady {
-            name: model.to_owned(),
-            ready: false,
-        });
+        let body = Json(ModelReady { name: model.to_owned(), ready: false });
         return Ok((StatusCode::SERVICE_UNAVAILABLE, body).into_response());
     }
     find(app, model, version)?;
-    Ok(Json(ModelReady {
-        name: model.to_owned(),
-        ready: true,
-    })
-    .into_response())
+    Ok(Json(ModelReady { name: model.to_owned(), ready: true }).into_response())
 }
 
 pub(super) async fn infer(
@@ -132,14 +113,7 @@ fn respond(
         adaptation: None,
     };
     let ids = answered.ids.iter().map(ToString::to_string).collect();
-    Ok(Json(InferResponse::new(
-        &app.shared.name,
-        schema,
-        &request,
-        &answered.answers,
-        ids,
-        served,
-    )))
+    Ok(Json(InferResponse::new(&app.shared.name, schema, &request, &answered.answers, ids, served)))
 }
 
 /// The model that answers, and whether it is the champion.
@@ -148,11 +122,7 @@ fn find(app: &App, model: &str, version: Option<&str>) -> Result<(Loaded, bool),
         let error = format!("there is no model `{model}` here, only `{}`", app.shared.name);
         return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_model", error).counted(app));
     }
-    let serving = app
-        .shared
-        .slot
-        .serving()
-        .ok_or_else(|| Problem::no_model().counted(app))?;
+    let serving = app.shared.slot.serving().ok_or_else(|| Problem::no_model().counted(app))?;
     let champion = &serving.champion;
     let Some(version) = version else {
         return Ok((champion.clone(), true));
@@ -160,10 +130,7 @@ fn find(app: &App, model: &str, version: Option<&str>) -> Result<(Loaded, bool),
     match version.parse().ok().and_then(|digest| serving.version(&digest)) {
         Some(loaded) => Ok((loaded.clone(), loaded.digest == champion.digest)),
         None => {
-            let error = format!(
-                "version `{version}` is not loaded, only {}",
-                serving.versions().join(", ")
-            );
+            let error = format!("version `{version}` is not loaded, only {}", serving.versions().join(", "));
             Err(Problem::new(StatusCode::NOT_FOUND, "unknown_version", error).counted(app))
         }
     }

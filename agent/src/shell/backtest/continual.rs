@@ -17,12 +17,7 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored) -> Result<Summary, Backtes
     let model = &base.model;
     let mut account = Account::new(base, test.rows.len());
     let mut memory = SolveMemory::default();
-    let mut horizons = Horizons::new(
-        model.factory.clone(),
-        model.scoring(),
-        test.training.heads.clone(),
-        &mut memory,
-    )?;
+    let mut horizons = Horizons::new(model.factory.clone(), model.scoring(), test.training.heads.clone(), &mut memory)?;
     let (mut work, mut mixture, mut answer, mut y) = (Work::default(), Vec::new(), Vec::new(), Vec::new());
     let mut waiting = VecDeque::new();
     let mut late = VecDeque::new();

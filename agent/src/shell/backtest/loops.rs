@@ -12,10 +12,7 @@ use crate::decide::policy::Policy;
 use crate::decide::watch::BASELINE_ROWS_MAX;
 
 pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
-    let settings = CycleSettings {
-        policy: policy.clone(),
-        ..test.settings.clone()
-    };
+    let settings = CycleSettings { policy: policy.clone(), ..test.settings.clone() };
     let mut replay = Replay {
         test,
         account: Account::new(base, test.rows.len()),
@@ -54,9 +51,7 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn note(&mut self, row: usize, reports: Vec<Report>) {
-        self.account
-            .events
-            .extend(reports.into_iter().map(|report| Happened::new(row, report)));
+        self.account.events.extend(reports.into_iter().map(|report| Happened::new(row, report)));
     }
 
     /// Carries out what is ordered until nothing is; simulated time stands still meanwhile.
@@ -76,10 +71,7 @@ impl Replay<'_> {
             OrderTask::Judge { candidate } => candidate,
             OrderTask::Train { strategy, seed } => {
                 let snapshot = Snapshot::adapt(parent.digest, strategy, train, self.test.training.clone(), seed);
-                let finished = self
-                    .test
-                    .trainer
-                    .train(snapshot.to_bytes(), Some(parent.bytes.to_vec()))?;
+                let finished = self.test.trainer.train(snapshot.to_bytes(), Some(parent.bytes.to_vec()))?;
                 self.account.trained(&finished);
                 let stored = Stored::read(finished.bundle)?;
                 let digest = stored.digest;
@@ -91,12 +83,7 @@ impl Replay<'_> {
         let evidence = compare(&rival, &self.shelf[&candidate], &holdout);
         let from = (row + 1).saturating_sub(BASELINE_ROWS_MAX);
         let recent = self.test.rows.slice(from..row + 1).x;
-        Ok(Event::Judged {
-            run: order.run,
-            candidate,
-            evidence,
-            recent,
-        })
+        Ok(Event::Judged { run: order.run, candidate, evidence, recent })
     }
 
     /// Rows to train on (history first, then the new ones, in time order) and the newest ones, held out.
@@ -115,10 +102,7 @@ impl Replay<'_> {
             let champion = &self.shelf[&order.parent].model;
             plan::balance(&older, &champion.schema().task, count)
         };
-        let new = self
-            .test
-            .rows
-            .slice(from..if order.refit_of.is_some() { row(labels) } else { split });
+        let new = self.test.rows.slice(from..if order.refit_of.is_some() { row(labels) } else { split });
         train.x.extend_from_slice(&new.x);
         train.y.extend_from_slice(&new.y);
         (train, self.test.rows.slice(split..row(labels)))
@@ -135,10 +119,7 @@ pub(crate) fn compare(champion: &Stored, candidate: &Stored, holdout: &Rows) -> 
         evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
         let truth = holdout.y(row);
         // Both in the champion's units, so that a candidate cannot make its errors small by its own scale.
-        evidence.push(
-            champion.model.loss(&old.answer, truth),
-            champion.model.loss(&new.answer, truth),
-        );
+        evidence.push(champion.model.loss(&old.answer, truth), champion.model.loss(&new.answer, truth));
     }
     evidence
 }

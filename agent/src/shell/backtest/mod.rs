@@ -72,11 +72,7 @@ impl Stored {
     /// Fails with the [`BundleError`] that names what is wrong.
     pub fn read(bytes: Vec<u8>) -> Result<Self, BundleError> {
         let model = Arc::new(bundle::read(&bytes)?);
-        Ok(Self {
-            model,
-            digest: Digest::of(&bytes),
-            bytes: Arc::new(bytes),
-        })
+        Ok(Self { model, digest: Digest::of(&bytes), bytes: Arc::new(bytes) })
     }
 }
 

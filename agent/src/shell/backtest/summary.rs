@@ -88,11 +88,7 @@ impl Summary {
             let end = test.changes.get(index + 1).copied().unwrap_or(usize::MAX);
             let drift =
                 |event: &&Happened| matches!(event.report, Report::Drift { .. }) && (*change..end).contains(&event.row);
-            account
-                .events
-                .iter()
-                .find(drift)
-                .map(|event| (event.row - change) as u64)
+            account.events.iter().find(drift).map(|event| (event.row - change) as u64)
         });
         let mut summary = Self {
             policy: policy.to_string(),
@@ -114,12 +110,7 @@ impl Summary {
             losses: Vec::new(),
         };
         match account.tally.metrics() {
-            Some(Metrics::Classification {
-                accuracy,
-                f1_macro,
-                log_loss,
-                ..
-            }) => {
+            Some(Metrics::Classification { accuracy, f1_macro, log_loss, .. }) => {
                 (summary.accuracy, summary.f1_macro, summary.log_loss) =
                     (Some(accuracy), Some(f1_macro), Some(log_loss));
             }
@@ -128,11 +119,7 @@ impl Summary {
             }
             None => {}
         }
-        Self {
-            events: account.events,
-            losses: account.losses,
-            ..summary
-        }
+        Self { events: account.events, losses: account.losses, ..summary }
     }
 
     /// The figure people compare: accuracy, or RMSE.

@@ -47,11 +47,8 @@ impl Books {
 
     /// Old reports go at each start: without a fleet to take them they would grow for ever.
     fn forgotten(mut self) -> Self {
-        let newest = self
-            .control
-            .reports_newest(1)
-            .ok()
-            .and_then(|reports| reports.first().map(|stored| stored.position));
+        let newest =
+            self.control.reports_newest(1).ok().and_then(|reports| reports.first().map(|stored| stored.position));
         if let Some(newest) = newest.filter(|newest| *newest > KEPT_MAX)
             && let Err(error) = self.control.forget_reports_through(newest - KEPT_MAX)
         {
@@ -73,10 +70,7 @@ impl Books {
     /// Stores state and everything that waits, in one transaction.
     pub(super) fn commit(&mut self, saved: &Saved) -> bool {
         let state = serde_json::to_vec(saved).expect("the state is plain data");
-        let row = CycleRow {
-            generation: self.generation + 1,
-            state,
-        };
+        let row = CycleRow { generation: self.generation + 1, state };
         let runs: Vec<_> = self.runs.values().cloned().collect();
         let models: Vec<_> = self.models.values().cloned().collect();
         match self.control.commit(&row, &self.reports, &runs, &models) {
@@ -93,10 +87,7 @@ impl Books {
             Err(error) => {
                 let reason = error.chain();
                 if self.trouble.as_ref() != Some(&reason) {
-                    tracing::error!(
-                        reason,
-                        "the state cannot be stored; nothing new is carried out until it can"
-                    );
+                    tracing::error!(reason, "the state cannot be stored; nothing new is carried out until it can");
                 }
                 self.trouble = Some(reason);
                 false
@@ -110,12 +101,7 @@ impl Books {
         if self.reports.len() == WAITING_MAX {
             self.reports.remove(0);
         }
-        self.reports.push(ReportRow {
-            id: Ulid::generate(),
-            kind: kind.to_owned(),
-            json: payload.to_string(),
-            at,
-        });
+        self.reports.push(ReportRow { id: Ulid::generate(), kind: kind.to_owned(), json: payload.to_string(), at });
     }
 
     /// Adds what a step of the cycle reported, with the ledger and lineage it changes.
@@ -123,18 +109,10 @@ impl Books {
         let mut rejected = Vec::new();
         for report in reports {
             let mut payload = serde_json::to_value(report).unwrap_or_default();
-            let kind = payload
-                .get("kind")
-                .and_then(Value::as_str)
-                .unwrap_or("report")
-                .to_owned();
+            let kind = payload.get("kind").and_then(Value::as_str).unwrap_or("report").to_owned();
             match report {
                 Report::Retrain { order } => self.ordered(order),
-                Report::Gate {
-                    run,
-                    candidate,
-                    verdict,
-                } => {
+                Report::Gate { run, candidate, verdict } => {
                     payload["sentence"] = json!(verdict.sentence());
                     if !verdict.passed {
                         rejected.push(*candidate);
@@ -167,22 +145,10 @@ impl Books {
 
     fn ordered(&mut self, order: &Order) {
         let strategy = match order.task {
-            OrderTask::Train {
-                strategy: Strategy::Base,
-                ..
-            } => "base",
-            OrderTask::Train {
-                strategy: Strategy::Head,
-                ..
-            } => "head",
-            OrderTask::Train {
-                strategy: Strategy::Tail,
-                ..
-            } => "tail",
-            OrderTask::Train {
-                strategy: Strategy::Full,
-                ..
-            } => "full",
+            OrderTask::Train { strategy: Strategy::Base, .. } => "base",
+            OrderTask::Train { strategy: Strategy::Head, .. } => "head",
+            OrderTask::Train { strategy: Strategy::Tail, .. } => "tail",
+            OrderTask::Train { strategy: Strategy::Full, .. } => "full",
             OrderTask::Judge { .. } => "judge",
         };
         let candidate = match order.task {
@@ -235,10 +201,7 @@ impl Books {
 
     fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
         let number = i64::try_from(run).unwrap_or(i64::MAX);
-        let known = self
-            .runs
-            .remove(&number)
-            .or_else(|| self.control.run(number).ok().flatten());
+        let known = self.runs.remove(&number).or_else(|| self.control.run(number).ok().flatten());
         if let Some(mut row) = known {
             change(&mut row);
             self.runs.insert(number, row);
@@ -248,10 +211,7 @@ impl Books {
     /// Adds the first model.
     pub(super) fn installed(&mut self, digest: Digest) {
         self.model(digest, None, None, ModelStatus::Champion);
-        self.say(
-            "installed",
-            &json!({"kind": "installed", "model": digest, "role": "unsigned"}),
-        );
+        self.say("installed", &json!({"kind": "installed", "model": digest, "role": "unsigned"}));
     }
 
     /// Adds a model that waits for its verdict; one that is known keeps its row.
@@ -263,17 +223,7 @@ impl Books {
 
     fn model(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>, status: ModelStatus) {
         let role = if run.is_some() { "device" } else { "unsigned" }.to_owned();
-        self.models.insert(
-            digest,
-            ModelRow {
-                digest,
-                role,
-                parent,
-                run,
-                installed_at: clock::now(),
-                status,
-            },
-        );
+        self.models.insert(digest, ModelRow { digest, role, parent, run, installed_at: clock::now(), status });
     }
 
     /// Every model ever known, with what has become of it, also what is not stored yet.
@@ -328,10 +278,7 @@ impl Books {
         }
         remove_others(models, &kept);
         if let Ok(runs) = self.control.runs_newest(SNAPSHOTS_KEPT) {
-            remove_others(
-                snapshots,
-                &runs.iter().filter_map(|run| run.snapshot).collect::<Vec<_>>(),
-            );
+            remove_others(snapshots, &runs.iter().filter_map(|run| run.snapshot).collect::<Vec<_>>());
         }
     }
 
@@ -345,12 +292,7 @@ impl Books {
 }
 
 fn remove_others(store: &ModelStore, kept: &[Digest]) {
-    for digest in store
-        .list()
-        .unwrap_or_default()
-        .iter()
-        .filter(|digest| !kept.contains(digest))
-    {
+    for digest in store.list().unwrap_or_default().iter().filter(|digest| !kept.contains(digest)) {
         if let Err(error) = store.remove(digest) {
             tracing::warn!(error = %error.chain(), "a file nobody needs stays");
         }

@@ -21,11 +21,7 @@ impl Keeper {
 
     fn roll_back(&mut self) -> Result<cycle::Event, Declined> {
         let saved = self.saved.as_ref().ok_or_else(no_model)?;
-        let previous = saved
-            .cycle
-            .models()
-            .1
-            .ok_or_else(|| declined("refused", &Refusal::NoPrevious))?;
+        let previous = saved.cycle.models().1.ok_or_else(|| declined("refused", &Refusal::NoPrevious))?;
         let loaded = self.load(&previous).map_err(|reason| declined("bundle", &reason))?;
         let (reference, baseline) = (loaded.model.manifest.reference, loaded.model.baseline.clone());
         Ok(cycle::Event::RollBack { reference, baseline })
@@ -33,20 +29,14 @@ impl Keeper {
 
     fn offer(&mut self, bytes: &[u8], model: &Model) -> Result<Value, Declined> {
         let digest = Digest::of(bytes);
-        let schema = self
-            .shared
-            .slot
-            .serving()
-            .map(|serving| serving.champion.model.schema().clone());
+        let schema = self.shared.slot.serving().map(|serving| serving.champion.model.schema().clone());
         if schema.is_some_and(|schema| schema != *model.schema()) {
             return Err(declined(
                 "schema",
                 &"its features or its task differ from the champion's: it would not understand this device's samples",
             ));
         }
-        self.models
-            .put(bytes)
-            .map_err(|error| declined("disk", &error.chain()))?;
+        self.models.put(bytes).map_err(|error| declined("disk", &error.chain()))?;
         if self.saved.is_none() {
             self.install(digest, model);
             return if self.commit() {
@@ -77,17 +67,8 @@ impl Keeper {
     /// Makes `model` the first one: champion and factory model at once. Its bytes are stored already.
     pub(super) fn install(&mut self, digest: Digest, model: &Model) {
         let cycle = Cycle::new(model, digest, &self.rules.cycle);
-        let ordinal = self
-            .shared
-            .reader
-            .newest_labelled(1)
-            .ok()
-            .and_then(|rows| rows.last().map(|row| row.ordinal));
-        self.saved = Some(Saved {
-            cycle,
-            ordinal: ordinal.unwrap_or(0),
-            attempts: 0,
-        });
+        let ordinal = self.shared.reader.newest_labelled(1).ok().and_then(|rows| rows.last().map(|row| row.ordinal));
+        self.saved = Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0 });
         self.books.installed(digest);
         self.changed += 1;
     }
@@ -121,10 +102,7 @@ impl Keeper {
 }
 
 fn declined(code: &'static str, reason: &impl ToString) -> Declined {
-    Declined {
-        code,
-        reason: reason.to_string(),
-    }
+    Declined { code, reason: reason.to_string() }
 }
 
 fn no_model() -> Declined {

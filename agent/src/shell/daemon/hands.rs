@@ -68,9 +68,8 @@ impl Keeper {
             let Some(saved) = &self.saved else { return };
             let (champion, previous, factory) = saved.cycle.models();
             let serving = self.shared.slot.serving();
-            let serves = serving
-                .as_ref()
-                .map(|serving| (serving.champion.digest, serving.previous.as_ref().map(|p| p.digest)));
+            let serves =
+                serving.as_ref().map(|serving| (serving.champion.digest, serving.previous.as_ref().map(|p| p.digest)));
             if serves == Some((champion, previous)) {
                 return;
             }
@@ -85,24 +84,16 @@ impl Keeper {
             };
             if self.unloadable.replace(champion) != Some(champion) {
                 tracing::error!(reason, "the champion cannot be served");
-                self.books
-                    .say("model_damaged", &json!({"digest": champion, "reason": reason}));
+                self.books.say("model_damaged", &json!({"digest": champion, "reason": reason}));
             }
-            let older = [previous, Some(factory)]
-                .into_iter()
-                .flatten()
-                .filter(|digest| *digest != champion);
+            let older = [previous, Some(factory)].into_iter().flatten().filter(|digest| *digest != champion);
             let Some(loaded) = older.into_iter().find_map(|digest| self.load(&digest).ok()) else {
                 self.shared.slot.swap(None);
                 return;
             };
             let Some(saved) = &mut self.saved else { return };
             let (reference, baseline) = (loaded.model.manifest.reference, loaded.model.baseline.clone());
-            let event = cycle::Event::FallBack {
-                to: loaded.digest,
-                reference,
-                baseline,
-            };
+            let event = cycle::Event::FallBack { to: loaded.digest, reference, baseline };
             let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
             self.books.note(&reports, &saved.cycle);
             // A device that cannot write still answers: the older model serves, its report waits for the disk.
@@ -112,20 +103,12 @@ impl Keeper {
 
     /// A model in memory, from the slot or from its file.
     pub(super) fn load(&self, digest: &Digest) -> Result<Loaded, String> {
-        if let Some(loaded) = self
-            .shared
-            .slot
-            .serving()
-            .and_then(|serving| serving.version(digest).cloned())
-        {
+        if let Some(loaded) = self.shared.slot.serving().and_then(|serving| serving.version(digest).cloned()) {
             return Ok(loaded);
         }
         let bytes = self.models.get(digest).map_err(|error: StoreError| error.chain())?;
         let model = bundle::read(&bytes).map_err(|error| error.to_string())?;
-        Ok(Loaded {
-            model: Arc::new(model),
-            digest: *digest,
-        })
+        Ok(Loaded { model: Arc::new(model), digest: *digest })
     }
 
     /// Removes models and snapshots that nobody needs any more; only after a commit, and not while work may add some.

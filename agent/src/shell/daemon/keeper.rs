@@ -104,12 +104,7 @@ impl Keeper {
             Ok(rows) => {
                 for row in rows {
                     // The record tells who answered.
-                    let record = self
-                        .shared
-                        .reader
-                        .recent(1, Some(row.seq + 1))
-                        .ok()
-                        .and_then(|mut found| found.pop());
+                    let record = self.shared.reader.recent(1, Some(row.seq + 1)).ok().and_then(|mut found| found.pop());
                     if let Some(record) = record.filter(|record| record.seq == row.seq) {
                         self.label(row.ordinal, &record, &row.truth);
                     }
@@ -161,8 +156,7 @@ impl Keeper {
         match outcome {
             Ok(done) => {
                 let before = saved.cycle.orders().work;
-                self.books
-                    .trained(run, &done, before.as_ref().map(|order| order.parent));
+                self.books.trained(run, &done, before.as_ref().map(|order| order.parent));
                 let event = cycle::Event::Judged {
                     run,
                     candidate: done.candidate,
@@ -183,21 +177,14 @@ impl Keeper {
             }
             Err(Undone { reason, again }) => {
                 tracing::warn!(run, reason, "a run could not be finished");
-                if again && saved.attempts < ATTEMPTS_MAX {
-                    self.carry_out()
-                } else {
-                    self.fail(run, reason)
-                }
+                if again && saved.attempts < ATTEMPTS_MAX { self.carry_out() } else { self.fail(run, reason) }
             }
         }
     }
 
     pub(super) fn fail(&mut self, run: u64, reason: String) {
         let Some(saved) = &mut self.saved else { return };
-        let reports = saved
-            .cycle
-            .step(cycle::Event::Failed { run, reason }, &self.rules.cycle)
-            .unwrap_or_default();
+        let reports = saved.cycle.step(cycle::Event::Failed { run, reason }, &self.rules.cycle).unwrap_or_default();
         self.after(&reports);
     }
 

@@ -189,13 +189,8 @@ impl Shared {
             self.counters.unwatched.fetch_add(ids.len() as u64, Ordering::Relaxed);
         }
         self.counters.answered.fetch_add(ids.len() as u64, Ordering::Relaxed);
-        self.shift
-            .fetch_add(recorded - if watched { count } else { 0 }, Ordering::Relaxed);
-        Answered {
-            answers,
-            ids,
-            stored: recorded == count,
-        }
+        self.shift.fetch_add(recorded - if watched { count } else { 0 }, Ordering::Relaxed);
+        Answered { answers, ids, stored: recorded == count }
     }
 
     /// Asks the loop; `None` if it has ended.
@@ -207,15 +202,9 @@ impl Shared {
 
     /// Commands the loop; declined with `stopping` if it has ended.
     pub async fn command(&self, command: Command) -> Result<Value, Declined> {
-        let ended = || Declined {
-            code: "stopping",
-            reason: "the agent is stopping".to_owned(),
-        };
+        let ended = || Declined { code: "stopping", reason: "the agent is stopping".to_owned() };
         let (reply, answer) = oneshot::channel();
-        self.events
-            .send(Event::Command(command, reply))
-            .await
-            .map_err(|_| ended())?;
+        self.events.send(Event::Command(command, reply)).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 }
@@ -223,14 +212,8 @@ impl Shared {
 impl Counters {
     /// Counts a refusal by its code.
     pub fn refuse(&self, code: &str) {
-        let own = CODES
-            .iter()
-            .position(|known| *known == code)
-            .map(|index| &self.refused[index]);
-        let more = MORE_CODES
-            .iter()
-            .position(|known| *known == code)
-            .map(|index| &self.more[index]);
+        let own = CODES.iter().position(|known| *known == code).map(|index| &self.refused[index]);
+        let more = MORE_CODES.iter().position(|known| *known == code).map(|index| &self.more[index]);
         if let Some(counter) = own.or(more) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
@@ -254,10 +237,8 @@ impl Counters {
     pub fn view(&self) -> Value {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let codes = CODES.iter().zip(&self.refused).chain(MORE_CODES.iter().zip(&self.more));
-        let refused: BTreeMap<_, _> = codes
-            .map(|(code, counter)| (*code, read(counter)))
-            .filter(|(_, n)| *n > 0)
-            .collect();
+        let refused: BTreeMap<_, _> =
+            codes.map(|(code, counter)| (*code, read(counter))).filter(|(_, n)| *n > 0).collect();
         serde_json::json!({
             "answered": read(&self.answered),
             "unwatched": read(&self.unwatched),

@@ -11,10 +11,9 @@ use crate::shell::store::StoreError;
 pub(super) fn answer(keeper: &Keeper, question: Question) -> Value {
     match question {
         Question::Status => status(keeper),
-        Question::Drift => keeper
-            .saved
-            .as_ref()
-            .map_or_else(|| json!({"state": "no_model"}), |saved| drift(&saved.cycle, keeper)),
+        Question::Drift => {
+            keeper.saved.as_ref().map_or_else(|| json!({"state": "no_model"}), |saved| drift(&saved.cycle, keeper))
+        }
         Question::Models => models(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Reports(limit) => reports(keeper, limit).unwrap_or_else(|error| failed(&error)),
         Question::Runs(limit) => runs(keeper, limit).unwrap_or_else(|error| failed(&error)),
@@ -55,20 +54,16 @@ fn status(keeper: &Keeper) -> Value {
 }
 
 fn loss(cycle: &Cycle) -> Value {
-    cycle
-        .watch()
-        .recent_loss()
-        .map_or(Value::Null, |(mean, labels)| json!({"mean": mean, "labels": labels}))
+    cycle.watch().recent_loss().map_or(Value::Null, |(mean, labels)| json!({"mean": mean, "labels": labels}))
 }
 
 fn drift(cycle: &Cycle, keeper: &Keeper) -> Value {
     let (samples, labels) = cycle.counts();
     let threshold = keeper.rules.cycle.watch.psi;
     let features = cycle.watch().features().into_iter().map(|feature| {
-        let psi = feature.psi.map_or(
-            Value::Null,
-            |(value, expected, p)| json!({"value": value, "expected": expected, "p": p}),
-        );
+        let psi = feature
+            .psi
+            .map_or(Value::Null, |(value, expected, p)| json!({"value": value, "expected": expected, "p": p}));
         json!({
             "name": feature.name,
             "psi": psi,

@@ -73,37 +73,25 @@ pub(super) struct Undone {
 
 impl From<StoreError> for Undone {
     fn from(error: StoreError) -> Self {
-        Self {
-            reason: error.chain(),
-            again: error.is_disk(),
-        }
+        Self { reason: error.chain(), again: error.is_disk() }
     }
 }
 
 impl From<TrainerError> for Undone {
     fn from(error: TrainerError) -> Self {
         // A refusal is a function of the snapshot and comes again; a child that died may have been killed by chance.
-        Self {
-            again: !matches!(error, TrainerError::Refused(_)),
-            reason: error.to_string(),
-        }
+        Self { again: !matches!(error, TrainerError::Refused(_)), reason: error.to_string() }
     }
 }
 
 fn undone(reason: impl std::fmt::Display) -> Undone {
-    Undone {
-        reason: reason.to_string(),
-        again: false,
-    }
+    Undone { reason: reason.to_string(), again: false }
 }
 
 impl Bench {
     /// Carries the order out.
     pub(super) fn work(self) -> Worked {
-        Worked {
-            run: self.order.run,
-            outcome: self.try_work(),
-        }
+        Worked { run: self.order.run, outcome: self.try_work() }
     }
 
     fn try_work(&self) -> Result<Done, Undone> {
@@ -113,9 +101,7 @@ impl Bench {
         let champion = read(&parent_bytes, self.order.parent)?;
         let schema = champion.model.schema().clone();
         let wanted = self.order.rows;
-        let newest = self
-            .reader
-            .newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
+        let newest = self.reader.newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
         let first = newest.first().map_or(self.from_ordinal, |row| row.ordinal);
         let newest = rows_of(&schema, &newest);
         let held = usize::try_from(wanted.holdout).unwrap_or(usize::MAX).min(newest.len());
@@ -143,13 +129,7 @@ impl Bench {
             None => champion,
         };
         let evidence = compare(&rival, &candidate, &holdout);
-        Ok(Done {
-            candidate: digest,
-            evidence,
-            recent: self.recent(&schema)?,
-            snapshot,
-            cost,
-        })
+        Ok(Done { candidate: digest, evidence, recent: self.recent(&schema)?, snapshot, cost })
     }
 
     fn train(
@@ -173,18 +153,13 @@ impl Bench {
             return Ok(rows_of(schema, &[]));
         }
         let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
-        let sample = self
-            .reader
-            .history_sample(before, count(wanted.saturating_mul(HISTORY_READ)))?;
+        let sample = self.reader.history_sample(before, count(wanted.saturating_mul(HISTORY_READ)))?;
         Ok(plan::balance(&rows_of(schema, &sample), &schema.task, count(wanted)))
     }
 
     fn recent(&self, schema: &Schema) -> Result<Vec<f32>, Undone> {
         let records = self.reader.recent(BASELINE_ROWS_MAX, None)?;
-        let fitting = records
-            .into_iter()
-            .rev()
-            .filter(|record| record.record.features.len() == schema.features.len());
+        let fitting = records.into_iter().rev().filter(|record| record.record.features.len() == schema.features.len());
         Ok(fitting.flat_map(|record| record.record.features).collect())
     }
 }
@@ -192,18 +167,14 @@ impl Bench {
 /// Reads a bundle that was hashed when it was fetched.
 fn read(bytes: &[u8], digest: Digest) -> Result<Loaded, Undone> {
     let model = bundle::read(bytes).map_err(|error| undone(format!("model {} is refused: {error}", digest.short())))?;
-    Ok(Loaded {
-        model: Arc::new(model),
-        digest,
-    })
+    Ok(Loaded { model: Arc::new(model), digest })
 }
 
 /// Labelled rows that fit the schema; a model of another one may have answered long ago.
 fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
     let mut rows = Rows::empty(schema.features.len(), schema.truths());
-    for row in labelled
-        .iter()
-        .filter(|row| row.features.len() == schema.features.len() && row.truth.len() == schema.truths())
+    for row in
+        labelled.iter().filter(|row| row.features.len() == schema.features.len() && row.truth.len() == schema.truths())
     {
         rows.push(&row.features, &row.truth);
     }
@@ -220,10 +191,7 @@ fn compare(champion: &Loaded, candidate: &Loaded, holdout: &Rows) -> Evidence {
         evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
         let truth = holdout.y(row);
         // Both are measured in the champion's units, so that a candidate cannot make its errors small by its own scale.
-        evidence.push(
-            champion.model.loss(&old.answer, truth),
-            champion.model.loss(&new.answer, truth),
-        );
+        evidence.push(champion.model.loss(&old.answer, truth), champion.model.loss(&new.answer, truth));
     }
     evidence
 }

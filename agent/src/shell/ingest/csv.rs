@@ -111,10 +111,7 @@ pub fn read(path: &Path, options: &CsvOptions) -> Result<Dataset, CsvError> {
     let file = path.display().to_string();
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => CsvError::NoSuchFile { file: file.clone() },
-        _ => CsvError::Unreadable {
-            file: file.clone(),
-            source,
-        },
+        _ => CsvError::Unreadable { file: file.clone(), source },
     };
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > FILE_BYTES_MAX {
@@ -143,11 +140,7 @@ pub fn parse(name: &str, bytes: &[u8], options: &CsvOptions) -> Result<Dataset, 
     }
     let dropped_incomplete = labelled - table.len();
     if table.len() == 0 {
-        return Err(CsvError::NothingLeft {
-            file: name.to_owned(),
-            unlabelled,
-            dropped_incomplete,
-        });
+        return Err(CsvError::NothingLeft { file: name.to_owned(), unlabelled, dropped_incomplete });
     }
 
     let (task, truths) = truths(&table, &roles, options)?;
@@ -156,12 +149,9 @@ pub fn parse(name: &str, bytes: &[u8], options: &CsvOptions) -> Result<Dataset, 
     for (index, &column) in roles.features.iter().enumerate() {
         let feature = match &options.schema {
             Some(schema) => schema.features[index].clone(),
-            None => Feature {
-                name: table.header(column).to_owned(),
-                unit: None,
-                kind: kind(&table, column)?,
-                range: None,
-            },
+            None => {
+                Feature { name: table.header(column).to_owned(), unit: None, kind: kind(&table, column)?, range: None }
+            }
         };
         columns.push(values(&table, column, &feature.kind)?);
         features.push(feature);
@@ -190,33 +180,22 @@ fn truths(table: &Table, roles: &Roles, options: &CsvOptions) -> Result<(Task, V
     let file = || table.file.clone();
     let single = |labels: &[(String, usize)]| match labels {
         [(_, column)] => Ok(*column),
-        several => Err(CsvError::SeveralClassLabels {
-            file: file(),
-            given: several.len(),
-        }),
+        several => Err(CsvError::SeveralClassLabels { file: file(), given: several.len() }),
     };
     let model = options.schema.as_ref().map(|schema| &schema.task);
     let task = match (model, options.task) {
         (Some(Task::Classification { .. }), Some(TaskKind::Regression)) => {
-            return Err(CsvError::TaskDiffers {
-                file: file(),
-                model: "classification",
-            });
+            return Err(CsvError::TaskDiffers { file: file(), model: "classification" });
         }
         (Some(Task::Regression { .. }), Some(TaskKind::Classification)) => {
-            return Err(CsvError::TaskDiffers {
-                file: file(),
-                model: "regression",
-            });
+            return Err(CsvError::TaskDiffers { file: file(), model: "regression" });
         }
         (Some(task), _) => task.clone(),
         (None, Some(TaskKind::Classification)) => classes(table, single(&roles.labels)?)?,
         (None, None) if roles.labels.len() == 1 && looks_like_classes(table, roles.labels[0].1)? => {
             classes(table, roles.labels[0].1)?
         }
-        (None, _) => Task::Regression {
-            targets: roles.labels.iter().map(|(label, _)| label.clone()).collect(),
-        },
+        (None, _) => Task::Regression { targets: roles.labels.iter().map(|(label, _)| label.clone()).collect() },
     };
     let columns = match &task {
         Task::Classification { classes } => vec![class_indices(table, single(&roles.labels)?, classes)?],
@@ -244,10 +223,7 @@ mod tests {
     use super::*;
 
     fn options(label: &str) -> CsvOptions {
-        CsvOptions {
-            label: label.to_owned(),
-            ..CsvOptions::default()
-        }
+        CsvOptions { label: label.to_owned(), ..CsvOptions::default() }
     }
 
     fn parsed(text: &str, options: &CsvOptions) -> Dataset {
@@ -311,14 +287,8 @@ mod tests {
         assert_eq!(dataset.rows.y, [1.0, 0.0, 1.0]);
         assert_eq!(dataset.lines, [2, 4, 7], "blank lines and line breaks in quotes count");
         assert_eq!((dataset.unlabelled, dataset.dropped_incomplete), (1, 0));
-        assert_eq!(
-            dataset.times.as_deref(),
-            Some(&["t1", "t2", "t4"].map(str::to_owned)[..])
-        );
-        assert_eq!(
-            dataset.segments.as_deref(),
-            Some(&["A", "A", "B"].map(str::to_owned)[..])
-        );
+        assert_eq!(dataset.times.as_deref(), Some(&["t1", "t2", "t4"].map(str::to_owned)[..]));
+        assert_eq!(dataset.segments.as_deref(), Some(&["A", "A", "B"].map(str::to_owned)[..]));
     }
 
     #[test]
@@ -331,28 +301,14 @@ mod tests {
     #[test]
     fn fractions_or_many_whole_values_are_regression_unless_told_otherwise() {
         let fractions = parsed("x,y\n1,0.5\n2,1\n", &options("y"));
-        assert_eq!(
-            fractions.schema.task,
-            Task::Regression {
-                targets: vec!["y".to_owned()]
-            }
-        );
+        assert_eq!(fractions.schema.task, Task::Regression { targets: vec!["y".to_owned()] });
         let many = |count: usize| (0..count).fold("x,y\n".to_owned(), |text, row| format!("{text}{row},{row}\n"));
         assert_eq!(classes_of(&parsed(&many(20), &options("y"))).len(), 20);
         assert_eq!(parsed(&many(21), &options("y")).schema.truths(), 1);
-        assert!(matches!(
-            parsed(&many(21), &options("y")).schema.task,
-            Task::Regression { .. }
-        ));
-        let told = CsvOptions {
-            task: Some(TaskKind::Classification),
-            ..options("y")
-        };
+        assert!(matches!(parsed(&many(21), &options("y")).schema.task, Task::Regression { .. }));
+        let told = CsvOptions { task: Some(TaskKind::Classification), ..options("y") };
         assert_eq!(classes_of(&parsed(&many(21), &told)).len(), 21);
-        let told = CsvOptions {
-            task: Some(TaskKind::Regression),
-            ..options("y")
-        };
+        let told = CsvOptions { task: Some(TaskKind::Regression), ..options("y") };
         assert_eq!(parsed(&many(3), &told).rows.y, [0.0, 1.0, 2.0]);
     }
 
@@ -365,37 +321,20 @@ mod tests {
 
     #[test]
     fn incomplete_rows_are_dropped_only_for_features_that_are_used() {
-        let options = CsvOptions {
-            features: Some(vec!["b".to_owned(), "a".to_owned()]),
-            drop_incomplete: true,
-            ..options("y")
-        };
+        let options =
+            CsvOptions { features: Some(vec!["b".to_owned(), "a".to_owned()]), drop_incomplete: true, ..options("y") };
         let dataset = parsed("a,b,c,y\n1,2,,on\n,3,4,off\n5,6,7,off\n", &options);
-        assert_eq!(
-            dataset.rows.x,
-            [2.0, 1.0, 6.0, 5.0],
-            "features come in the order asked for"
-        );
+        assert_eq!(dataset.rows.x, [2.0, 1.0, 6.0, 5.0], "features come in the order asked for");
         assert_eq!((dataset.dropped_incomplete, dataset.lines), (1, vec![2, 4]));
     }
 
     #[test]
     fn a_file_is_read_as_the_model_knows_it() {
         let first = parsed("mode,temp,y\na,1,0.0\nb,2,1.0\n", &options("y"));
-        let later = CsvOptions {
-            schema: Some(first.schema.clone()),
-            ..options("y")
-        };
+        let later = CsvOptions { schema: Some(first.schema.clone()), ..options("y") };
         let dataset = parsed("y,other,temp,mode\n1,z,5,c\n1,z,,b\n", &later);
-        assert_eq!(
-            format!("{:?}", dataset.rows.x),
-            "[2.0, 5.0, 1.0, NaN]",
-            "an unseen text is one past the last"
-        );
-        assert_eq!(
-            (dataset.rows.y.as_slice(), &dataset.schema),
-            (&[1.0, 1.0][..], &first.schema)
-        );
+        assert_eq!(format!("{:?}", dataset.rows.x), "[2.0, 5.0, 1.0, NaN]", "an unseen text is one past the last");
+        assert_eq!((dataset.rows.y.as_slice(), &dataset.schema), (&[1.0, 1.0][..], &first.schema));
 
         refused(
             "temp,mode,y\n1,a,2\n",
@@ -418,19 +357,13 @@ mod tests {
                 "press.csv:2: `hot` in column `temp` is text among numbers; correct it, leave it empty if it is missing, or use --ignore temp"
             ],
         );
-        let other_task = CsvOptions {
-            task: Some(TaskKind::Regression),
-            ..later.clone()
-        };
+        let other_task = CsvOptions { task: Some(TaskKind::Regression), ..later.clone() };
         refused(
             "temp,mode,y\n1,a,1\n",
             &other_task,
             expect!["press.csv: the model is for classification; leave --task away or use another model"],
         );
-        let ignoring = CsvOptions {
-            ignore: vec!["mode".to_owned()],
-            ..later
-        };
+        let ignoring = CsvOptions { ignore: vec!["mode".to_owned()], ..later };
         refused(
             "temp,mode,y\n1,a,1\n",
             &ignoring,
@@ -443,15 +376,9 @@ mod tests {
     #[test]
     fn targets_of_a_model_are_found_by_name_whatever_order_the_labels_are_given_in() {
         let first = parsed("x,co,no2\n1,1.5,20.5\n", &options("co,no2"));
-        let later = CsvOptions {
-            schema: Some(first.schema),
-            ..options("no2,co")
-        };
+        let later = CsvOptions { schema: Some(first.schema), ..options("no2,co") };
         assert_eq!(parsed("x,no2,co\n1,20,1\n", &later).rows.y, [1.0, 20.0]);
-        let one = CsvOptions {
-            label: "co".to_owned(),
-            ..later
-        };
+        let one = CsvOptions { label: "co".to_owned(), ..later };
         refused(
             "x,no2,co\n1,20,1\n",
             &one,
@@ -476,10 +403,7 @@ mod tests {
             &options("y"),
             expect!["press.csv: line 1 is the header and no row follows; add labelled rows"],
         );
-        let dropping = CsvOptions {
-            drop_incomplete: true,
-            ..options("y")
-        };
+        let dropping = CsvOptions { drop_incomplete: true, ..options("y") };
         refused(
             "x,y\n1,\n,on\n",
             &dropping,
@@ -525,20 +449,13 @@ mod tests {
             &options("y"),
             expect!["press.csv:1: column 1 has values but no name; name it, and leave it out with --ignore if need be"],
         );
-        assert_eq!(
-            parsed("x,y,\n1,on,\n2,off,\n", &options("y")).rows.features,
-            1,
-            "a trailing separator is harmless"
-        );
+        assert_eq!(parsed("x,y,\n1,on,\n2,off,\n", &options("y")).rows.features, 1, "a trailing separator is harmless");
         refused(
             "y\non\noff\n",
             &options("y"),
             expect!["press.csv:1: no feature column is left; check --features and --ignore"],
         );
-        let unknown = CsvOptions {
-            ignore: vec!["note".to_owned()],
-            ..options("y")
-        };
+        let unknown = CsvOptions { ignore: vec!["note".to_owned()], ..options("y") };
         refused(
             "x,notes,y\n1,a,on\n",
             &unknown,
@@ -546,19 +463,13 @@ mod tests {
                 "press.csv:1: there is no column `note` for --ignore, did you mean `notes`?; the columns are x, notes, y"
             ],
         );
-        let unknown = CsvOptions {
-            features: Some(vec!["q".to_owned()]),
-            ..options("y")
-        };
+        let unknown = CsvOptions { features: Some(vec!["q".to_owned()]), ..options("y") };
         refused(
             "x,y\n1,on\n",
             &unknown,
             expect!["press.csv:1: there is no column `q` for --features; the columns are x, y"],
         );
-        let twice = CsvOptions {
-            features: Some(vec!["x".to_owned(), "y".to_owned()]),
-            ..options("y")
-        };
+        let twice = CsvOptions { features: Some(vec!["x".to_owned(), "y".to_owned()]), ..options("y") };
         refused(
             "x,y\n1,on\n",
             &twice,

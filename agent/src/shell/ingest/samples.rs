@@ -89,13 +89,7 @@ pub fn parse_sample(line: &[u8], schema: &Schema) -> Result<Sample, SampleError>
         Some(other) => return Err(wrong_type("features", "an object", other)),
         None => return Err(absent("features")),
     };
-    Ok(Sample {
-        source,
-        time,
-        segment,
-        features,
-        counts,
-    })
+    Ok(Sample { source, time, segment, features, counts })
 }
 
 /// Reads a batch of labels, like [`parse_samples`].
@@ -124,20 +118,14 @@ pub fn parse_label(line: &[u8]) -> Result<Label, SampleError> {
         Some(Value::Bool(value)) => LabelValue::Text(value.to_string()),
         Some(Value::Number(number)) => LabelValue::Number(number.as_f64().unwrap_or(f64::NAN)),
         Some(Value::Array(values)) => {
-            let numbers = values
-                .iter()
-                .map(|value| value.as_f64().ok_or_else(|| wrong_type("label", "a number", value)));
+            let numbers =
+                values.iter().map(|value| value.as_f64().ok_or_else(|| wrong_type("label", "a number", value)));
             LabelValue::Numbers(numbers.collect::<Result<_, _>>()?)
         }
         Some(other @ Value::Object(_)) => return Err(wrong_type("label", "a class, a number or an array", other)),
     };
     let found = time(&object, "time")?.map_or_else(|| time(&object, "ts"), |time| Ok(Some(time)))?;
-    Ok(Label {
-        record_id,
-        label,
-        source: text(&object, "source")?,
-        time: found,
-    })
+    Ok(Label { record_id, label, source: text(&object, "source")?, time: found })
 }
 
 /// One row from values by feature name: every feature must be there, null stands for a missing value.
@@ -151,26 +139,19 @@ pub fn row(values: &Map<String, Value>, schema: &Schema) -> Result<(Vec<f32>, Co
     for feature in &schema.features {
         match values.get(&feature.name) {
             Some(value) => row.push(read_value(feature, value, &mut counts)?),
-            None => match values
-                .keys()
-                .find(|name| !schema.features.iter().any(|feature| &feature.name == *name))
-            {
+            None => match values.keys().find(|name| !schema.features.iter().any(|feature| &feature.name == *name)) {
                 // A misspelt name explains the gap better than the gap itself.
                 Some(name) if strsim::jaro_winkler(name, &feature.name) > 0.85 => {
                     return Err(unknown(name, Some(&feature.name)));
                 }
                 _ => {
-                    return Err(SampleError::MissingFeature {
-                        field: feature.name.clone(),
-                    });
+                    return Err(SampleError::MissingFeature { field: feature.name.clone() });
                 }
             },
         }
     }
     if values.len() > schema.features.len() {
-        let name = values
-            .keys()
-            .find(|name| !schema.features.iter().any(|feature| &feature.name == *name));
+        let name = values.keys().find(|name| !schema.features.iter().any(|feature| &feature.name == *name));
         return Err(unknown(name.map_or("", String::as_str), None));
     }
     Ok((row, counts))
@@ -195,10 +176,7 @@ pub fn read_value(feature: &Feature, value: &Value, counts: &mut Counts) -> Resu
             return Ok(index.unwrap_or(values.len()) as f32);
         }
         (FeatureKind::Category { .. }, other) => return Err(wrong_type(name, "text", other)),
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "models read single precision; overflow is refused below"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "models read single precision; overflow is refused below")]
         (FeatureKind::Number, Value::Number(number)) => number.as_f64().unwrap_or(f64::NAN) as f32,
         (FeatureKind::Number, Value::Bool(on)) => f32::from(u8::from(*on)),
         (FeatureKind::Number, Value::String(text)) if text.parse::<f64>().is_ok_and(|value| !value.is_finite()) => {
@@ -207,10 +185,7 @@ pub fn read_value(feature: &Feature, value: &Value, counts: &mut Counts) -> Resu
         (FeatureKind::Number, other) => return Err(wrong_type(name, "a number", other)),
     };
     if !number.is_finite() {
-        return Err(SampleError::NotFinite {
-            field: name.clone(),
-            value: shown(value),
-        });
+        return Err(SampleError::NotFinite { field: name.clone(), value: shown(value) });
     }
     counts.out_of_range += u64::from(feature.range.is_some_and(|[low, high]| !(low..=high).contains(&number)));
     Ok(number)
@@ -221,11 +196,7 @@ pub(in crate::shell) fn text(object: &Map<String, Value>, key: &str) -> Result<O
     match object.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if !text.is_empty() && text.len() <= NAME_BYTES_MAX => Ok(Some(text.clone())),
-        Some(other) => Err(wrong_type(
-            key,
-            &format!("a text of 1 to {NAME_BYTES_MAX} bytes"),
-            other,
-        )),
+        Some(other) => Err(wrong_type(key, &format!("a text of 1 to {NAME_BYTES_MAX} bytes"), other)),
     }
 }
 
@@ -236,28 +207,17 @@ pub(in crate::shell) fn time(object: &Map<String, Value>, key: &str) -> Result<O
     };
     match text.parse::<Rfc3339>() {
         Ok(time) => Ok(Some(Timestamp(time.as_microsecond()))),
-        Err(_) => Err(wrong_type(
-            key,
-            "an RFC 3339 time such as 2026-11-21T01:40:00Z",
-            &Value::from(text),
-        )),
+        Err(_) => Err(wrong_type(key, "an RFC 3339 time such as 2026-11-21T01:40:00Z", &Value::from(text))),
     }
 }
 
 pub(in crate::shell) fn wrong_type(field: &str, expected: &str, found: &Value) -> SampleError {
-    SampleError::WrongType {
-        field: field.to_owned(),
-        expected: expected.to_owned(),
-        found: shown(found),
-    }
+    SampleError::WrongType { field: field.to_owned(), expected: expected.to_owned(), found: shown(found) }
 }
 
 pub(in crate::shell) fn unknown(field: &str, nearest: Option<&str>) -> SampleError {
     let hint = nearest.map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-    SampleError::UnknownField {
-        field: field.chars().take(NAME_BYTES_MAX).collect(),
-        hint,
-    }
+    SampleError::UnknownField { field: field.chars().take(NAME_BYTES_MAX).collect(), hint }
 }
 
 fn absent(field: &str) -> SampleError {
@@ -275,10 +235,7 @@ fn by_line<T>(body: &[u8], read: impl Fn(&[u8]) -> Result<T, SampleError>) -> Ve
         }
         let at = |error| LineError { line: index + 1, error };
         if answers.len() == LINES_MAX {
-            answers.push(Err(at(SampleError::TooManyRows {
-                field: "body".to_owned(),
-                limit: LINES_MAX,
-            })));
+            answers.push(Err(at(SampleError::TooManyRows { field: "body".to_owned(), limit: LINES_MAX })));
             break;
         }
         answers.push(read(line).map_err(at));
@@ -289,10 +246,7 @@ fn by_line<T>(body: &[u8], read: impl Fn(&[u8]) -> Result<T, SampleError>) -> Ve
 fn object(line: &[u8]) -> Result<Map<String, Value>, SampleError> {
     let malformed = |reason: String| SampleError::Malformed { field: None, reason };
     if line.len() > LINE_BYTES_MAX {
-        return Err(malformed(format!(
-            "the line has {} bytes and the limit is {LINE_BYTES_MAX}",
-            line.len()
-        )));
+        return Err(malformed(format!("the line has {} bytes and the limit is {LINE_BYTES_MAX}", line.len())));
     }
     serde_json::from_slice(line).map_err(|error| malformed(format!("not a JSON object on one line: {error}")))
 }
@@ -300,10 +254,7 @@ fn object(line: &[u8]) -> Result<Map<String, Value>, SampleError> {
 fn known(object: &Map<String, Value>, names: &[&str]) -> Result<(), SampleError> {
     match object.keys().find(|key| !names.contains(&key.as_str())) {
         None => Ok(()),
-        Some(key) => Err(unknown(
-            key,
-            names.iter().copied().find(|name| strsim::jaro_winkler(name, key) > 0.8),
-        )),
+        Some(key) => Err(unknown(key, names.iter().copied().find(|name| strsim::jaro_winkler(name, key) > 0.8))),
     }
 }
 
@@ -340,10 +291,7 @@ mod tests {
 
     fn regression(targets: &[&str]) -> Schema {
         let targets = targets.iter().map(|target| (*target).to_owned()).collect();
-        Schema {
-            features: Vec::new(),
-            task: Task::Regression { targets },
-        }
+        Schema { features: Vec::new(), task: Task::Regression { targets } }
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "expectations are written in place")]
@@ -364,29 +312,13 @@ mod tests {
         let body = br#"{"source":"press-7","time":"2026-11-21T01:40:00.5+01:00","features":{"mode":"auto","temp":151}}
 
             {"source":"press-8","segment":"night","features":{"temp":null,"mode":"hand"}}"#;
-        let read: Vec<_> = parse_samples(body, &schema())
-            .into_iter()
-            .map(|sample| sample.expect("good"))
-            .collect();
+        let read: Vec<_> = parse_samples(body, &schema()).into_iter().map(|sample| sample.expect("good")).collect();
         assert_eq!(read[0].features, [151.0, 0.0]);
         assert_eq!(read[0].time, Some(Timestamp(1_795_221_600_500_000)));
-        assert_eq!(
-            read[0].counts,
-            Counts {
-                out_of_range: 1,
-                ..Counts::default()
-            }
-        );
+        assert_eq!(read[0].counts, Counts { out_of_range: 1, ..Counts::default() });
         assert!(read[1].features[0].is_nan());
         assert_eq!((read[1].features[1], read[1].segment.as_deref()), (2.0, Some("night")));
-        assert_eq!(
-            read[1].counts,
-            Counts {
-                missing: 1,
-                unseen_category: 1,
-                out_of_range: 0
-            }
-        );
+        assert_eq!(read[1].counts, Counts { missing: 1, unseen_category: 1, out_of_range: 0 });
     }
 
     #[test]
@@ -431,10 +363,7 @@ mod tests {
         let binary = parse_sample(b"\xff\xfe", &schema()).expect_err("not text");
         assert_eq!(binary.code(), "malformed");
         let long = format!("{{\"source\":\"{}\"}}", "x".repeat(LINE_BYTES_MAX));
-        assert_eq!(
-            parse_sample(long.as_bytes(), &schema()).expect_err("too long").code(),
-            "malformed"
-        );
+        assert_eq!(parse_sample(long.as_bytes(), &schema()).expect_err("too long").code(), "malformed");
     }
 
     #[test]
@@ -443,10 +372,7 @@ mod tests {
 {"record_id":"01JD6Y9K3V0000000000000000","label":1.5,"source":"operator","ts":"2026-11-21T00:40:00Z"}
 {"record_id":"01JD6Y9K3V0000000000000000","label":[1,2.5]}
 {"record_id":"01JD6Y9K3V0000000000000000","label":true}"#;
-        let read: Vec<_> = parse_labels(body)
-            .into_iter()
-            .map(|label| label.expect("good"))
-            .collect();
+        let read: Vec<_> = parse_labels(body).into_iter().map(|label| label.expect("good")).collect();
         let values: Vec<_> = read.iter().map(|label| label.label.clone()).collect();
         assert_eq!(
             values,
@@ -488,11 +414,7 @@ mod tests {
     fn a_truth_has_the_form_of_the_model_that_answered() {
         let truth = |label: LabelValue, schema: &Schema| label.truth(schema);
         assert_eq!(truth(LabelValue::Text("on".to_owned()), &schema()), Ok(vec![2.0]));
-        assert_eq!(
-            truth(LabelValue::Number(1.0), &schema()),
-            Ok(vec![1.0]),
-            "1 is the class 1.0"
-        );
+        assert_eq!(truth(LabelValue::Number(1.0), &schema()), Ok(vec![1.0]), "1 is the class 1.0");
         assert_eq!(truth(LabelValue::Text("1".to_owned()), &schema()), Ok(vec![1.0]));
         let code = |label: LabelValue, schema: &Schema| label.truth(schema).expect_err("refused").code();
         assert_eq!(code(LabelValue::Text("off".to_owned()), &schema()), "unknown_class");

@@ -22,11 +22,7 @@ struct Deadline {
 
 impl Deadline {
     fn new(now: Timestamp, wait_ms: u32) -> Self {
-        Self {
-            opened: now,
-            close: after(now, wait_ms),
-            latest: now,
-        }
+        Self { opened: now, close: after(now, wait_ms), latest: now }
     }
 
     /// Notes an arrival and returns whether the group must be closed now.
@@ -161,13 +157,8 @@ impl Batcher {
             Ok(outcomes) => {
                 self.refused = None;
                 let records = self.records.len() as u64;
-                let stored = u64::try_from(self.writer.next_seq() - first_seq)
-                    .unwrap_or(0)
-                    .min(records);
-                let labels = outcomes
-                    .iter()
-                    .filter(|outcome| matches!(outcome, LabelOutcome::Stored { .. }))
-                    .count();
+                let stored = u64::try_from(self.writer.next_seq() - first_seq).unwrap_or(0).min(records);
+                let labels = outcomes.iter().filter(|outcome| matches!(outcome, LabelOutcome::Stored { .. })).count();
                 self.records.clear();
                 self.shared.update(|status| {
                     status.state = RecorderState::Recording;
@@ -190,8 +181,7 @@ impl Batcher {
                     self.deadline = Some(Deadline::new(latest, self.settings.retry_ms));
                     self.refused = Some(reason.clone());
                 }
-                self.shared
-                    .update(|status| status.state = RecorderState::Degraded { reason });
+                self.shared.update(|status| status.state = RecorderState::Degraded { reason });
                 self.give_up(self.settings.held_rows.max(self.settings.group_rows));
             }
         }
@@ -245,25 +235,12 @@ mod tests {
 
     fn feed_label(batcher: &mut Batcher, number: u64, now: Timestamp) -> oneshot::Receiver<LabelOutcome> {
         let (reply, outcome) = oneshot::channel();
-        assert!(
-            batcher
-                .handle(Message::Label(
-                    NewLabel {
-                        at: now,
-                        ..label(number, "lab", 1.0)
-                    },
-                    reply
-                ))
-                .is_continue()
-        );
+        assert!(batcher.handle(Message::Label(NewLabel { at: now, ..label(number, "lab", 1.0) }, reply)).is_continue());
         outcome
     }
 
     fn stored(folder: &Path) -> usize {
-        RecordReader::open(&folder.join("records"))
-            .recent(1000, None)
-            .unwrap()
-            .len()
+        RecordReader::open(&folder.join("records")).recent(1000, None).unwrap().len()
     }
 
     #[test]
@@ -307,11 +284,7 @@ mod tests {
         assert_eq!(batcher.deadline.unwrap().wait(), Duration::from_millis(20));
         assert!(outcome.try_recv().is_err(), "not answered before it is stored");
         batcher.close();
-        let LabelOutcome::Stored {
-            ordinal: 1,
-            record: found,
-        } = outcome.try_recv().unwrap()
-        else {
+        let LabelOutcome::Stored { ordinal: 1, record: found } = outcome.try_recv().unwrap() else {
             panic!("not stored")
         };
         assert_eq!(found.seq, 1);
@@ -325,18 +298,12 @@ mod tests {
         (0..4).for_each(|number| feed(&mut batcher, number, at(0)));
         batcher.writer.limit_pages(1);
         // Twenty rows of some 30 kB do not fit into what is left of the file; eight are held, twelve given up.
-        let wide = |number| NewRecord {
-            features: vec![0.5; 8000],
-            ..record(number, at(10))
-        };
+        let wide = |number| NewRecord { features: vec![0.5; 8000], ..record(number, at(10)) };
         for number in 4..24 {
             assert!(batcher.handle(Message::Record(wide(number))).is_continue());
         }
         let status = batcher.shared.status();
-        assert!(
-            matches!(&status.state, RecorderState::Degraded { reason } if reason.contains("full")),
-            "{status:?}"
-        );
+        assert!(matches!(&status.state, RecorderState::Degraded { reason } if reason.contains("full")), "{status:?}");
         assert_eq!((status.recorded, status.held, status.unrecorded), (4, 8, 12));
         assert_eq!(stored(folder.path()), 4, "what was stored stays");
         let mut refused = feed_label(&mut batcher, 1, at(20));
@@ -350,14 +317,8 @@ mod tests {
             (status.state, status.recorded, status.held, status.unrecorded),
             (RecorderState::Recording, 13, 0, 13)
         );
-        let numbers: Vec<_> = batcher
-            .writer
-            .reader()
-            .recent(100, None)
-            .unwrap()
-            .iter()
-            .map(|found| found.seq)
-            .collect();
+        let numbers: Vec<_> =
+            batcher.writer.reader().recent(100, None).unwrap().iter().map(|found| found.seq).collect();
         assert_eq!(numbers, (1..=13).rev().collect::<Vec<_>>());
         let mut outcome = feed_label(&mut batcher, 1, at(6000));
         batcher.close();
@@ -372,16 +333,10 @@ mod tests {
         batcher.writer.damage_current();
         (4..8).for_each(|number| feed(&mut batcher, number, at(0)));
         let status = batcher.shared.status();
-        assert_eq!(
-            (status.recorded, status.set_aside, status.state),
-            (8, 1, RecorderState::Recording)
-        );
+        assert_eq!((status.recorded, status.set_aside, status.state), (8, 1, RecorderState::Recording));
         let found = batcher.writer.reader().recent(10, None).unwrap();
         assert_eq!(found.len(), 4);
-        assert!(
-            found.iter().all(|found| found.seq > 4),
-            "numbers of damaged rows are not used again"
-        );
+        assert!(found.iter().all(|found| found.seq > 4), "numbers of damaged rows are not used again");
     }
 
     #[derive(Clone, Debug)]

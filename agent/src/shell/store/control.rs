@@ -47,15 +47,9 @@ impl Control {
             .pragma_query_value(None, "quick_check", |row| row.get(0))
             .map_err(StoreError::sqlite("check", path))?;
         if verdict != "ok" {
-            return Err(StoreError::Unreadable {
-                path: path.to_owned(),
-                reason: verdict,
-            });
+            return Err(StoreError::Unreadable { path: path.to_owned(), reason: verdict });
         }
-        let control = Self {
-            connection,
-            path: path.to_owned(),
-        };
+        let control = Self { connection, path: path.to_owned() };
         // Read everything once: what cannot be decoded now must not stop the loop later.
         control.cycle()?;
         control.models()?;
@@ -80,11 +74,7 @@ impl Control {
         if let Some(stored) = cycle::generation(&transaction).map_err(&failed)?
             && stored > cycle.generation
         {
-            return Err(StoreError::Stale {
-                path: self.path.clone(),
-                stored,
-                given: cycle.generation,
-            });
+            return Err(StoreError::Stale { path: self.path.clone(), stored, given: cycle.generation });
         }
         let write = || -> rusqlite::Result<()> {
             cycle::write(&transaction, cycle)?;
@@ -102,10 +92,7 @@ impl Control {
     /// [`StoreError::Unreadable`] if its bytes changed on the disk; [`StoreError::Sqlite`] if it cannot be read.
     pub fn cycle(&self) -> Result<Option<CycleRow>, StoreError> {
         let stored = self.read(cycle::read)?;
-        stored.transpose().map_err(|reason| StoreError::Unreadable {
-            path: self.path.clone(),
-            reason,
-        })
+        stored.transpose().map_err(|reason| StoreError::Unreadable { path: self.path.clone(), reason })
     }
 
     /// At most `limit` reports stored after `position` (0 for all), oldest first.
@@ -170,16 +157,9 @@ impl Control {
     /// [`StoreError::Io`] or [`StoreError::Sqlite`] if the disk refuses.
     pub fn set_aside(self, reason: &str) -> Result<(Self, SetAside), StoreError> {
         let Self { connection, path } = self;
-        connection
-            .close()
-            .map_err(|(_, source)| StoreError::sqlite("close", &path)(source))?;
-        let aside = set_aside_database(
-            &path,
-            &StoreError::Unreadable {
-                path: path.clone(),
-                reason: reason.to_owned(),
-            },
-        )?;
+        connection.close().map_err(|(_, source)| StoreError::sqlite("close", &path)(source))?;
+        let aside =
+            set_aside_database(&path, &StoreError::Unreadable { path: path.clone(), reason: reason.to_owned() })?;
         Ok((Self::open_sound(&path)?, aside))
     }
 
@@ -200,20 +180,12 @@ mod tests {
     use crate::shell::store::ModelStatus;
 
     fn cycle(generation: i64) -> CycleRow {
-        CycleRow {
-            generation,
-            state: generation.to_le_bytes().repeat(100),
-        }
+        CycleRow { generation, state: generation.to_le_bytes().repeat(100) }
     }
 
     fn report(number: u128) -> ReportRow {
         let at = Timestamp(-i64::try_from(number).unwrap());
-        ReportRow {
-            id: Ulid::from(number),
-            kind: "promoted".to_owned(),
-            json: format!("{{\"n\":{number}}}"),
-            at,
-        }
+        ReportRow { id: Ulid::from(number), kind: "promoted".to_owned(), json: format!("{{\"n\":{number}}}"), at }
     }
 
     fn run(number: i64, state: &str) -> RunRow {
@@ -235,14 +207,7 @@ mod tests {
 
     fn model(name: &str, status: ModelStatus) -> ModelRow {
         let digest = Digest::of(name.as_bytes());
-        ModelRow {
-            digest,
-            role: "device".to_owned(),
-            parent: None,
-            run: Some(1),
-            installed_at: Timestamp(7),
-            status,
-        }
+        ModelRow { digest, role: "device".to_owned(), parent: None, run: Some(1), installed_at: Timestamp(7), status }
     }
 
     fn open(folder: &Path) -> Control {
@@ -255,31 +220,16 @@ mod tests {
     fn state_reports_runs_and_models_of_one_commit_read_back_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let mut control = open(folder.path());
-        let models = [
-            model("factory", ModelStatus::Factory),
-            model("new", ModelStatus::Candidate),
-        ];
-        control
-            .commit(&cycle(1), &[report(1)], &[run(1, "training")], &models)
-            .unwrap();
-        control
-            .commit(
-                &cycle(2),
-                &[],
-                &[run(1, "finished")],
-                &[model("new", ModelStatus::Champion)],
-            )
-            .unwrap();
+        let models = [model("factory", ModelStatus::Factory), model("new", ModelStatus::Candidate)];
+        control.commit(&cycle(1), &[report(1)], &[run(1, "training")], &models).unwrap();
+        control.commit(&cycle(2), &[], &[run(1, "finished")], &[model("new", ModelStatus::Champion)]).unwrap();
         drop(control);
         let control = open(folder.path());
         assert_eq!(control.cycle().unwrap(), Some(cycle(2)));
         assert_eq!(control.run(1).unwrap(), Some(run(1, "finished")));
         assert_eq!(control.run(2).unwrap(), None);
         assert_eq!(control.runs_newest(5).unwrap(), [run(1, "finished")]);
-        assert_eq!(
-            control.model(&Digest::of(b"new")).unwrap(),
-            Some(model("new", ModelStatus::Champion))
-        );
+        assert_eq!(control.model(&Digest::of(b"new")).unwrap(), Some(model("new", ModelStatus::Champion)));
         assert_eq!(control.models().unwrap().len(), 2);
     }
 
@@ -297,10 +247,7 @@ mod tests {
         assert_eq!(ids(control.reports_after(second, 10).unwrap()), [5]);
         control.forget_reports_through(i64::MAX).unwrap();
         control.commit(&cycle(2), &[report(6)], &[], &[]).unwrap();
-        assert!(
-            control.reports_newest(1).unwrap()[0].position > second + 1,
-            "positions are not used again"
-        );
+        assert!(control.reports_newest(1).unwrap()[0].position > second + 1, "positions are not used again");
     }
 
     #[test]
@@ -309,18 +256,8 @@ mod tests {
         let mut control = open(folder.path());
         control.commit(&cycle(5), &[], &[], &[]).unwrap();
         let refused = control.commit(&cycle(4), &[report(1)], &[], &[]).unwrap_err();
-        assert!(matches!(
-            refused,
-            StoreError::Stale {
-                stored: 5,
-                given: 4,
-                ..
-            }
-        ));
-        assert_eq!(
-            (control.cycle().unwrap(), control.reports_newest(9).unwrap()),
-            (Some(cycle(5)), vec![])
-        );
+        assert!(matches!(refused, StoreError::Stale { stored: 5, given: 4, .. }));
+        assert_eq!((control.cycle().unwrap(), control.reports_newest(9).unwrap()), (Some(cycle(5)), vec![]));
     }
 
     #[test]
@@ -328,17 +265,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut control = open(folder.path());
         control.commit(&cycle(5), &[], &[], &[]).unwrap();
-        control
-            .connection
-            .execute("UPDATE cycle SET state = zeroblob(800)", [])
-            .unwrap();
+        control.connection.execute("UPDATE cycle SET state = zeroblob(800)", []).unwrap();
         drop(control);
         let (control, aside) = Control::open(&folder.path().join("control.db")).unwrap();
         let aside = aside.unwrap();
-        assert!(
-            aside.path.ends_with("control.db.damaged-1") && aside.reason.contains("sha-256"),
-            "{aside:?}"
-        );
+        assert!(aside.path.ends_with("control.db.damaged-1") && aside.reason.contains("sha-256"), "{aside:?}");
         assert_eq!(control.cycle().unwrap(), None);
         let (control, aside) = control.set_aside("the state means nothing").unwrap();
         assert!(aside.path.ends_with("control.db.damaged-2"));
@@ -352,14 +283,7 @@ mod tests {
         control.connection.pragma_update(None, "user_version", 99).unwrap();
         drop(control);
         let path = folder.path().join("control.db");
-        assert!(matches!(
-            Control::open(&path),
-            Err(StoreError::Newer {
-                found: 99,
-                known: 1,
-                ..
-            })
-        ));
+        assert!(matches!(Control::open(&path), Err(StoreError::Newer { found: 99, known: 1, .. })));
         assert!(path.exists() && fs::read_dir(folder.path()).unwrap().count() == 1);
     }
 
@@ -368,24 +292,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut control = open(folder.path());
         control.commit(&cycle(1), &[], &[], &[]).unwrap();
-        control
-            .connection
-            .pragma_update_and_check(None, "max_page_count", 1, |_| Ok(()))
-            .unwrap();
-        let large = CycleRow {
-            generation: 2,
-            state: vec![7; 100_000],
-        };
+        control.connection.pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
+        let large = CycleRow { generation: 2, state: vec![7; 100_000] };
         let refused = control.commit(&large, &[report(1)], &[], &[]).unwrap_err();
         assert!(refused.is_disk());
-        assert_eq!(
-            (control.cycle().unwrap(), control.reports_newest(9).unwrap()),
-            (Some(cycle(1)), vec![])
-        );
-        control
-            .connection
-            .pragma_update_and_check(None, "max_page_count", 10_000, |_| Ok(()))
-            .unwrap();
+        assert_eq!((control.cycle().unwrap(), control.reports_newest(9).unwrap()), (Some(cycle(1)), vec![]));
+        control.connection.pragma_update_and_check(None, "max_page_count", 10_000, |_| Ok(())).unwrap();
         control.commit(&large, &[report(1)], &[], &[]).unwrap();
         assert_eq!(control.cycle().unwrap(), Some(large));
     }

@@ -19,10 +19,7 @@ pub(super) fn write(connection: &Connection, row: &CycleRow) -> rusqlite::Result
 }
 
 pub(super) fn generation(connection: &Connection) -> rusqlite::Result<Option<i64>> {
-    connection
-        .prepare_cached("SELECT generation FROM cycle")?
-        .query_row([], |row| row.get(0))
-        .optional()
+    connection.prepare_cached("SELECT generation FROM cycle")?.query_row([], |row| row.get(0)).optional()
 }
 
 /// The stored state, or `Err` inside if its bytes are not those that were written.
@@ -30,10 +27,7 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Option<Result<Cy
     connection
         .prepare_cached("SELECT generation, state, sha256 FROM cycle")?
         .query_row([], |row| {
-            let stored = CycleRow {
-                generation: row.get(0)?,
-                state: row.get(1)?,
-            };
+            let stored = CycleRow { generation: row.get(0)?, state: row.get(1)? };
             let expected: String = row.get(2)?;
             let found = Digest::of(&stored.state).to_string();
             Ok(if found == expected {

@@ -92,21 +92,13 @@ pub enum StoreError {
 impl StoreError {
     /// A failed file operation.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { action, path: path.to_owned(), source }
     }
 
     /// Completes an error of `SQLite` with what was tried and where.
     pub(crate) fn sqlite(action: &'static str, path: &Path) -> impl Fn(rusqlite::Error) -> Self + use<> {
         let path = path.to_owned();
-        move |source| Self::Sqlite {
-            action,
-            path: path.clone(),
-            source,
-        }
+        move |source| Self::Sqlite { action, path: path.clone(), source }
     }
 
     /// Whether the disk itself refuses (full, read-only, failing, not permitted): worth trying again later.
@@ -145,10 +137,7 @@ impl StoreError {
                 ..
             } => true,
             Self::Sqlite { source, .. } => {
-                matches!(
-                    source.sqlite_error_code(),
-                    Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-                )
+                matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
             }
             Self::InUse { .. }
             | Self::Io { .. }
@@ -198,11 +187,7 @@ mod tests {
 
     #[test]
     fn a_full_or_read_only_disk_is_a_disk_problem_and_a_bug_of_ours_is_not() {
-        for code in [
-            rusqlite::ffi::SQLITE_FULL,
-            rusqlite::ffi::SQLITE_READONLY,
-            rusqlite::ffi::SQLITE_IOERR,
-        ] {
+        for code in [rusqlite::ffi::SQLITE_FULL, rusqlite::ffi::SQLITE_READONLY, rusqlite::ffi::SQLITE_IOERR] {
             assert!(refused(code).is_disk());
             assert_eq!(refused(code).exit_code(), 7);
         }
@@ -214,9 +199,6 @@ mod tests {
     #[test]
     fn the_chain_names_the_place_the_next_step_and_the_cause() {
         let text = refused(rusqlite::ffi::SQLITE_FULL).chain();
-        assert!(
-            text.contains("records/1.db") && text.contains("hone doctor") && text.contains("full"),
-            "{text}"
-        );
+        assert!(text.contains("records/1.db") && text.contains("hone doctor") && text.contains("full"), "{text}");
     }
 }

@@ -58,10 +58,7 @@ pub(crate) fn open_read_only(path: &Path, format: &Format) -> Result<Connection,
     let found = version(&connection, path, format)?;
     if found < known(format) {
         let reason = format!("it has format {found}, which only the running agent may upgrade");
-        return Err(StoreError::Unreadable {
-            path: path.to_owned(),
-            reason,
-        });
+        return Err(StoreError::Unreadable { path: path.to_owned(), reason });
     }
     Ok(connection)
 }
@@ -103,25 +100,15 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, StoreErr
 /// The version of the file; refuses files of a newer `hone` and of other programs.
 fn version(connection: &Connection, path: &Path, format: &Format) -> Result<i64, StoreError> {
     let failed = StoreError::sqlite("read", path);
-    let number = |pragma: &str| {
-        connection
-            .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
-            .map_err(&failed)
-    };
+    let number =
+        |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(&failed);
     let found = number("user_version")?;
     let known = known(format);
     if number("application_id")? != format.application_id && (found != 0 || number("schema_version")? != 0) {
-        return Err(StoreError::Unreadable {
-            path: path.to_owned(),
-            reason: "another program wrote it".to_owned(),
-        });
+        return Err(StoreError::Unreadable { path: path.to_owned(), reason: "another program wrote it".to_owned() });
     }
     if found > known {
-        return Err(StoreError::Newer {
-            path: path.to_owned(),
-            found,
-            known,
-        });
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }
     Ok(found)
 }
@@ -153,18 +140,13 @@ fn run_steps(connection: &mut Connection, format: &Format, from: i64) -> rusqlit
 fn validate(connection: &Connection, path: &Path, format: &Format) -> Result<(), StoreError> {
     for table in format.tables {
         let there = connection
-            .query_row(
-                "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1",
-                [table],
-                |row| row.get::<_, i64>(0),
-            )
+            .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1", [table], |row| {
+                row.get::<_, i64>(0)
+            })
             .map_err(StoreError::sqlite("validate", path))?;
         if there == 0 {
             let reason = format!("the table `{table}` is missing");
-            return Err(StoreError::Unreadable {
-                path: path.to_owned(),
-                reason,
-            });
+            return Err(StoreError::Unreadable { path: path.to_owned(), reason });
         }
     }
     Ok(())
@@ -178,11 +160,7 @@ fn known(format: &Format) -> i64 {
 mod tests {
     use super::*;
 
-    const ONE: Format = Format {
-        application_id: 7,
-        steps: &["CREATE TABLE a (x INTEGER)"],
-        tables: &["a"],
-    };
+    const ONE: Format = Format { application_id: 7, steps: &["CREATE TABLE a (x INTEGER)"], tables: &["a"] };
     const TWO: Format = Format {
         application_id: 7,
         steps: &[
@@ -193,10 +171,7 @@ mod tests {
     };
     const BROKEN: Format = Format {
         application_id: 7,
-        steps: &[
-            "CREATE TABLE a (x INTEGER)",
-            "CREATE TABLE b (z INTEGER); CREATE TABLE a (x INTEGER)",
-        ],
+        steps: &["CREATE TABLE a (x INTEGER)", "CREATE TABLE b (z INTEGER); CREATE TABLE a (x INTEGER)"],
         tables: &["a"],
     };
 
@@ -204,10 +179,7 @@ mod tests {
     fn an_older_file_is_upgraded_with_its_rows_and_a_new_one_is_created() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.db");
-        open(&path, &ONE, Synchronous::Full)
-            .unwrap()
-            .execute("INSERT INTO a VALUES (3)", [])
-            .unwrap();
+        open(&path, &ONE, Synchronous::Full).unwrap().execute("INSERT INTO a VALUES (3)", []).unwrap();
         let upgraded = open(&path, &TWO, Synchronous::Full).unwrap();
         let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
         assert_eq!(upgraded.query_row("SELECT x, y FROM a", [], row).unwrap(), (3, 5));
@@ -233,10 +205,7 @@ mod tests {
         drop(open(&path, &TWO, Synchronous::Full).unwrap());
         let refused = open(&path, &ONE, Synchronous::Full).unwrap_err();
         assert!(matches!(refused, StoreError::Newer { found: 2, known: 1, .. }));
-        assert!(
-            refused.to_string().contains("install the newer hone again"),
-            "{refused}"
-        );
+        assert!(refused.to_string().contains("install the newer hone again"), "{refused}");
         assert!(!refused.is_damage());
         assert!(matches!(open_read_only(&path, &ONE), Err(StoreError::Newer { .. })));
     }
@@ -245,21 +214,10 @@ mod tests {
     fn a_file_of_another_program_or_with_a_missing_table_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.db");
-        Connection::open(&path)
-            .unwrap()
-            .execute_batch("CREATE TABLE foreign_table (x)")
-            .unwrap();
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE foreign_table (x)").unwrap();
         assert!(open(&path, &ONE, Synchronous::Full).unwrap_err().is_damage());
         let path = folder.path().join("y.db");
-        open(&path, &TWO, Synchronous::Full)
-            .unwrap()
-            .execute_batch("DROP TABLE b")
-            .unwrap();
-        assert!(
-            open(&path, &TWO, Synchronous::Full)
-                .unwrap_err()
-                .to_string()
-                .contains("`b`")
-        );
+        open(&path, &TWO, Synchronous::Full).unwrap().execute_batch("DROP TABLE b").unwrap();
+        assert!(open(&path, &TWO, Synchronous::Full).unwrap_err().to_string().contains("`b`"));
     }
 }

@@ -80,27 +80,17 @@ pub(super) fn store(connection: &Connection, ordinal: i64, label: &NewLabel) -> 
     let stored = connection
         .prepare_cached("SELECT ordinal, truth FROM label WHERE seq = ?1 AND source = ?2")?
         .query_row(params![record.seq, label.source], |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get_ref(1)?.as_blob()? == truth,
-                records::floats(row, 1)?,
-            ))
+            Ok((row.get::<_, i64>(0)?, row.get_ref(1)?.as_blob()? == truth, records::floats(row, 1)?))
         })
         .optional()?;
     match stored {
-        Some((ordinal, true, _)) => Ok(LabelOutcome::Duplicate {
-            ordinal,
-            seq: record.seq,
-        }),
+        Some((ordinal, true, _)) => Ok(LabelOutcome::Duplicate { ordinal, seq: record.seq }),
         Some((_, false, kept)) => Ok(LabelOutcome::Conflict { seq: record.seq, kept }),
         None => {
             connection
                 .prepare_cached("INSERT INTO label (ordinal, seq, source, at, truth) VALUES (?1, ?2, ?3, ?4, ?5)")?
                 .execute(params![ordinal, record.seq, label.source, label.at.0, truth])?;
-            Ok(LabelOutcome::Stored {
-                ordinal,
-                record: Box::new(record),
-            })
+            Ok(LabelOutcome::Stored { ordinal, record: Box::new(record) })
         }
     }
 }
@@ -116,9 +106,7 @@ pub(super) fn next_ordinal(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// Promises that ordinals below `ordinal` may be in use anywhere.
 pub(super) fn reserve(connection: &Connection, ordinal: i64) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("UPDATE next SET ordinal = ?1 WHERE ordinal < ?1")?
-        .execute([ordinal])?;
+    connection.prepare_cached("UPDATE next SET ordinal = ?1 WHERE ordinal < ?1")?.execute([ordinal])?;
     Ok(())
 }
 
@@ -140,9 +128,8 @@ pub(super) fn newest_ordinals(connection: &Connection, limit: usize) -> rusqlite
 
 /// How many labels have an ordinal below `ordinal`.
 pub(super) fn count_before(connection: &Connection, ordinal: i64) -> rusqlite::Result<usize> {
-    let count: i64 = connection.query_row("SELECT count(*) FROM label WHERE ordinal < ?1", [ordinal], |row| {
-        row.get(0)
-    })?;
+    let count: i64 =
+        connection.query_row("SELECT count(*) FROM label WHERE ordinal < ?1", [ordinal], |row| row.get(0))?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 

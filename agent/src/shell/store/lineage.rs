@@ -24,14 +24,8 @@ pub enum ModelStatus {
 }
 
 impl ModelStatus {
-    const ALL: [Self; 6] = [
-        Self::Factory,
-        Self::Champion,
-        Self::Previous,
-        Self::Candidate,
-        Self::Rejected,
-        Self::Retired,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Factory, Self::Champion, Self::Previous, Self::Candidate, Self::Rejected, Self::Retired];
 
     /// The word in the table and in answers.
     #[must_use]
@@ -78,9 +72,7 @@ const COLUMNS: &str = "digest, role, parent, run, installed_at, status";
 
 pub(super) fn write(connection: &Connection, row: &ModelRow) -> rusqlite::Result<()> {
     connection
-        .prepare_cached(&format!(
-            "INSERT OR REPLACE INTO model ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
-        ))?
+        .prepare_cached(&format!("INSERT OR REPLACE INTO model ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"))?
         .execute(params![
             row.digest.to_string(),
             row.role,

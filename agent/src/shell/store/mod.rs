@@ -124,10 +124,7 @@ fn set_aside_database(path: &Path, damage: &StoreError) -> Result<SetAside, Stor
             _ => {}
         }
     }
-    Ok(SetAside {
-        path: aside,
-        reason: damage.chain(),
-    })
+    Ok(SetAside { path: aside, reason: damage.chain() })
 }
 
 /// A count of rows as `SQLite` takes it.
@@ -140,14 +137,11 @@ fn digest_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
 }
 
 fn optional_digest_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Digest>> {
-    row.get::<_, Option<String>>(column)?
-        .map(|text| parse_digest(column, &text))
-        .transpose()
+    row.get::<_, Option<String>>(column)?.map(|text| parse_digest(column, &text)).transpose()
 }
 
 fn parse_digest(column: usize, text: &str) -> rusqlite::Result<Digest> {
-    text.parse()
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+    text.parse().map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
 #[cfg(test)]
@@ -165,10 +159,7 @@ mod tests {
         let path = folder.path().join("hone");
         let mut state = StateDir::open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(matches!(
-            StateDir::open(&path),
-            Err(StoreError::InUse { pid: Some(_), .. })
-        ));
+        assert!(matches!(StateDir::open(&path), Err(StoreError::InUse { pid: Some(_), .. })));
         state.records.commit(&[record(1, Timestamp(0))], &[]).unwrap();
         assert_eq!(state.reader().counts().unwrap().records, 1);
         let model = state.models.put(b"bundle").unwrap();
@@ -190,24 +181,13 @@ mod tests {
             fs::write(folder.path().join(name), "no database ".repeat(1000)).unwrap();
         }
         let state = StateDir::open(folder.path()).unwrap();
-        let names: Vec<_> = state
-            .set_aside
-            .iter()
-            .map(|aside| aside.path.strip_prefix(folder.path()).unwrap())
-            .collect();
+        let names: Vec<_> =
+            state.set_aside.iter().map(|aside| aside.path.strip_prefix(folder.path()).unwrap()).collect();
         assert_eq!(
             names,
-            [
-                Path::new("control.db.damaged-1"),
-                Path::new("records/0000000000000001-1970-01-01.db.damaged-1")
-            ]
+            [Path::new("control.db.damaged-1"), Path::new("records/0000000000000001-1970-01-01.db.damaged-1")]
         );
-        assert!(
-            state
-                .set_aside
-                .iter()
-                .all(|aside| fs::read(&aside.path).unwrap().starts_with(b"no database"))
-        );
+        assert!(state.set_aside.iter().all(|aside| fs::read(&aside.path).unwrap().starts_with(b"no database")));
         assert_eq!(state.control.cycle().unwrap(), None);
     }
 }

@@ -38,33 +38,19 @@ pub(super) struct Partition {
 impl Partition {
     pub(super) fn new(folder: &Path, first_seq: i64, day: String) -> Self {
         let path = folder.join(format!("{first_seq:016}-{day}.db"));
-        Self {
-            first_seq,
-            day,
-            path,
-            ids: None,
-        }
+        Self { first_seq, day, path, ids: None }
     }
 
     fn parse(path: PathBuf) -> Option<Self> {
         let name = path.file_name()?.to_str()?.strip_suffix(".db")?;
         let (first_seq, day) = name.split_once('-')?;
-        Some(Self {
-            first_seq: first_seq.parse().ok()?,
-            day: day.to_owned(),
-            path,
-            ids: None,
-        })
+        Some(Self { first_seq: first_seq.parse().ok()?, day: day.to_owned(), path, ids: None })
     }
 
     /// Bytes on disk, with what `SQLite` keeps beside the file.
     pub(super) fn bytes(&self) -> u64 {
         let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        COMPANIONS
-            .iter()
-            .map(|companion| length(&suffixed(&self.path, companion)))
-            .sum::<u64>()
-            + length(&self.path)
+        COMPANIONS.iter().map(|companion| length(&suffixed(&self.path, companion))).sum::<u64>() + length(&self.path)
     }
 
     /// At most this many records, and as many labels, fit into the file.
@@ -76,9 +62,7 @@ impl Partition {
     /// while a database without its log would miss rows.
     pub(super) fn remove(&self) -> io::Result<()> {
         remove_if_there(&self.path)?;
-        COMPANIONS
-            .iter()
-            .try_for_each(|companion| remove_if_there(&suffixed(&self.path, companion)))
+        COMPANIONS.iter().try_for_each(|companion| remove_if_there(&suffixed(&self.path, companion)))
     }
 }
 
@@ -146,12 +130,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let later = Partition::new(folder.path(), 20, "1970-01-01".to_owned());
         let earlier = Partition::new(folder.path(), 3, "2026-11-21".to_owned());
-        for name in [
-            &later.path,
-            &earlier.path,
-            &folder.path().join("x.db"),
-            &suffixed(&earlier.path, ".damaged-1"),
-        ] {
+        for name in [&later.path, &earlier.path, &folder.path().join("x.db"), &suffixed(&earlier.path, ".damaged-1")] {
             fs::write(name, b"").unwrap();
         }
         fs::write(suffixed(&later.path, "-wal"), b"kept").unwrap();

@@ -37,9 +37,7 @@ impl RecordReader {
     /// A reader of the partitions in `folder`; needs no lock and may be used without a running agent.
     #[must_use]
     pub fn open(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-        }
+        Self { folder: folder.to_owned() }
     }
 
     /// The record of that id.
@@ -62,12 +60,7 @@ impl RecordReader {
     pub fn recent(&self, limit: usize, before_seq: Option<i64>) -> Result<Vec<Record>, StoreError> {
         let before = before_seq.unwrap_or(i64::MAX);
         let mut found = Vec::new();
-        for partition in self
-            .partitions()?
-            .iter()
-            .rev()
-            .filter(|partition| partition.first_seq < before)
-        {
+        for partition in self.partitions()?.iter().rev().filter(|partition| partition.first_seq < before) {
             if found.len() == limit {
                 break;
             }
@@ -85,9 +78,7 @@ impl RecordReader {
     /// As [`RecordReader::find`].
     pub fn labelled_since(&self, ordinal: i64, limit: usize) -> Result<Vec<LabelledRow>, StoreError> {
         let partitions = self.partitions()?;
-        let mut places = places(&partitions, |connection| {
-            labels::ordinals_after(connection, ordinal, limit)
-        })?;
+        let mut places = places(&partitions, |connection| labels::ordinals_after(connection, ordinal, limit))?;
         places.truncate(limit);
         fetch(&partitions, &places)
     }
@@ -137,10 +128,7 @@ impl RecordReader {
     /// As [`RecordReader::find`].
     pub fn counts(&self) -> Result<RecordCounts, StoreError> {
         let partitions = self.partitions()?;
-        let mut counts = RecordCounts {
-            partitions: partitions.len(),
-            ..RecordCounts::default()
-        };
+        let mut counts = RecordCounts { partitions: partitions.len(), ..RecordCounts::default() };
         for partition in &partitions {
             counts.bytes += partition.bytes();
             let (records, labels) = visit(partition, |connection| {
@@ -202,18 +190,12 @@ fn places(
 fn fetch(partitions: &[Partition], places: &[(i64, usize)]) -> Result<Vec<LabelledRow>, StoreError> {
     let mut rows = Vec::with_capacity(places.len());
     for (index, partition) in partitions.iter().enumerate() {
-        let mut ordinals = places
-            .iter()
-            .filter(|place| place.1 == index)
-            .map(|place| place.0)
-            .peekable();
+        let mut ordinals = places.iter().filter(|place| place.1 == index).map(|place| place.0).peekable();
         if ordinals.peek().is_none() {
             continue;
         }
         let found = visit(partition, |connection| {
-            ordinals
-                .map(|ordinal| labels::labelled(connection, ordinal))
-                .collect::<rusqlite::Result<Vec<_>>>()
+            ordinals.map(|ordinal| labels::labelled(connection, ordinal)).collect::<rusqlite::Result<Vec<_>>>()
         })?;
         rows.extend(found.into_iter().flatten().flatten());
     }
@@ -254,10 +236,7 @@ mod tests {
         assert_eq!(ordinals(&reader.labelled_since(30, 4).unwrap()), [0; 0]);
         let newest = reader.newest_labelled(12).unwrap();
         assert_eq!(ordinals(&newest), (19..=30).collect::<Vec<_>>());
-        assert_eq!(
-            newest.iter().map(|row| row.seq).collect::<Vec<_>>(),
-            [29, 30, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
-        );
+        assert_eq!(newest.iter().map(|row| row.seq).collect::<Vec<_>>(), [29, 30, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
         assert_eq!(newest[2].features.len(), record(0, Timestamp(0)).features.len());
     }
 
@@ -267,14 +246,8 @@ mod tests {
         let reader = stored(folder.path());
         // Before ordinal 29 there are 28 rows: 8 of the first day, then 20; every fourth is taken, oldest record first.
         let sample = reader.history_sample(29, 7).unwrap();
-        assert_eq!(
-            sample.iter().map(|row| row.seq).collect::<Vec<_>>(),
-            [11, 15, 19, 23, 27, 1, 5]
-        );
-        assert_eq!(
-            ordinals(&reader.history_sample(29, 100).unwrap()),
-            (1..=28).collect::<Vec<_>>()
-        );
+        assert_eq!(sample.iter().map(|row| row.seq).collect::<Vec<_>>(), [11, 15, 19, 23, 27, 1, 5]);
+        assert_eq!(ordinals(&reader.history_sample(29, 100).unwrap()), (1..=28).collect::<Vec<_>>());
         assert_eq!(reader.history_sample(29, 0).unwrap(), []);
         assert_eq!(reader.history_sample(1, 5).unwrap(), []);
         for count in 1..=28 {
@@ -291,14 +264,7 @@ mod tests {
             assert_eq!(found.seq, i64::try_from(number).unwrap() + 1);
         }
         assert!(reader.find(record(30, Timestamp(0)).id).unwrap().is_none());
-        let seqs = |before| {
-            reader
-                .recent(12, before)
-                .unwrap()
-                .iter()
-                .map(|found| found.seq)
-                .collect::<Vec<_>>()
-        };
+        let seqs = |before| reader.recent(12, before).unwrap().iter().map(|found| found.seq).collect::<Vec<_>>();
         assert_eq!(seqs(None), (19..=30).rev().collect::<Vec<_>>());
         assert_eq!(seqs(Some(19)), (7..=18).rev().collect::<Vec<_>>());
         assert_eq!(seqs(Some(3)), [2, 1]);

@@ -93,22 +93,15 @@ pub(super) fn served(connection: &Connection, digest: &Digest) -> rusqlite::Resu
     connection
         .prepare_cached("INSERT INTO served (digest) VALUES (?1) ON CONFLICT (digest) DO NOTHING")?
         .execute([&text])?;
-    connection
-        .prepare_cached("SELECT number FROM served WHERE digest = ?1")?
-        .query_row([&text], |row| row.get(0))
+    connection.prepare_cached("SELECT number FROM served WHERE digest = ?1")?.query_row([&text], |row| row.get(0))
 }
 
 pub(super) fn by_id(connection: &Connection, id: Ulid) -> rusqlite::Result<Option<Record>> {
-    connection
-        .prepare_cached(&format!("{SELECT} WHERE id = ?1"))?
-        .query_row([id.to_bytes()], read)
-        .optional()
+    connection.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?.query_row([id.to_bytes()], read).optional()
 }
 
 pub(super) fn contains(connection: &Connection, id: Ulid) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached("SELECT 1 FROM record WHERE id = ?1")?
-        .exists([id.to_bytes()])
+    connection.prepare_cached("SELECT 1 FROM record WHERE id = ?1")?.exists([id.to_bytes()])
 }
 
 /// At most `limit` records below `before_seq`, newest first.
@@ -121,24 +114,17 @@ pub(super) fn recent(connection: &Connection, limit: usize, before_seq: i64) -> 
 
 /// Lowest and highest number, if there is any record.
 pub(super) fn seqs(connection: &Connection) -> rusqlite::Result<Option<(i64, i64)>> {
-    connection.query_row(
-        "SELECT (SELECT min(seq) FROM record), (SELECT max(seq) FROM record)",
-        [],
-        |row| Ok(row.get::<_, Option<i64>>(0)?.zip(row.get(1)?)),
-    )
+    connection.query_row("SELECT (SELECT min(seq) FROM record), (SELECT max(seq) FROM record)", [], |row| {
+        Ok(row.get::<_, Option<i64>>(0)?.zip(row.get(1)?))
+    })
 }
 
 /// From the lowest to the highest id; a span that contains nothing if there is no record.
 pub(super) fn ids(connection: &Connection) -> rusqlite::Result<RangeInclusive<Ulid>> {
-    let id = |row: &Row<'_>, column| {
-        row.get::<_, Option<[u8; 16]>>(column)
-            .map(|bytes| bytes.map(Ulid::from_bytes))
-    };
-    connection.query_row(
-        "SELECT (SELECT min(id) FROM record), (SELECT max(id) FROM record)",
-        [],
-        |row| Ok(id(row, 0)?.unwrap_or(Ulid::max())..=id(row, 1)?.unwrap_or(Ulid::nil())),
-    )
+    let id = |row: &Row<'_>, column| row.get::<_, Option<[u8; 16]>>(column).map(|bytes| bytes.map(Ulid::from_bytes));
+    connection.query_row("SELECT (SELECT min(id) FROM record), (SELECT max(id) FROM record)", [], |row| {
+        Ok(id(row, 0)?.unwrap_or(Ulid::max())..=id(row, 1)?.unwrap_or(Ulid::nil()))
+    })
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
@@ -153,10 +139,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         output: floats(row, 8)?,
         features: floats(row, 9)?,
     };
-    Ok(Record {
-        seq: row.get(0)?,
-        record,
-    })
+    Ok(Record { seq: row.get(0)?, record })
 }
 
 /// Replaces `bytes` by the bits of `numbers`, little-endian.
@@ -172,11 +155,7 @@ pub(super) fn floats(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<f32>>
     let (numbers, rest) = blob.as_chunks::<4>();
     if !rest.is_empty() {
         let reason = format!("a blob of {} bytes holds no whole number of f32", blob.len());
-        return Err(rusqlite::Error::FromSqlConversionFailure(
-            column,
-            Type::Blob,
-            reason.into(),
-        ));
+        return Err(rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, reason.into()));
     }
     Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }

@@ -50,9 +50,7 @@ pub(super) fn newest(connection: &Connection, limit: usize) -> rusqlite::Result<
 }
 
 pub(super) fn forget_through(connection: &Connection, position: i64) -> rusqlite::Result<usize> {
-    connection
-        .prepare_cached("DELETE FROM report WHERE position <= ?1")?
-        .execute([position])
+    connection.prepare_cached("DELETE FROM report WHERE position <= ?1")?.execute([position])
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<StoredReport> {

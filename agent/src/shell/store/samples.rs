@@ -34,22 +34,13 @@ pub(crate) fn record(number: u64, at: Timestamp) -> NewRecord {
 /// What `source` says of record `number`.
 pub(crate) fn label(number: u64, source: &str, truth: f32) -> NewLabel {
     let NewRecord { id, .. } = record(number & 0xFFFF_FFFF, Timestamp(0));
-    NewLabel {
-        id,
-        truth: vec![truth],
-        source: source.to_owned(),
-        at: Timestamp(0),
-    }
+    NewLabel { id, truth: vec![truth], source: source.to_owned(), at: Timestamp(0) }
 }
 
 /// Panics unless both are equal bit by bit.
 pub(crate) fn assert_same(one: &NewRecord, other: &NewRecord) {
     let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
-    let rest = |record: &NewRecord| NewRecord {
-        features: Vec::new(),
-        output: Vec::new(),
-        ..record.clone()
-    };
+    let rest = |record: &NewRecord| NewRecord { features: Vec::new(), output: Vec::new(), ..record.clone() };
     assert_eq!(bits(&one.features), bits(&other.features));
     assert_eq!(bits(&one.output), bits(&other.output));
     assert_eq!(rest(one), rest(other));

@@ -16,10 +16,7 @@ pub struct FileSettings {
 
 impl Default for FileSettings {
     fn default() -> Self {
-        Self {
-            partition_bytes_max: 64 << 20,
-            durability: Durability::Checkpoint,
-        }
+        Self { partition_bytes_max: 64 << 20, durability: Durability::Checkpoint }
     }
 }
 

@@ -224,16 +224,10 @@ impl RecordWriter {
         let mut write = || -> rusqlite::Result<()> {
             let transaction = connection.unchecked_transaction()?;
             for record in records {
-                let known = self
-                    .served
-                    .get(&record.model)
-                    .or_else(|| fresh.get(&record.model))
-                    .copied();
+                let known = self.served.get(&record.model).or_else(|| fresh.get(&record.model)).copied();
                 let model = match known {
                     Some(number) => number,
-                    None => *fresh
-                        .entry(record.model)
-                        .or_insert(records::served(&transaction, &record.model)?),
+                    None => *fresh.entry(record.model).or_insert(records::served(&transaction, &record.model)?),
                 };
                 seq += i64::from(records::insert(&transaction, seq, model, record, &mut self.buffer)?);
             }
@@ -268,10 +262,7 @@ impl RecordWriter {
     pub fn retire(&mut self, keep_bytes: u64) -> Result<Retired, StoreError> {
         let mut retired = Retired {
             bytes_kept: self.partitions.iter().map(Partition::bytes).sum(),
-            first_seq: self
-                .partitions
-                .first()
-                .map_or(self.next_seq, |partition| partition.first_seq),
+            first_seq: self.partitions.first().map_or(self.next_seq, |partition| partition.first_seq),
             ..Retired::default()
         };
         while retired.bytes_kept > keep_bytes && self.partitions.len() > 1 {
@@ -280,9 +271,7 @@ impl RecordWriter {
                 self.older = None;
             }
             let bytes = oldest.bytes();
-            oldest
-                .remove()
-                .map_err(|source| StoreError::io("remove", &oldest.path, source))?;
+            oldest.remove().map_err(|source| StoreError::io("remove", &oldest.path, source))?;
             self.partitions.remove(0);
             retired.partitions += 1;
             retired.bytes += bytes;
@@ -317,9 +306,7 @@ impl RecordWriter {
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: i64) {
         let connection = self.current.as_ref().expect("a partition");
-        connection
-            .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
-            .unwrap();
+        connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     }
 
     /// Overwrites the newest partition as a dying card would, behind the back of its connection.
@@ -329,14 +316,11 @@ impl RecordWriter {
 
         let path = &self.partitions.last().expect("a partition").path;
         let connection = self.current.as_ref().expect("a partition");
-        connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            .unwrap();
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         connection.pragma_update(None, "cache_size", 0).unwrap();
         let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
         let length = file.metadata().unwrap().len();
-        file.write_all_at(&vec![0xA5; usize::try_from(length).unwrap() - 4096], 4096)
-            .unwrap();
+        file.write_all_at(&vec![0xA5; usize::try_from(length).unwrap() - 4096], 4096).unwrap();
         connection.execute_batch("PRAGMA shrink_memory").unwrap();
     }
 }
@@ -367,40 +351,20 @@ mod tests {
     fn the_same_label_again_changes_nothing_and_another_one_keeps_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = open(folder.path());
-        let outcomes = writer
-            .commit(&[on_day(1, 0)], &[label(1, "lab", 1.0), label(1, "lab", 1.0)])
-            .unwrap();
+        let outcomes = writer.commit(&[on_day(1, 0)], &[label(1, "lab", 1.0), label(1, "lab", 1.0)]).unwrap();
         assert!(matches!(outcomes[0], LabelOutcome::Stored { ordinal: 1, .. }));
         assert_eq!(outcomes[1], LabelOutcome::Duplicate { ordinal: 1, seq: 1 });
-        for again in [
-            label(1, "lab", 1.0),
-            label(1, "lab", 2.0),
-            label(2, "lab", 1.0),
-            label(1, "person", 2.0),
-        ] {
+        for again in [label(1, "lab", 1.0), label(1, "lab", 2.0), label(2, "lab", 1.0), label(1, "person", 2.0)] {
             writer = {
                 drop(writer);
                 open(folder.path())
             };
             let outcome = writer.commit(&[], std::slice::from_ref(&again)).unwrap().remove(0);
-            match (
-                again.source.as_str(),
-                again.truth[0] > 1.5,
-                again.id == label(1, "", 0.0).id,
-            ) {
+            match (again.source.as_str(), again.truth[0] > 1.5, again.id == label(1, "", 0.0).id) {
                 ("lab", false, true) => assert_eq!(outcome, LabelOutcome::Duplicate { ordinal: 1, seq: 1 }),
-                ("lab", true, true) => assert_eq!(
-                    outcome,
-                    LabelOutcome::Conflict {
-                        seq: 1,
-                        kept: vec![1.0]
-                    }
-                ),
+                ("lab", true, true) => assert_eq!(outcome, LabelOutcome::Conflict { seq: 1, kept: vec![1.0] }),
                 ("lab", _, false) => assert_eq!(outcome, LabelOutcome::Unknown),
-                _ => assert!(
-                    matches!(outcome, LabelOutcome::Stored { ordinal: 2, .. }),
-                    "{outcome:?}"
-                ),
+                _ => assert!(matches!(outcome, LabelOutcome::Stored { ordinal: 2, .. }), "{outcome:?}"),
             }
         }
         assert_eq!(writer.reader().counts().unwrap().labels, 2);
@@ -409,37 +373,16 @@ mod tests {
     #[test]
     fn a_day_and_a_size_begin_partitions_and_a_clock_set_back_begins_a_later_one() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = FileSettings {
-            partition_bytes_max: 60_000,
-            ..FileSettings::default()
-        };
+        let settings = FileSettings { partition_bytes_max: 60_000, ..FileSettings::default() };
         let (mut writer, _) = RecordWriter::open(&folder.path().join("records"), settings).unwrap();
-        let wide = |number, day| NewRecord {
-            features: vec![1.0; 20_000],
-            ..on_day(number, day)
-        };
-        for row in [
-            on_day(1, 20_000),
-            on_day(2, 20_000),
-            on_day(3, 0),
-            wide(4, 0),
-            on_day(5, 0),
-        ] {
+        let wide = |number, day| NewRecord { features: vec![1.0; 20_000], ..on_day(number, day) };
+        for row in [on_day(1, 20_000), on_day(2, 20_000), on_day(3, 0), wide(4, 0), on_day(5, 0)] {
             writer.commit(&[row], &[]).unwrap();
         }
-        let names: Vec<_> = writer
-            .partitions
-            .iter()
-            .map(|partition| (partition.first_seq, partition.day.as_str()))
-            .collect();
+        let names: Vec<_> =
+            writer.partitions.iter().map(|partition| (partition.first_seq, partition.day.as_str())).collect();
         assert_eq!(names, [(1, "2024-10-04"), (3, "1970-01-01"), (5, "1970-01-01")]);
-        let seqs: Vec<_> = writer
-            .reader()
-            .recent(10, None)
-            .unwrap()
-            .iter()
-            .map(|found| found.seq)
-            .collect();
+        let seqs: Vec<_> = writer.reader().recent(10, None).unwrap().iter().map(|found| found.seq).collect();
         assert_eq!(seqs, [5, 4, 3, 2, 1]);
     }
 
@@ -448,9 +391,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = open(folder.path());
         (0..4).for_each(|day| drop(writer.commit(&[on_day(day, i64::try_from(day).unwrap())], &[]).unwrap()));
-        let outcomes = writer
-            .commit(&[], &[label(3, "lab", 1.0), label(0, "lab", 1.0), label(1, "lab", 1.0)])
-            .unwrap();
+        let outcomes = writer.commit(&[], &[label(3, "lab", 1.0), label(0, "lab", 1.0), label(1, "lab", 1.0)]).unwrap();
         let ordinals: Vec<_> = outcomes
             .iter()
             .map(|outcome| match outcome {
@@ -461,21 +402,11 @@ mod tests {
         assert_eq!(ordinals, [1, 2, 3]);
         let retired = writer.retire(0).unwrap();
         assert_eq!((retired.partitions, retired.first_seq), (3, 4));
-        assert_eq!(
-            fs::read_dir(folder.path().join("records")).unwrap().count(),
-            3,
-            "one database, its log and index"
-        );
+        assert_eq!(fs::read_dir(folder.path().join("records")).unwrap().count(), 3, "one database, its log and index");
         drop(writer);
         let mut writer = open(folder.path());
-        assert_eq!(
-            writer.commit(&[], &[label(0, "lab", 1.0)]).unwrap(),
-            [LabelOutcome::Unknown]
-        );
-        let again = writer
-            .commit(&[on_day(9, 9)], &[label(9, "lab", 1.0)])
-            .unwrap()
-            .remove(0);
+        assert_eq!(writer.commit(&[], &[label(0, "lab", 1.0)]).unwrap(), [LabelOutcome::Unknown]);
+        let again = writer.commit(&[on_day(9, 9)], &[label(9, "lab", 1.0)]).unwrap().remove(0);
         assert!(matches!(again, LabelOutcome::Stored { ordinal: 4.., .. }), "{again:?}");
     }
 
@@ -483,16 +414,10 @@ mod tests {
     fn an_id_that_is_stored_already_keeps_its_first_record_and_uses_no_number() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = open(folder.path());
-        let other = NewRecord {
-            source: "other".to_owned(),
-            ..on_day(1, 0)
-        };
+        let other = NewRecord { source: "other".to_owned(), ..on_day(1, 0) };
         writer.commit(&[on_day(1, 0), other, on_day(2, 0)], &[]).unwrap();
         assert_eq!(writer.next_seq(), 3);
-        assert_same(
-            &writer.reader().find(on_day(1, 0).id).unwrap().unwrap().record,
-            &on_day(1, 0),
-        );
+        assert_same(&writer.reader().find(on_day(1, 0).id).unwrap().unwrap().record, &on_day(1, 0));
     }
 
     #[test]
@@ -500,23 +425,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = open(folder.path());
         writer.commit(&[on_day(1, 0)], &[label(1, "lab", 1.0)]).unwrap();
-        writer
-            .commit(&[on_day(2, 1)], &[label(2, "lab", 1.0), label(1, "person", 1.0)])
-            .unwrap();
+        writer.commit(&[on_day(2, 1)], &[label(2, "lab", 1.0), label(1, "person", 1.0)]).unwrap();
         let path = writer.partitions[1].path.clone();
         drop(writer);
         fs::write(&path, "no database ".repeat(1000)).unwrap();
         let (mut writer, asides) = RecordWriter::open(&folder.path().join("records"), FileSettings::default()).unwrap();
         assert_eq!(asides.len(), 1);
-        assert!(
-            asides[0].path.exists() && asides[0].reason.contains("not a database"),
-            "{asides:?}"
-        );
+        assert!(asides[0].path.exists() && asides[0].reason.contains("not a database"), "{asides:?}");
         assert!(writer.next_seq() > 2 && writer.next_ordinal() > 3);
-        let outcome = writer
-            .commit(&[on_day(3, 1)], &[label(3, "lab", 1.0)])
-            .unwrap()
-            .remove(0);
+        let outcome = writer.commit(&[on_day(3, 1)], &[label(3, "lab", 1.0)]).unwrap().remove(0);
         assert!(matches!(outcome, LabelOutcome::Stored { ordinal: 4.., .. }));
         assert_eq!(writer.reader().counts().unwrap().records, 2);
     }
@@ -530,9 +447,7 @@ mod tests {
         drop(writer);
         fs::write(&path, "no database ".repeat(1000)).unwrap();
         let mut writer = open(folder.path());
-        let outcomes = writer
-            .commit(&[], &[label(1, "lab", 1.0), label(0, "lab", 1.0)])
-            .unwrap();
+        let outcomes = writer.commit(&[], &[label(1, "lab", 1.0), label(0, "lab", 1.0)]).unwrap();
         assert_eq!(outcomes[0], LabelOutcome::Unknown);
         assert!(matches!(outcomes[1], LabelOutcome::Stored { .. }));
         assert_eq!(writer.reader().recent(10, None).unwrap().len(), 2);
@@ -544,22 +459,11 @@ mod tests {
         let mut writer = open(folder.path());
         writer.commit(&[on_day(1, 0)], &[]).unwrap();
         writer.limit_pages(1);
-        let group: Vec<_> = (2..200)
-            .map(|number| NewRecord {
-                features: vec![0.5; 128],
-                ..on_day(number, 0)
-            })
-            .collect();
+        let group: Vec<_> =
+            (2..200).map(|number| NewRecord { features: vec![0.5; 128], ..on_day(number, 0) }).collect();
         let refused = writer.commit(&group, &[label(5, "lab", 1.0)]).unwrap_err();
         assert!(refused.is_disk() && refused.exit_code() == 7, "{}", refused.chain());
-        assert_eq!(
-            (
-                writer.next_seq(),
-                writer.next_ordinal(),
-                writer.reader().counts().unwrap().records
-            ),
-            (2, 1, 1)
-        );
+        assert_eq!((writer.next_seq(), writer.next_ordinal(), writer.reader().counts().unwrap().records), (2, 1, 1));
         writer.limit_pages(100_000);
         writer.commit(&group, &[label(5, "lab", 1.0)]).unwrap();
         drop(writer);

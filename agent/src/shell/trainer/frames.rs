@@ -61,9 +61,7 @@ pub enum FrameError {
 /// Fails if it is longer than [`FRAME_BYTES_MAX`] or the pipe is closed.
 pub fn write(into: &mut impl Write, message: &impl Serialize) -> Result<(), FrameError> {
     let bytes = postcard::to_stdvec(message)?;
-    let length = u32::try_from(bytes.len())
-        .ok()
-        .filter(|length| *length <= FRAME_BYTES_MAX);
+    let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= FRAME_BYTES_MAX);
     let length = length.ok_or(FrameError::TooLong(bytes.len() as u64))?;
     into.write_all(&MAGIC)?;
     into.write_all(&length.to_le_bytes())?;
@@ -99,23 +97,14 @@ mod tests {
 
     #[test]
     fn a_frame_comes_back_and_a_broken_one_is_refused() {
-        let job = Job {
-            snapshot: vec![1, 2, 3],
-            parent: None,
-        };
+        let job = Job { snapshot: vec![1, 2, 3], parent: None };
         let mut bytes = Vec::new();
         write(&mut bytes, &job).unwrap();
         assert_eq!(read::<Job>(&mut bytes.as_slice()).unwrap(), job);
-        assert!(matches!(
-            read::<Job>(&mut &bytes[..bytes.len() - 1]),
-            Err(FrameError::Pipe(_))
-        ));
+        assert!(matches!(read::<Job>(&mut &bytes[..bytes.len() - 1]), Err(FrameError::Pipe(_))));
         bytes[0] = b'x';
         assert!(matches!(read::<Job>(&mut bytes.as_slice()), Err(FrameError::Magic)));
         let greedy = [b"hnt1".as_slice(), &u32::MAX.to_le_bytes()].concat();
-        assert!(matches!(
-            read::<Job>(&mut greedy.as_slice()),
-            Err(FrameError::TooLong(_))
-        ));
+        assert!(matches!(read::<Job>(&mut greedy.as_slice()), Err(FrameError::TooLong(_))));
     }
 }

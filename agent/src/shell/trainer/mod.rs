@@ -67,9 +67,7 @@ impl Trainer {
     ///
     /// Fails where the system does not know the running binary's path.
     pub fn child() -> io::Result<Self> {
-        Ok(Self::Child {
-            program: std::env::current_exe()?,
-        })
+        Ok(Self::Child { program: std::env::current_exe()? })
     }
 
     /// Runs one training to its end; `parent` is the parent's bundle, if the snapshot has one.
@@ -82,20 +80,9 @@ impl Trainer {
             Self::Child { program } => ask_child(program, &job)?,
         };
         match answer {
-            Answer::Done {
-                bundle,
-                work_mac,
-                cpu_s,
-                peak_bytes,
-            } => {
+            Answer::Done { bundle, work_mac, cpu_s, peak_bytes } => {
                 let digest = Digest::of(&bundle);
-                Ok(Finished {
-                    bundle,
-                    digest,
-                    work_mac,
-                    cpu_s,
-                    peak_bytes,
-                })
+                Ok(Finished { bundle, digest, work_mac, cpu_s, peak_bytes })
             }
             Answer::Refused { reason } => Err(TrainerError::Refused(reason)),
         }
@@ -103,10 +90,7 @@ impl Trainer {
 }
 
 fn ask_child(program: &PathBuf, job: &Job) -> Result<Answer, TrainerError> {
-    let start = |source| TrainerError::Start {
-        program: program.clone(),
-        source,
-    };
+    let start = |source| TrainerError::Start { program: program.clone(), source };
     let mut child = Command::new(program)
         .arg("train-worker")
         .stdin(Stdio::piped())
@@ -128,9 +112,7 @@ fn ask_child(program: &PathBuf, job: &Job) -> Result<Answer, TrainerError> {
     match answer {
         Ok(answer) if written.is_ok() => Ok(answer),
         _ if !output.status.success() => Err(TrainerError::Ended { how: meaning(&output) }),
-        Ok(_) => Err(TrainerError::Ended {
-            how: "it answered before it had read the job".to_owned(),
-        }),
+        Ok(_) => Err(TrainerError::Ended { how: "it answered before it had read the job".to_owned() }),
         Err(error) => Err(error.into()),
     }
 }
@@ -139,11 +121,7 @@ fn ask_child(program: &PathBuf, job: &Job) -> Result<Answer, TrainerError> {
 fn meaning(output: &std::process::Output) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("it said nothing");
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
     match output.status.signal() {
         Some(9) => format!("killed, most likely out of memory; last words: {last}"),
         Some(6) => format!("aborted, out of memory or a bug of ours; last words: {last}"),

@@ -23,17 +23,11 @@ impl Meter {
     /// Counts the whole process.
     #[must_use]
     pub fn process() -> Self {
-        Self {
-            start_s: 0.0,
-            ..Self::new(ClockId::ProcessCPUTime)
-        }
+        Self { start_s: 0.0, ..Self::new(ClockId::ProcessCPUTime) }
     }
 
     fn new(clock: ClockId) -> Self {
-        Self {
-            clock,
-            start_s: read_s(clock),
-        }
+        Self { clock, start_s: read_s(clock) }
     }
 
     /// CPU seconds so far.
@@ -53,6 +47,8 @@ fn read_s(clock: ClockId) -> f64 {
 ///
 /// Fails only if the pipes do; a training that cannot be done is an answer.
 pub fn serve(mut from: impl Read, mut into: impl Write) -> Result<(), FrameError> {
+    // An agent that was killed wants no candidate any more; where the system cannot do this, the closed pipe ends us later.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let job: Job = frames::read(&mut from)?;
     frames::write(&mut into, &run(&job, Meter::process()))
 }

@@ -60,11 +60,7 @@ pub struct TensorMetadata {
 /// Answers `GET /v2`.
 #[must_use]
 pub fn server_metadata(version: &str) -> ServerMetadata {
-    ServerMetadata {
-        name: "hone".to_owned(),
-        version: version.to_owned(),
-        extensions: Vec::new(),
-    }
+    ServerMetadata { name: "hone".to_owned(), version: version.to_owned(), extensions: Vec::new() }
 }
 
 /// Answers `GET /v2/models/{m}`.

@@ -75,14 +75,8 @@ impl InferResponse {
         served: Served,
     ) -> Self {
         let rows = record_ids.len();
-        debug_assert!(
-            rows == request.count && answers.len() == rows * schema.outputs(),
-            "answers of another shape"
-        );
-        let parameters = Served {
-            record_id: record_ids.first().cloned().unwrap_or_default(),
-            ..served
-        };
+        debug_assert!(rows == request.count && answers.len() == rows * schema.outputs(), "answers of another shape");
+        let parameters = Served { record_id: record_ids.first().cloned().unwrap_or_default(), ..served };
         let shape = vec![rows as i64];
         let width = schema.outputs().max(1);
         let mut outputs = Vec::new();

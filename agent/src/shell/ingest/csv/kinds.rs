@@ -1,8 +1,5 @@
 //! What a column of texts holds: classes, numbers or categories.
-#![expect(
-    clippy::cast_precision_loss,
-    reason = "indices of classes and categories are small and exact in f32"
-)]
+#![expect(clippy::cast_precision_loss, reason = "indices of classes and categories are small and exact in f32")]
 
 use std::collections::BTreeSet;
 
@@ -20,11 +17,7 @@ pub(super) fn looks_like_classes(table: &Table, column: usize) -> Result<bool, C
     if census.numbers < census.present {
         // Text among mostly numbers is a typing error if the numbers are measurements, and a class if they are codes.
         let codes = census.distinct.len() <= WHOLE_CLASSES_MAX;
-        return if codes || !census.mostly_numbers() {
-            Ok(true)
-        } else {
-            Err(census.not_a_number(table, column))
-        };
+        return if codes || !census.mostly_numbers() { Ok(true) } else { Err(census.not_a_number(table, column)) };
     }
     let whole = |text: &&str| text.parse::<f64>().is_ok_and(|value| value.fract() == 0.0);
     Ok(census.distinct.len() <= WHOLE_CLASSES_MAX && census.distinct.iter().all(whole))
@@ -41,11 +34,7 @@ pub(super) fn classes(table: &Table, column: usize) -> Result<Task, CsvError> {
         }
         if found.len() == CLASSES_MAX {
             let (file, column) = table.place(column);
-            return Err(CsvError::TooManyClasses {
-                file,
-                line: table.line(row),
-                column,
-            });
+            return Err(CsvError::TooManyClasses { file, line: table.line(row), column });
         }
         found.push(text.to_owned());
     }
@@ -58,11 +47,7 @@ pub(super) fn classes(table: &Table, column: usize) -> Result<Task, CsvError> {
     match found.as_slice() {
         [class] => {
             let (file, column) = table.place(column);
-            Err(CsvError::OneClass {
-                file,
-                column,
-                class: shown(class),
-            })
+            Err(CsvError::OneClass { file, column, class: shown(class) })
         }
         _ => Ok(Task::Classification { classes: found }),
     }
@@ -83,13 +68,7 @@ pub(super) fn class_indices(table: &Table, column: usize, classes: &[String]) ->
         class_index(classes, text).map(|index| index as f32).ok_or_else(|| {
             let (file, column) = table.place(column);
             let classes = classes.join(", ");
-            CsvError::UnknownClass {
-                file,
-                line: table.line(row),
-                column,
-                value: shown(text),
-                classes,
-            }
+            CsvError::UnknownClass { file, line: table.line(row), column, value: shown(text), classes }
         })
     };
     (0..table.len()).map(index).collect()
@@ -111,16 +90,9 @@ pub(super) fn kind(table: &Table, column: usize) -> Result<FeatureKind, CsvError
     if census.distinct.len() > CATEGORIES_MAX {
         let (file, column) = table.place(column);
         let (row, value) = census.first_text.unwrap_or_default();
-        return Err(CsvError::TooManyCategories {
-            file,
-            line: table.line(row),
-            column,
-            value: shown(value),
-        });
+        return Err(CsvError::TooManyCategories { file, line: table.line(row), column, value: shown(value) });
     }
-    Ok(FeatureKind::Category {
-        values: census.distinct.into_iter().map(str::to_owned).collect(),
-    })
+    Ok(FeatureKind::Category { values: census.distinct.into_iter().map(str::to_owned).collect() })
 }
 
 /// One column as numbers: `NaN` = missing, a category as its index, a text unseen in training as the index past the last.
@@ -139,21 +111,11 @@ pub(super) fn values(table: &Table, column: usize, kind: &FeatureKind) -> Result
                 Ok(value) if value.is_finite() => Ok(value),
                 Ok(_) => {
                     let ((file, column), line, value) = place();
-                    Err(CsvError::NotFinite {
-                        file,
-                        line,
-                        column,
-                        value,
-                    })
+                    Err(CsvError::NotFinite { file, line, column, value })
                 }
                 Err(_) => {
                     let ((file, column), line, value) = place();
-                    Err(CsvError::TextInNumberColumn {
-                        file,
-                        line,
-                        column,
-                        value,
-                    })
+                    Err(CsvError::TextInNumberColumn { file, line, column, value })
                 }
             },
         }
@@ -175,12 +137,7 @@ struct Census<'a> {
 
 impl<'a> Census<'a> {
     fn of(table: &'a Table, column: usize) -> Self {
-        let mut census = Self {
-            present: 0,
-            numbers: 0,
-            distinct: BTreeSet::new(),
-            first_text: None,
-        };
+        let mut census = Self { present: 0, numbers: 0, distinct: BTreeSet::new(), first_text: None };
         for row in 0..table.len() {
             let text = table.cell(row, column);
             if missing(text) {
@@ -206,12 +163,7 @@ impl<'a> Census<'a> {
     fn not_a_number(&self, table: &Table, column: usize) -> CsvError {
         let (row, value) = self.first_text.unwrap_or_default();
         let (file, column) = table.place(column);
-        CsvError::TextInNumberColumn {
-            file,
-            line: table.line(row),
-            column,
-            value: shown(value),
-        }
+        CsvError::TextInNumberColumn { file, line: table.line(row), column, value: shown(value) }
     }
 }
 

@@ -22,37 +22,19 @@ impl Table {
     pub(super) fn read(file: &str, bytes: &[u8]) -> Result<Self, CsvError> {
         // Some spreadsheets write a byte order mark, which would become part of the first name.
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let mut reader = ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .trim(Trim::All)
-            .from_reader(bytes);
+        let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).trim(Trim::All).from_reader(bytes);
         let mut lines_of = LineCounter { bytes, at: 0, line: 1 };
-        let mut table = Self {
-            file: file.to_owned(),
-            header: StringRecord::new(),
-            rows: Vec::new(),
-            lines: Vec::new(),
-        };
+        let mut table =
+            Self { file: file.to_owned(), header: StringRecord::new(), rows: Vec::new(), lines: Vec::new() };
         let mut record = ByteRecord::new();
         let mut header_seen = false;
-        while reader
-            .read_byte_record(&mut record)
-            .map_err(|source| table.unreadable(source))?
-        {
+        while reader.read_byte_record(&mut record).map_err(|source| table.unreadable(source))? {
             let start = record.position().map_or(0, csv::Position::byte);
             let line = lines_of.line_at(usize::try_from(start).unwrap_or(usize::MAX));
             let texts = StringRecord::from_byte_record(std::mem::take(&mut record)).map_err(|broken| {
                 let index = broken.utf8_error().field();
-                let name = table
-                    .header
-                    .get(index)
-                    .map_or_else(|| (index + 1).to_string(), |name| format!("`{name}`"));
-                CsvError::InvalidUtf8 {
-                    file: file.to_owned(),
-                    line,
-                    column: name,
-                }
+                let name = table.header.get(index).map_or_else(|| (index + 1).to_string(), |name| format!("`{name}`"));
+                CsvError::InvalidUtf8 { file: file.to_owned(), line, column: name }
             })?;
             if !header_seen {
                 table.header = texts;
@@ -61,12 +43,7 @@ impl Table {
             }
             let (expected, found) = (table.header.len(), texts.len());
             if found != expected {
-                return Err(CsvError::Ragged {
-                    file: file.to_owned(),
-                    line,
-                    expected,
-                    found,
-                });
+                return Err(CsvError::Ragged { file: file.to_owned(), line, expected, found });
             }
             table.rows.push(texts);
             table.lines.push(line);
@@ -75,11 +52,7 @@ impl Table {
             return Err(CsvError::Empty { file: file.to_owned() });
         }
         table.check_header()?;
-        if table.rows.is_empty() {
-            Err(CsvError::HeaderOnly { file: file.to_owned() })
-        } else {
-            Ok(table)
-        }
+        if table.rows.is_empty() { Err(CsvError::HeaderOnly { file: file.to_owned() }) } else { Ok(table) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -121,19 +94,11 @@ impl Table {
             if name.is_empty() {
                 // A separator at the end of each line makes a column of nothing, which nobody will miss.
                 if self.rows.iter().any(|row| !row[second].is_empty()) {
-                    return Err(CsvError::UnnamedColumn {
-                        file: self.file.clone(),
-                        position: second + 1,
-                    });
+                    return Err(CsvError::UnnamedColumn { file: self.file.clone(), position: second + 1 });
                 }
             } else if let Some(first) = self.header.iter().take(second).position(|other| other == name) {
                 let (file, column) = self.place(second);
-                return Err(CsvError::DuplicateColumn {
-                    file,
-                    column,
-                    first: first + 1,
-                    second: second + 1,
-                });
+                return Err(CsvError::DuplicateColumn { file, column, first: first + 1, second: second + 1 });
             }
         }
         Ok(())
@@ -153,29 +118,15 @@ impl Table {
         let names: Vec<&str> = self.header.iter().filter(|name| !name.is_empty()).collect();
         let nearest =
             nearest(name, names.iter().copied()).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-        let mut columns = names
-            .iter()
-            .take(COLUMNS_SHOWN_MAX)
-            .copied()
-            .collect::<Vec<_>>()
-            .join(", ");
+        let mut columns = names.iter().take(COLUMNS_SHOWN_MAX).copied().collect::<Vec<_>>().join(", ");
         if names.len() > COLUMNS_SHOWN_MAX {
             columns = format!("{columns} and {} more", names.len() - COLUMNS_SHOWN_MAX);
         }
-        Err(CsvError::MissingColumn {
-            file,
-            role,
-            column: shown(name),
-            nearest,
-            columns,
-        })
+        Err(CsvError::MissingColumn { file, role, column: shown(name), nearest, columns })
     }
 
     fn unreadable(&self, source: csv::Error) -> CsvError {
-        CsvError::Unreadable {
-            file: self.file.clone(),
-            source: source.into(),
-        }
+        CsvError::Unreadable { file: self.file.clone(), source: source.into() }
     }
 }
 
@@ -192,31 +143,15 @@ pub(super) struct Roles {
 impl Roles {
     pub(super) fn find(table: &Table, options: &CsvOptions) -> Result<Self, CsvError> {
         let labels = labels(table, options)?;
-        let time = options
-            .time
-            .as_deref()
-            .map(|name| table.column(name, "--time"))
-            .transpose()?;
-        let segment = options
-            .segment
-            .as_deref()
-            .map(|name| table.column(name, "--segment"))
-            .transpose()?;
-        let ignored = options
-            .ignore
-            .iter()
-            .map(|name| table.column(name, "--ignore"))
-            .collect::<Result<Vec<_>, _>>()?;
+        let time = options.time.as_deref().map(|name| table.column(name, "--time")).transpose()?;
+        let segment = options.segment.as_deref().map(|name| table.column(name, "--segment")).transpose()?;
+        let ignored =
+            options.ignore.iter().map(|name| table.column(name, "--ignore")).collect::<Result<Vec<_>, _>>()?;
         let mut taken: Vec<(usize, &'static str)> = Vec::new();
         let mut take = |column: usize, role: &'static str| {
             if let Some(&(_, first)) = taken.iter().find(|(other, _)| *other == column) {
                 let (file, column) = table.place(column);
-                return Err(CsvError::ColumnUsedTwice {
-                    file,
-                    column,
-                    first,
-                    second: role,
-                });
+                return Err(CsvError::ColumnUsedTwice { file, column, first, second: role });
             }
             taken.push((column, role));
             Ok(())
@@ -227,24 +162,13 @@ impl Roles {
         let features = if let Some(schema) = &options.schema {
             unchanged(table, options, schema)?;
             // A model that reads the segment or the time as a feature keeps doing so; only the truth may not be read.
-            let columns = schema
-                .features
-                .iter()
-                .map(|feature| table.column(&feature.name, "a feature of the model"));
+            let columns = schema.features.iter().map(|feature| table.column(&feature.name, "a feature of the model"));
             let columns = columns.collect::<Result<Vec<_>, _>>()?;
-            let leaks = columns
-                .iter()
-                .copied()
-                .find(|column| labels.iter().any(|(_, label)| label == column));
-            leaks
-                .into_iter()
-                .try_for_each(|column| take(column, "a feature of the model"))?;
+            let leaks = columns.iter().copied().find(|column| labels.iter().any(|(_, label)| label == column));
+            leaks.into_iter().try_for_each(|column| take(column, "a feature of the model"))?;
             columns
         } else if let Some(names) = &options.features {
-            let columns = names
-                .iter()
-                .map(|name| table.column(name, "--features"))
-                .collect::<Result<Vec<_>, _>>()?;
+            let columns = names.iter().map(|name| table.column(name, "--features")).collect::<Result<Vec<_>, _>>()?;
             ignored.iter().try_for_each(|&column| take(column, "--ignore"))?;
             columns.iter().try_for_each(|&column| take(column, "--features"))?;
             columns
@@ -255,16 +179,9 @@ impl Roles {
                 .collect()
         };
         if features.is_empty() {
-            return Err(CsvError::NoFeatures {
-                file: table.file.clone(),
-            });
+            return Err(CsvError::NoFeatures { file: table.file.clone() });
         }
-        Ok(Self {
-            labels,
-            features,
-            time,
-            segment,
-        })
+        Ok(Self { labels, features, time, segment })
     }
 }
 
@@ -282,26 +199,16 @@ fn labels(table: &Table, options: &CsvOptions) -> Result<Vec<(String, usize)>, C
     {
         names = targets.iter().map(String::as_str).collect();
     }
-    names
-        .into_iter()
-        .map(|name| Ok((name.to_owned(), table.column(name, "--label")?)))
-        .collect()
+    names.into_iter().map(|name| Ok((name.to_owned(), table.column(name, "--label")?))).collect()
 }
 
 /// Refuses options that would change what an existing model reads.
 fn unchanged(table: &Table, options: &CsvOptions, schema: &Schema) -> Result<(), CsvError> {
     let known = |name: &&String| schema.features.iter().any(|feature| &feature.name == *name);
     let refused = |option: &'static str, column: &String| {
-        Err(CsvError::FeaturesFixed {
-            file: table.file.clone(),
-            option,
-            column: shown(column),
-        })
+        Err(CsvError::FeaturesFixed { file: table.file.clone(), option, column: shown(column) })
     };
-    match (
-        options.features.iter().flatten().find(|name| !known(name)),
-        options.ignore.iter().find(known),
-    ) {
+    match (options.features.iter().flatten().find(|name| !known(name)), options.ignore.iter().find(known)) {
         (Some(column), _) => refused("--features", column),
         (None, Some(column)) => refused("--ignore", column),
         (None, None) => Ok(()),

@@ -27,31 +27,15 @@ pub enum SampleError {
     #[error("`{field}` is not a field here{hint}; remove it or correct its name")]
     UnknownField { field: String, hint: String },
     #[error("`{field}` has length {found} and {expected} is expected")]
-    WrongLength {
-        field: String,
-        expected: usize,
-        found: usize,
-    },
+    WrongLength { field: String, expected: usize, found: usize },
     #[error("`{field}` is {found} and {expected} is expected")]
-    WrongType {
-        field: String,
-        expected: String,
-        found: String,
-    },
+    WrongType { field: String, expected: String, found: String },
     #[error("`{field}` has shape {found:?} and {expected} is expected")]
-    WrongShape {
-        field: String,
-        expected: String,
-        found: Vec<i64>,
-    },
+    WrongShape { field: String, expected: String, found: Vec<i64> },
     #[error("`{field}` has more than {limit} rows; send several batches")]
     TooManyRows { field: String, limit: usize },
     #[error("`{field}` is {value}, which is none of the classes {classes}")]
-    UnknownClass {
-        field: String,
-        value: String,
-        classes: String,
-    },
+    UnknownClass { field: String, value: String, classes: String },
     #[error("{reason}")]
     Malformed { field: Option<String>, reason: String },
 }
@@ -92,12 +76,7 @@ impl SampleError {
     /// The refusal as it is answered; `line` is the 1-based line of a batch.
     #[must_use]
     pub fn refusal(&self, line: Option<usize>) -> Refusal {
-        Refusal {
-            error: self.to_string(),
-            code: self.code(),
-            field: self.field().map(str::to_owned),
-            line,
-        }
+        Refusal { error: self.to_string(), code: self.code(), field: self.field().map(str::to_owned), line }
     }
 }
 

@@ -31,24 +31,20 @@ impl LabelValue {
                     other => other.shown(),
                 };
                 #[expect(clippy::cast_precision_loss, reason = "class indices are small")]
-                class_index(classes, &text)
-                    .map(|index| vec![index as f32])
-                    .ok_or_else(|| SampleError::UnknownClass {
-                        field: field(),
-                        value: self.shown(),
-                        classes: classes.join(", "),
-                    })
+                class_index(classes, &text).map(|index| vec![index as f32]).ok_or_else(|| SampleError::UnknownClass {
+                    field: field(),
+                    value: self.shown(),
+                    classes: classes.join(", "),
+                })
             }
             (Task::Classification { .. }, Self::Numbers(_)) => Err(SampleError::WrongType {
                 field: field(),
                 expected: "a class".to_owned(),
                 found: "an array".to_owned(),
             }),
-            (Task::Regression { .. }, Self::Text(_)) => Err(SampleError::WrongType {
-                field: field(),
-                expected: "a number".to_owned(),
-                found: self.shown(),
-            }),
+            (Task::Regression { .. }, Self::Text(_)) => {
+                Err(SampleError::WrongType { field: field(), expected: "a number".to_owned(), found: self.shown() })
+            }
             (Task::Regression { targets }, Self::Number(value)) => targets_of(targets, &[*value]),
             (Task::Regression { targets }, Self::Numbers(values)) => targets_of(targets, values),
         }
@@ -66,22 +62,12 @@ impl LabelValue {
 fn targets_of(targets: &[String], values: &[f64]) -> Result<Vec<f32>, SampleError> {
     let field = || "label".to_owned();
     if values.len() != targets.len() {
-        return Err(SampleError::WrongLength {
-            field: field(),
-            expected: targets.len(),
-            found: values.len(),
-        });
+        return Err(SampleError::WrongLength { field: field(), expected: targets.len(), found: values.len() });
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "models learn single precision; overflow is refused"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "models learn single precision; overflow is refused")]
     let single = |value: &f64| match *value as f32 {
         single if single.is_finite() => Ok(single),
-        _ => Err(SampleError::NotFinite {
-            field: field(),
-            value: value.to_string(),
-        }),
+        _ => Err(SampleError::NotFinite { field: field(), value: value.to_string() }),
     };
     values.iter().map(single).collect()
 }
