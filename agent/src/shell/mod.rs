@@ -3,6 +3,7 @@ pub mod api;
 pub mod backtest;
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod daemon;
 pub mod files;
 pub mod inference;

@@ -6,10 +6,10 @@ use trainer_core::snapshot::Snapshot;
 use super::summary::{Happened, Summary};
 use super::{Account, Backtest, BacktestError, Shelf, Stored};
 use crate::decide::cycle::{Cycle, CycleSettings, Event, Order, OrderTask, Report};
-use crate::decide::gate::Evidence;
 use crate::decide::plan;
 use crate::decide::policy::Policy;
 use crate::decide::watch::BASELINE_ROWS_MAX;
+use crate::shell::compare::compare;
 
 pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
     let settings = CycleSettings { policy: policy.clone(), ..test.settings.clone() };
@@ -80,7 +80,7 @@ impl Replay<'_> {
             }
         };
         let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
-        let evidence = compare(&rival, &self.shelf[&candidate], &holdout);
+        let evidence = compare(&rival.model, &self.shelf[&candidate].model, &holdout);
         let from = (row + 1).saturating_sub(BASELINE_ROWS_MAX);
         let recent = self.test.rows.slice(from..row + 1).x;
         Ok(Event::Judged { run: order.run, candidate, evidence, recent })
@@ -107,19 +107,4 @@ impl Replay<'_> {
         train.y.extend_from_slice(&new.y);
         (train, self.test.rows.slice(split..row(labels)))
     }
-}
-
-/// Champion and candidate on the same held-out rows.
-pub(crate) fn compare(champion: &Stored, candidate: &Stored, holdout: &Rows) -> Evidence {
-    let mut evidence = Evidence::default();
-    let (mut old, mut new) = (Work::default(), Work::default());
-    for row in 0..holdout.len() {
-        champion.model.answer(holdout.x(row), &mut old);
-        candidate.model.answer(holdout.x(row), &mut new);
-        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
-        let truth = holdout.y(row);
-        // Both in the champion's units, so that a candidate cannot make its errors small by its own scale.
-        evidence.push(champion.model.loss(&old.answer, truth), champion.model.loss(&new.answer, truth));
-    }
-    evidence
 }

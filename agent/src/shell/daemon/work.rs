@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use trainer_core::bundle;
 use trainer_core::digest::Digest;
-use trainer_core::model::{Strategy, Work};
+use trainer_core::model::Strategy;
 use trainer_core::schema::{Rows, Schema};
 use trainer_core::snapshot::Snapshot;
 use trainer_core::train::TrainSettings;
@@ -12,6 +12,7 @@ use crate::decide::cycle::{Order, OrderTask};
 use crate::decide::gate::Evidence;
 use crate::decide::plan;
 use crate::decide::watch::BASELINE_ROWS_MAX;
+use crate::shell::compare::compare;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
 use crate::shell::recorder::RecorderHandle;
@@ -128,7 +129,7 @@ impl Bench {
             Some(judged) => read(&self.models.get(&judged)?, judged)?,
             None => champion,
         };
-        let evidence = compare(&rival, &candidate, &holdout);
+        let evidence = compare(&rival.model, &candidate.model, &holdout);
         Ok(Done { candidate: digest, evidence, recent: self.recent(&schema)?, snapshot, cost })
     }
 
@@ -179,19 +180,4 @@ fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
         rows.push(&row.features, &row.truth);
     }
     rows
-}
-
-/// Champion and candidate on the same held-out rows, paired.
-fn compare(champion: &Loaded, candidate: &Loaded, holdout: &Rows) -> Evidence {
-    let mut evidence = Evidence::default();
-    let (mut old, mut new) = (Work::default(), Work::default());
-    for row in 0..holdout.len() {
-        champion.model.answer(holdout.x(row), &mut old);
-        candidate.model.answer(holdout.x(row), &mut new);
-        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
-        let truth = holdout.y(row);
-        // Both are measured in the champion's units, so that a candidate cannot make its errors small by its own scale.
-        evidence.push(champion.model.loss(&old.answer, truth), champion.model.loss(&new.answer, truth));
-    }
-    evidence
 }
