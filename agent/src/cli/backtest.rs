@@ -108,6 +108,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         }
         summaries.push(summary);
     }
+    let still = match summaries.iter().find(|summary| summary.policy == "static") {
+        Some(summary) => summary.loss_sum(),
+        None => test.run(&base, &Policy::Static).map_err(|error| Fail::new(Exit::Internal, error))?.loss_sum(),
+    };
+    summaries.iter_mut().for_each(|summary| summary.against(still, test.settings.value.cost_errors));
     if global.json {
         let file = args.data.data.file_name().map(|name| name.to_string_lossy().into_owned());
         println!(
@@ -137,7 +142,7 @@ fn policies(asked: &[Policy], first: usize) -> Vec<Policy> {
 fn print(summaries: &[Summary], changes: &[usize], no_measured: bool) {
     let classes = summaries.iter().any(|summary| summary.accuracy.is_some());
     let columns = if classes { "accuracy  macro F1  log loss" } else { "    RMSE       MAE        R2" };
-    println!("{:<22}{:>8}  {columns}  retrains  promoted  train CPU s  joules*", "policy", "rows");
+    println!("{:<22}{:>8}  {columns}  retrains  promoted  train CPU s  joules*     worth†", "policy", "rows");
     for summary in summaries {
         let figures =
             match (summary.accuracy, summary.f1_macro, summary.log_loss, summary.rmse, summary.mae, summary.r2) {
@@ -153,11 +158,17 @@ fn print(summaries: &[Summary], changes: &[usize], no_measured: bool) {
             summary.measured.map_or("-".into(), |m| format!("{:.3}", m.train_cpu_s))
         };
         println!(
-            "{:<22}{:>8}  {figures}  {:>8}  {:>8}  {cpu:>11}  {:>7.2}",
-            summary.policy, summary.n, summary.retrains, summary.promotions, summary.joules_modelled
+            "{:<22}{:>8}  {figures}  {:>8}  {:>8}  {cpu:>11}  {:>7.2}  {:>8.0}",
+            summary.policy,
+            summary.n,
+            summary.retrains,
+            summary.promotions,
+            summary.joules_modelled,
+            summary.worth_errors.unwrap_or_default()
         );
     }
     println!("* modelled from multiply-adds, not measured");
+    println!("† errors avoided against `static`, less value.cost_errors for each retrain");
     if !changes.is_empty() {
         println!("\nrows from a change to the first alarm after it (- none)");
         println!("{:<22}{}", "policy", changes.iter().map(|change| format!("{change:>9}")).collect::<String>());

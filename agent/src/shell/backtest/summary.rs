@@ -43,6 +43,12 @@ pub struct Summary {
     pub work_mac: u64,
     /// Their energy by the model; nothing was measured.
     pub joules_modelled: f64,
+    /// Errors (summed losses, for regression) that never retraining would have made beyond these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors_avoided: Option<f64>,
+    /// The same less `value.cost_errors` for each retrain: what the policy was worth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worth_errors: Option<f64>,
     /// For each given change, rows until the first drift report after it.
     pub detection_rows: Vec<Option<u64>>,
     /// What the machine at hand needed; the only part that differs from run to run.
@@ -104,6 +110,8 @@ impl Summary {
             rollbacks: count(|report| matches!(report, Report::Rollback { .. })),
             work_mac: account.work_mac,
             joules_modelled: account.work_mac as f64 * JOULES_PER_MAC,
+            errors_avoided: None,
+            worth_errors: None,
             detection_rows: changes.collect(),
             measured: Some(account.measured),
             events: Vec::new(),
@@ -120,6 +128,19 @@ impl Summary {
             None => {}
         }
         Self { events: account.events, losses: account.losses, ..summary }
+    }
+
+    /// Sum of the losses.
+    #[must_use]
+    pub fn loss_sum(&self) -> f64 {
+        self.losses.iter().map(|loss| f64::from(*loss)).sum()
+    }
+
+    /// Fills in what the policy was worth against `still` errors of never retraining.
+    pub fn against(&mut self, still: f64, cost_errors: f64) {
+        let avoided = still - self.loss_sum();
+        self.errors_avoided = Some(avoided);
+        self.worth_errors = Some(avoided - self.retrains as f64 * cost_errors);
     }
 
     /// The figure people compare: accuracy, or RMSE.
