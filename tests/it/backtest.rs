@@ -174,8 +174,8 @@ fn each_known_change_is_answered_with_the_rows_until_it_was_noticed() {
     assert_eq!(delays.len(), 2, "one for each change, in the order of rows");
     let noticed = delays[0].as_u64().expect("the first change is seen");
     assert!(noticed < 60, "{noticed} rows until a full reversal was noticed");
-    let drift = summary["events"].as_array().into_iter().flatten();
-    let first = drift.filter(|event| event["kind"] == "drift" && event["row"].as_u64() >= Some(CHANGE as u64)).next();
+    let mut events = summary["events"].as_array().into_iter().flatten();
+    let first = events.find(|event| event["kind"] == "drift" && event["row"].as_u64() >= Some(CHANGE as u64));
     assert_eq!(first.map(|event| &event["row"]), Some(&(CHANGE as u64 + noticed).into()), "{summary}");
     let table = bench.does(&arguments);
     let below = table.split("rows from a change to the first alarm").nth(1).expect("a second table");
@@ -216,7 +216,7 @@ fn assert_well_formed(text: &str) {
         let end = at + rest[at..].find('>').expect("every tag ends");
         let tag = &rest[at + 1..end];
         let name = |tag: &str| tag.split_whitespace().next().unwrap_or_default().to_owned();
-        assert!(tag.matches('"').count() % 2 == 0 && !tag.contains('<'), "<{tag}>");
+        assert!(tag.matches('"').count().is_multiple_of(2) && !tag.contains('<'), "<{tag}>");
         match tag.strip_prefix('/') {
             Some(closed) => assert_eq!(open.pop(), Some(name(closed)), "</{closed}>"),
             None if tag.ends_with('/') || tag.starts_with(['?', '!']) => {}
@@ -233,7 +233,11 @@ fn untidy() -> String {
     let mut text = String::from("at,line,mode,temp,load,note,state\n");
     for row in 0..900 {
         let [temp, load, which] = [(); 3].map(|()| chance.next());
-        let mode = ["eco", "full", "idle"][(which * 3.0) as usize % 3];
+        let mode = match which {
+            ..0.33 => "eco",
+            ..0.67 => "full",
+            _ => "idle",
+        };
         let hot = if mode == "eco" { temp + load > 1.0 } else { load > temp };
         let state = match (hot != (row >= 600), row % 97) {
             (_, 0) => "",

@@ -149,7 +149,6 @@ pub(crate) fn lines(printed: &str) -> Vec<Value> {
 pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
     pub(crate) fn next(&mut self) -> f64 {
         // SplitMix64 (Steele, Lea and Flood, 2014).
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -122,6 +122,9 @@ pub fn read(bytes: &[u8]) -> Result<Model, BundleError> {
     }
     if let Some(header) = bytes.first_chunk::<8>() {
         let claimed = u64::from_le_bytes(*header);
+        if claimed > bytes.len() as u64 {
+            return Err(BundleError::Container("its header would be longer than the file".to_owned()));
+        }
         if claimed > HEADER_BYTES_MAX {
             return Err(BundleError::TooLarge { bytes: claimed, limit: HEADER_BYTES_MAX });
         }
@@ -183,7 +186,8 @@ fn manifest_text(manifest: &Manifest) -> String {
 /// Sha-256 over the manifest text and every tensor's name, shape and bytes, in order of names.
 fn check<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>) -> String {
     let mut hash = Sha256::new();
-    hash.update(text.len().to_le_bytes());
+    // Eight bytes on every architecture.
+    hash.update((text.len() as u64).to_le_bytes());
     hash.update(text);
     for (name, shape, data) in tensors {
         hash.update(format!("{name} {shape:?} {}\n", data.len()));
@@ -281,7 +285,10 @@ mod tests {
         }
         let mut greedy = bytes.clone();
         greedy[..8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
-        assert!(matches!(read(&greedy), Err(BundleError::TooLarge { .. })));
+        assert!(matches!(read(&greedy), Err(BundleError::Container(_))));
+        let mut long = vec![b' '; HEADER_BYTES_MAX as usize + 64];
+        long[..8].copy_from_slice(&(HEADER_BYTES_MAX + 1).to_le_bytes());
+        assert!(matches!(read(&long), Err(BundleError::TooLarge { .. })));
         let foreign = serialize::<String, TensorView<'_>, _>(Vec::new(), None).unwrap();
         assert!(matches!(read(&foreign), Err(BundleError::NoManifest)));
     }

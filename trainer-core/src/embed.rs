@@ -111,7 +111,7 @@ impl Embedding {
 }
 
 /// Columns of inputs, mid and penultimate together; with the cut at the end mid and penultimate are one.
-fn parts(network: &Network) -> usize {
+pub(crate) fn parts(network: &Network) -> usize {
     let penultimate = if network.spec.cut < network.spec.layers.len() { network.penultimate() } else { 0 };
     network.inputs + network.mid() + penultimate
 }

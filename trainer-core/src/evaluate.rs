@@ -70,6 +70,7 @@ impl Tally {
         match self {
             Self::Classes { confusion, classes, log_loss } => {
                 let class = class_of(truth[0]).min(*classes - 1);
+                debug_assert!(class_of(truth[0]) < *classes, "truths are checked when they are read");
                 confusion[class * *classes + argmax(answer)] += 1;
                 *log_loss -= f64::from(answer[class]).max(1e-15).ln();
             }

@@ -12,7 +12,9 @@ pub(crate) struct Shape {
 
 impl Shape {
     fn fits(self, length: usize) -> bool {
-        self.columns <= self.stride && (self.rows == 0 || (self.rows - 1) * self.stride + self.columns <= length)
+        let last = self.rows.saturating_sub(1).checked_mul(self.stride);
+        let end = last.and_then(|start| start.checked_add(self.columns));
+        self.columns <= self.stride && self.stride <= isize::MAX as usize && end.is_some_and(|end| end <= length)
     }
 }
 
@@ -25,7 +27,7 @@ pub(crate) fn add_product_transposed(
 ) {
     assert!(sa.fits(a.len()) && sb.fits(b.len()) && sc.fits(c.len()), "a matrix exceeds its slice");
     assert!(sa.columns == sb.columns && sc.rows == sa.rows && sc.columns == sb.rows, "shapes do not match");
-    let stride = |stride: usize| isize::try_from(stride).expect("slices are shorter than isize::MAX");
+    let stride = |stride: usize| isize::try_from(stride).expect("checked above");
     // SAFETY: the assertions above prove that every element gemm touches lies inside its slice, `c` is borrowed
     // mutably and so overlaps neither `a` nor `b`, and all pointers come from live slices of f32.
     unsafe {
@@ -58,7 +60,7 @@ const BLOCK: usize = 32;
 
 /// Replaces the lower triangle of the symmetric `[d, d]` matrix by its Cholesky factor `L`, `A = L Lᵀ`.
 ///
-/// Only the lower triangle is read and written. Returns the index of the first pivot that is not positive, if any; the
+/// Only the lower triangle is read; what stands above the diagonal afterwards is of no use. Returns the index of the first pivot that is not positive, if any; the
 /// matrix is then spoilt. Source: right-looking blocked factorisation, Golub & Van Loan, section 4.2.
 pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> Result<(), usize> {
     let mut inverse = [0.0_f32; BLOCK * BLOCK];

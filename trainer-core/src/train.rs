@@ -222,6 +222,9 @@ fn retrain(
 }
 
 /// Runs the multi-horizon heads through the rows in time order and freezes their mixture; returns multiply-adds.
+///
+/// Each row is first answered by the heads alone, without the champion's voice, as the frozen head will: that is what the newest
+/// fifth is judged on. The temperature is fitted on the rows between the first half and that fifth.
 fn fit_head(
     model: &mut Model,
     parent: &Model,
@@ -242,18 +245,20 @@ fn fit_head(
             parent.answer(rows.x(row), &mut voice);
         }
         let champion = if strategy == Strategy::Head { &work.standard } else { &voice.standard };
+        let share = horizons.weights().next().unwrap_or(0.0);
         let said = horizons.answer(&work.h, champion, &mut mixture);
-        seen.push((mixture.clone(), y.clone()));
+        let alone = mixture.iter().zip(champion).map(|(mixed, own)| (mixed - share * own) / (1.0 - share).max(1e-6));
+        seen.push((alone.collect::<Vec<f32>>(), y.clone()));
         horizons.learn(&work.h, &y, Some(&said), &mut memory)?;
     }
     horizons.flush(&mut memory)?;
     model.head = Some(horizons.collapse());
-    let late = &seen[seen.len() / 2..];
+    let judged = seen.len() - holdout(seen.len(), 0.2);
     if model.scoring() == Scoring::Classes {
-        model.manifest.temperature = temperature(late);
+        model.manifest.temperature = temperature(&seen[seen.len() / 2..judged]);
     }
     let mut losses = Losses::new(model);
-    for ((scores, _), row) in late.iter().zip(seen.len() / 2..) {
+    for (row, (scores, _)) in seen.iter().enumerate().skip(judged) {
         let mut standard = scores.clone();
         if model.scoring() == Scoring::Classes {
             softmax(&mut standard, model.manifest.temperature);

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Global;
 use super::chart::{Change, Chart, Mark, MarkKind, Series};
 use super::exit::{Exit, Fail, unwritable};
-use super::input::{DataArgs, read_bundle, read_spec, settings, trainer};
+use super::input::{DataArgs, read_bundle, read_spec, settings, trainer, training_exit};
 use crate::config::Config;
 use crate::decide::cycle::{CycleSettings, Report};
 use crate::decide::policy::Policy;
@@ -80,7 +80,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             let spec = read_spec(args.arch.as_deref())?;
             backtest::train_base(&trainer, &data.schema, &spec, data.rows.slice(0..first), &training, args.seed)
                 .map_err(|error| {
-                    Fail::new(Exit::Input, format!("cannot train on the first {first} rows"))
+                    Fail::new(training_exit(&error), format!("cannot train on the first {first} rows"))
                         .because(error)
                         .hint("name more rows with --first-rows")
                 })?

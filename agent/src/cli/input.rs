@@ -7,10 +7,10 @@ use trainer_core::spec::Spec;
 use super::Global;
 use super::exit::{Exit, Fail};
 use crate::config::Config;
-use crate::shell::backtest::Stored;
+use crate::shell::backtest::{BacktestError, Stored};
 use crate::shell::ingest::csv::{self, CsvError, CsvOptions, Dataset, TaskKind};
 use crate::shell::paths;
-use crate::shell::trainer::Trainer;
+use crate::shell::trainer::{Trainer, TrainerError};
 
 /// Options that say how a labelled CSV file is read.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -107,4 +107,12 @@ pub(super) fn trainer(in_process: bool) -> Result<Trainer> {
     }
     Ok(Trainer::child()
         .map_err(|error| Fail::new(Exit::Internal, "cannot find this program's own file").because(error))?)
+}
+
+/// Whose fault a failed training is: the rows', or this machine's.
+pub(super) fn training_exit(error: &BacktestError) -> Exit {
+    match error {
+        BacktestError::Trainer(TrainerError::Refused(_)) => Exit::Input,
+        BacktestError::Trainer(_) | BacktestError::Bundle(_) | BacktestError::Solve(_) => Exit::Internal,
+    }
 }

@@ -6,8 +6,8 @@ use serde_json::json;
 use trainer_core::evaluate::Metrics;
 
 use super::Global;
-use super::exit::{Exit, Fail, unwritable};
-use super::input::{DataArgs, read_spec, settings, trainer};
+use super::exit::{Fail, unwritable};
+use super::input::{DataArgs, read_spec, settings, trainer, training_exit};
 use crate::shell::backtest;
 use crate::shell::files;
 
@@ -40,7 +40,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let (stored, finished) =
         backtest::train_base(&trainer, &data.schema, &spec, data.rows, &settings(global)?.training, args.seed)
             .map_err(|error| {
-                Fail::new(Exit::Input, format!("cannot train on {}", args.data.data.display())).because(error)
+                Fail::new(training_exit(&error), format!("cannot train on {}", args.data.data.display())).because(error)
             })?;
     files::write_durable(&args.output, &stored.bytes).map_err(|error| unwritable(&args.output, "--output", error))?;
     if global.json {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
-use super::gate::{self, Evidence};
+use super::gate::{self, Check, Evidence, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
 use super::policy::Policy;
 use super::trigger::Trigger;
@@ -46,6 +46,10 @@ pub struct Cycle {
     labels: u64,
     /// Labels known when the schedule last asked.
     scheduled: u64,
+    /// Labels known when the champion was promoted: it may have been trained on any of them.
+    trained_through: u64,
+    /// Hold-out loss of the candidate that is being refitted.
+    judged_loss: f64,
     /// Sample number of each of the last labels.
     traced: VecDeque<u64>,
     rejected: VecDeque<Digest>,
@@ -59,7 +63,7 @@ impl Cycle {
             champion: digest,
             previous: None,
             factory: digest,
-            watch: Watch::new(model, &watch_settings(settings), 0, 0),
+            watch: Watch::new(model, &watch_settings(settings)),
             trigger: Trigger::default(),
             staleness: Staleness::default(),
             reference: model.manifest.reference.mean,
@@ -68,6 +72,8 @@ impl Cycle {
             samples: 0,
             labels: 0,
             scheduled: 0,
+            trained_through: 0,
+            judged_loss: 0.0,
             traced: VecDeque::new(),
             rejected: VecDeque::new(),
         }
@@ -88,6 +94,7 @@ impl Cycle {
             self.traced.pop_front();
         }
         self.traced.push_back(sample);
+        self.trigger = self.trigger.labelled(sample, self.labels);
         let mut reports = Vec::new();
         // The late errors of an earlier model say nothing about this one.
         if *answered_by == self.champion {
@@ -101,15 +108,17 @@ impl Cycle {
 
     fn notice(&mut self, noticed: Option<Noticed>, settings: &CycleSettings) -> Vec<Report> {
         let Some(noticed) = noticed else { return Vec::new() };
-        let since = match noticed.since {
-            Since::Label(label) => label,
-            Since::Sample(sample) => self.first_label_from(sample),
+        let (since, sample) = match noticed.since {
+            Since::Label(label) => (label, None),
+            Since::Sample(sample) => (self.first_label_from(sample), Some(sample)),
         };
         let acts = matches!(settings.policy, Policy::Trigger { .. } | Policy::Value);
-        let (trigger, opened) = self.trigger.alarm(since, self.labels, &settings.trigger);
-        if acts {
-            self.trigger = trigger;
-        }
+        let (trigger, opened) = self.trigger.alarm(since, sample, self.labels, &settings.trigger);
+        self.trigger = match trigger {
+            // A policy that does not act on alarms says so once per episode it would have opened.
+            Trigger::Episode { .. } if !acts => Trigger::Cooling { until: self.labels + settings.trigger.rows_max },
+            trigger => trigger,
+        };
         // While an episode is open the same alarm comes at every look: once is enough.
         if !opened {
             return Vec::new();
@@ -118,8 +127,9 @@ impl Cycle {
     }
 
     fn first_label_from(&self, sample: u64) -> u64 {
-        let older = self.traced.iter().rev().take_while(|known| **known >= sample).count();
-        self.labels - older as u64
+        // Labels may come in any order: new is what follows the last label of an older sample.
+        let newer = self.traced.iter().rev().take_while(|known| **known >= sample).count();
+        self.labels - newer as u64
     }
 
     /// Orders work if some is due and none is under way.
@@ -127,8 +137,8 @@ impl Cycle {
         if self.work.is_some() {
             return;
         }
-        if let Some(attempt) = self.trigger.due(self.labels, &settings.trigger) {
-            let wanted = plan::plan(attempt.since, self.labels, settings.trigger.rows_max, 0);
+        if let Some(attempt) = self.trigger.due(self.labels) {
+            let wanted = plan::plan(attempt.since, self.labels, settings.trigger.rows_max, 0, self.trained_through);
             match wanted {
                 Ok(rows) => reports.push(self.order(Reason::Drift, Strategy::Head, rows, settings)),
                 Err(_) => self.trigger = self.trigger.attempted(false, self.labels, &settings.trigger),
@@ -149,7 +159,7 @@ impl Cycle {
             }
         };
         let from = self.labels.saturating_sub(newest);
-        match plan::plan(from, self.labels, newest, newest / 2) {
+        match plan::plan(from, self.labels, newest, newest / 2, self.trained_through) {
             Ok(rows) => reports.push(self.order(reason, Strategy::Head, rows, settings)),
             Err(TooFew { missing, .. }) => reports.push(Report::Waiting { reason, missing }),
         }
@@ -174,7 +184,7 @@ impl Cycle {
             Event::Retrain { strategy } => {
                 self.idle()?;
                 let newest = settings.trigger.rows_max.min(self.labels);
-                let rows = plan::plan(self.labels - newest, self.labels, newest, newest / 2)?;
+                let rows = plan::plan(self.labels - newest, self.labels, newest, newest / 2, self.trained_through)?;
                 Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
             }
             Event::Offered { candidate } => self.offered(candidate),
@@ -195,7 +205,7 @@ impl Cycle {
         if self.rejected.contains(&candidate) {
             return Err(Refusal::Pointless(candidate.short(), "was refused before: train another one"));
         }
-        let known = self.labels.min(plan::HOLDOUT_MAX);
+        let known = (self.labels - self.trained_through).min(plan::HOLDOUT_MAX);
         if known < plan::HOLDOUT_MIN {
             return Err(TooFew { known, missing: plan::HOLDOUT_MIN - known }.into());
         }
@@ -244,21 +254,26 @@ impl Cycle {
         };
         if let Some(judged) = order.refit_of {
             // The rows were seen in the refit: they can unmask a broken candidate, not prove a better one.
-            let sound = gate::judge(&evidence, &settings.gate).decided_by != gate::Check::Finite
+            let sound = gate::judge(&evidence, &settings.gate).decided_by != Check::Finite
                 && evidence.gain().0 > -settings.gate.margin;
             let serving = if sound { candidate } else { judged };
-            return self.promote(&order, serving, evidence.losses().1, recent, settings);
+            return self.promote(&order, serving, self.judged_loss, recent, settings);
         }
         let mut verdict = gate::judge(&evidence, &settings.gate);
         if verdict.passed && order.reason == Reason::Staleness {
             let (gain, error) = evidence.gain();
-            verdict.passed = value::worth(gain, error, &settings.value).1;
+            let (worth, pays) = value::worth(gain, error, &settings.value);
+            let limit = settings.value.cost_errors;
+            verdict = Verdict { passed: pays, decided_by: Check::Worth, value: worth, limit, ..verdict };
         }
-        verdict.passed &= candidate != self.champion;
+        if candidate == self.champion {
+            verdict = Verdict { passed: false, decided_by: Check::Other, ..verdict };
+        }
         let passed = verdict.passed;
         let mut reports = vec![Report::Gate { run, candidate, verdict }];
         match order.task {
             OrderTask::Train { .. } if passed => {
+                self.judged_loss = evidence.losses().1;
                 self.work = Some(Order { refit_of: Some(candidate), ..order });
             }
             OrderTask::Judge { .. } if passed => {
@@ -309,7 +324,7 @@ impl Cycle {
         let mut reports = vec![Report::Failed { run, reason }];
         match order.refit_of {
             // The judged candidate is good enough without the newest rows.
-            Some(judged) => reports.extend(self.promote(&order, judged, self.reference, &[], settings)),
+            Some(judged) => reports.extend(self.promote(&order, judged, self.judged_loss, &[], settings)),
             None => self.ended(order.reason, false, &[], settings),
         }
         reports
@@ -329,6 +344,7 @@ impl Cycle {
     fn serve(&mut self, model: Digest, previous: Option<Digest>, reference: Option<Reference>, baseline: &[f32]) {
         self.champion = model;
         self.previous = previous;
+        self.trained_through = self.labels;
         self.staleness = Staleness::default();
         if let Some(reference) = reference {
             self.reference = reference.mean;
@@ -336,7 +352,7 @@ impl Cycle {
         if !baseline.is_empty() {
             self.watch.rebaseline(baseline);
         }
-        self.watch.expect(reference, self.labels);
+        self.watch.expect(reference);
     }
 
     fn reject(&mut self, model: Digest) {
@@ -378,7 +394,7 @@ impl Cycle {
 
     /// After a restart with perhaps other settings: drift tests whose settings changed start anew.
     pub fn adopt(&mut self, settings: &CycleSettings) {
-        self.watch.adopt(&watch_settings(settings), self.labels);
+        self.watch.adopt(&watch_settings(settings));
     }
 }
 

@@ -102,6 +102,10 @@ pub enum Check {
     Gain,
     /// The lower bound of the gain lies above minus the margin.
     LowerBound,
+    /// The expected gain exceeds the cost of a retrain (policy `value`), in avoided errors.
+    Worth,
+    /// The candidate is another model than the champion.
+    Other,
 }
 
 impl Verdict {
@@ -115,6 +119,10 @@ impl Verdict {
             Check::Rows => format!("{word}: {} held-out rows, {} are needed", self.value, self.limit),
             Check::Finite => format!("{word}: it gives answers that are not numbers"),
             Check::Gain => format!("{word}: it is worse by {:.4} ({losses})", -self.value),
+            Check::Worth => {
+                format!("{word}: it would avoid {:.1} errors, a retrain costs {:.1} ({losses})", self.value, self.limit)
+            }
+            Check::Other => format!("{word}: training gave the champion once more"),
             Check::LowerBound => {
                 format!("{word}: gain is at least {:+.4}, allowed down to {:+.4} ({losses})", self.value, self.limit)
             }

@@ -34,14 +34,19 @@ pub struct TooFew {
 
 /// Plans a training on labels `from_label..labels`, at most the newest `newest`, with a fifth held out.
 ///
+/// The champion was trained on labels up to `seen`: only later ones can be held out, or it would be judged on its own rows.
 /// Fails with [`TooFew`] and the number of labels that are missing.
-pub fn plan(from_label: u64, labels: u64, newest: u64, history: u64) -> Result<RowsWanted, TooFew> {
+pub fn plan(from_label: u64, labels: u64, newest: u64, history: u64, seen: u64) -> Result<RowsWanted, TooFew> {
     let known = labels.saturating_sub(from_label);
     if known < TRAIN_MIN + HOLDOUT_MIN {
         return Err(TooFew { known, missing: TRAIN_MIN + HOLDOUT_MIN - known });
     }
     let newest = known.min(newest.max(TRAIN_MIN + HOLDOUT_MIN));
-    let holdout = (newest / 5).clamp(HOLDOUT_MIN, HOLDOUT_MAX);
+    let fresh = labels.saturating_sub(seen);
+    if fresh < HOLDOUT_MIN {
+        return Err(TooFew { known: fresh, missing: HOLDOUT_MIN - fresh });
+    }
+    let holdout = (newest / 5).clamp(HOLDOUT_MIN, HOLDOUT_MAX).min(fresh);
     Ok(RowsWanted { from_label, newest, holdout, history })
 }
 
@@ -90,11 +95,17 @@ mod tests {
     #[test]
     fn a_fifth_is_held_out_and_too_few_rows_name_what_is_missing() {
         assert_eq!(
-            plan(900, 1_000, 400, 50),
+            plan(900, 1_000, 400, 50, 0),
             Ok(RowsWanted { from_label: 900, newest: 100, holdout: 20, history: 50 })
         );
-        assert_eq!(plan(0, 1_000, 400, 0).map(|wanted| (wanted.newest, wanted.holdout)), Ok((400, 80)));
-        assert_eq!(plan(990, 1_000, 400, 0), Err(TooFew { known: 10, missing: 30 }));
+        assert_eq!(plan(0, 1_000, 400, 0, 0).map(|wanted| (wanted.newest, wanted.holdout)), Ok((400, 80)));
+        assert_eq!(
+            plan(0, 1_000, 1_000, 0, 950).map(|wanted| wanted.holdout),
+            Ok(50),
+            "the champion knows the first 950"
+        );
+        assert_eq!(plan(0, 1_000, 400, 0, 995), Err(TooFew { known: 5, missing: 15 }));
+        assert_eq!(plan(990, 1_000, 400, 0, 0), Err(TooFew { known: 10, missing: 30 }));
         assert!(TooFew { known: 10, missing: 30 }.to_string().contains("30 more are needed"));
     }
 

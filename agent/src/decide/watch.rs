@@ -1,5 +1,9 @@
 //! What is watched while a model serves: its inputs against a frozen baseline, its losses as labels come.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+mod settings;
+
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 use trainer_core::model::{Model, Reference};
 use trainer_core::schema::{FeatureKind, Schema};
@@ -12,72 +16,14 @@ use super::drift::holm::holm;
 use super::drift::page_hinkley::{PageHinkley, PageHinkleySettings};
 use super::drift::spec::AnyDetector;
 use super::drift::{Detector, Direction};
-
-/// Which tests may raise an alarm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Watcher {
-    /// ADWIN on the losses.
-    Adwin,
-    /// Page-Hinkley on the losses.
-    PageHinkley,
-    /// e-SR with the e-CUSUM change point on the losses.
-    ESr,
-    /// Population stability of the features.
-    Psi,
-}
-
-impl Watcher {
-    /// Every watcher, in the order in which they are asked.
-    pub const ALL: [Self; 4] = [Self::Adwin, Self::PageHinkley, Self::ESr, Self::Psi];
-
-    /// Name in settings and policies.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Adwin => "adwin",
-            Self::PageHinkley => "page_hinkley",
-            Self::ESr => "e_sr",
-            Self::Psi => "psi",
-        }
-    }
-}
-
-/// How drift is watched.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct WatchSettings {
-    /// Which tests may raise an alarm. Default: e_sr and psi; ADWIN and Page-Hinkley are there for comparison.
-    pub watchers: Vec<Watcher>,
-    /// Labelled rows to a false alarm of `e_sr`, on average. Default 10,000.
-    pub run_length_rows: f64,
-    /// PSI above which a feature has drifted, if its chi-square p-value agrees. Default 0.25.
-    pub psi: f64,
-    /// Share of features that must have drifted. Default 0.5.
-    pub share: f64,
-    /// Rows in the window of `psi`; at least 200, or small samples raise false alarms. Default 200.
-    pub window_rows: usize,
-    /// Rows from one look of `psi` to the next. Default 64.
-    pub every_rows: u32,
-}
-
-impl Default for WatchSettings {
-    fn default() -> Self {
-        Self {
-            watchers: vec![Watcher::ESr, Watcher::Psi],
-            run_length_rows: 10_000.0,
-            psi: 0.25,
-            share: 0.5,
-            window_rows: 200,
-            every_rows: 64,
-        }
-    }
-}
+pub use settings::{WatchSettings, Watcher};
 
 /// Rows of production that a new baseline rests on, at most.
 pub const BASELINE_ROWS_MAX: usize = 512;
 /// Labels that calibrate the loss bound of a freshly promoted model.
 const CALIBRATION_LABELS: u64 = 100;
+/// Losses that a change point can be traced back over.
+const ORDINALS: usize = 4_096;
 /// Losses in the window that status shows.
 const RECENT: usize = 500;
 
@@ -115,12 +61,13 @@ struct FeatureWatch {
     window: Option<BinWindow>,
 }
 
-/// A test on the losses, and the label it began at.
+/// A test on the losses, and the loss it began at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct LossWatch {
     watcher: Watcher,
     detector: AnyDetector,
-    first_label: u64,
+    /// Losses that had been taken before it began.
+    first: u64,
 }
 
 /// The e-SR detector waits until it knows what loss is normal.
@@ -140,9 +87,9 @@ pub struct FeatureState {
     pub psi: Option<(f64, f64, f64)>,
     /// Rows in the window.
     pub rows: u64,
-    /// Missing values in the window.
+    /// Missing values since the last baseline.
     pub missing: u64,
-    /// Values outside the valid range in the window.
+    /// Values outside the valid range since the last baseline.
     pub out_of_range: u64,
 }
 
@@ -156,25 +103,30 @@ pub struct Watch {
     calibration: Option<Calibration>,
     samples: u64,
     last_look: u64,
-    recent: std::collections::VecDeque<f32>,
+    recent: VecDeque<f32>,
+    /// Losses taken since the tests began anew, and the label ordinals of the last of them.
+    fed: u64,
+    ordinals: VecDeque<u64>,
 }
 
 impl Watch {
-    /// A watch for `model` from its own baseline and reference, at `labels` known labels and `samples` seen samples.
+    /// A watch for `model` from its own baseline and reference, before its first sample.
     #[must_use]
-    pub fn new(model: &Model, settings: &WatchSettings, labels: u64, samples: u64) -> Self {
+    pub fn new(model: &Model, settings: &WatchSettings) -> Self {
         let mut watch = Self {
             settings: settings.clone(),
             schema: model.schema().clone(),
             features: Vec::new(),
             losses: Vec::new(),
             calibration: None,
-            samples,
-            last_look: samples,
-            recent: std::collections::VecDeque::new(),
+            samples: 0,
+            last_look: 0,
+            recent: VecDeque::new(),
+            fed: 0,
+            ordinals: VecDeque::new(),
         };
         watch.rebaseline(&model.baseline);
-        watch.expect(Some(model.manifest.reference), labels);
+        watch.expect(Some(model.manifest.reference));
         watch
     }
 
@@ -202,9 +154,11 @@ impl Watch {
         self.last_look = self.samples;
     }
 
-    /// Starts the loss tests anew at `labels` known labels. Without a reference the e-detector calibrates itself first.
-    pub fn expect(&mut self, reference: Option<Reference>, labels: u64) {
+    /// Starts the loss tests anew. Without a reference the e-detector calibrates itself first.
+    pub fn expect(&mut self, reference: Option<Reference>) {
         self.recent.clear();
+        self.ordinals.clear();
+        self.fed = 0;
         self.losses.clear();
         self.calibration = None;
         for watcher in self.settings.watchers.clone() {
@@ -225,16 +179,20 @@ impl Watch {
             };
             // The settings used here lie within the detectors' documented ranges.
             if let Ok(detector) = detector {
-                self.losses.push(LossWatch { watcher, detector, first_label: labels });
+                self.losses.push(LossWatch { watcher, detector, first: self.fed });
             }
         }
     }
 
-    /// Takes other settings; if they differ, the loss tests start anew and the windows are emptied at the next baseline.
-    pub fn adopt(&mut self, settings: &WatchSettings, labels: u64) {
+    /// Takes other settings; if they differ, the loss tests start anew and the windows are emptied.
+    pub fn adopt(&mut self, settings: &WatchSettings) {
         if self.settings != *settings {
             self.settings = settings.clone();
-            self.expect(None, labels);
+            for feature in &mut self.features {
+                let window = |bins| BinWindow::new(bins, settings.window_rows);
+                feature.window = feature.bins.as_ref().map(window);
+            }
+            self.expect(None);
         }
     }
 
@@ -287,7 +245,7 @@ impl Watch {
             return None;
         }
         drifted.sort_by(|a, b| b.0.1.psi.total_cmp(&a.0.1.psi));
-        let window = readings.iter().map(|(_, _, seen)| *seen).max().unwrap_or(0);
+        let window = self.settings.window_rows as u64;
         Some(Noticed {
             watcher: Watcher::Psi,
             statistic: share,
@@ -308,7 +266,11 @@ impl Watch {
         }
         #[expect(clippy::cast_possible_truncation, reason = "losses lie in [0, 1] and are only shown")]
         self.recent.push_back(loss as f32);
-        self.calibrate(loss, label);
+        if self.ordinals.len() == ORDINALS {
+            self.ordinals.pop_front();
+        }
+        self.ordinals.push_back(label);
+        self.fed += 1;
         let mut noticed = None;
         for watch in &mut self.losses {
             let Some(alarm) = watch.detector.update(loss) else {
@@ -321,14 +283,15 @@ impl Watch {
                 watcher: watch.watcher,
                 statistic: alarm.statistic,
                 threshold: alarm.threshold,
-                since: Since::Label(watch.first_label + alarm.change_point),
+                since: Since::Label(label_of(&self.ordinals, self.fed, watch.first + alarm.change_point)),
                 features: Vec::new(),
             });
         }
+        self.calibrate(loss);
         noticed
     }
 
-    fn calibrate(&mut self, loss: f64, label: u64) {
+    fn calibrate(&mut self, loss: f64) {
         let Some(calibration) = &mut self.calibration else {
             return;
         };
@@ -342,7 +305,7 @@ impl Watch {
                 Reference { rows: calibration.labels, mean, variance: (calibration.square / n - mean * mean).max(0.0) };
             self.calibration = None;
             if let Ok(detector) = self.e_detector(reference) {
-                self.losses.push(LossWatch { watcher: Watcher::ESr, detector, first_label: label + 1 });
+                self.losses.push(LossWatch { watcher: Watcher::ESr, detector, first: self.fed });
             }
         }
     }
@@ -374,4 +337,11 @@ impl Watch {
         };
         self.features.iter().map(state).collect()
     }
+}
+
+/// The label ordinal of loss number `index` of `fed`, of which the last ones are remembered; the oldest known one before that.
+fn label_of(ordinals: &VecDeque<u64>, fed: u64, index: u64) -> u64 {
+    let oldest = fed - ordinals.len() as u64;
+    let at = usize::try_from(index.saturating_sub(oldest)).unwrap_or(usize::MAX).min(ordinals.len().saturating_sub(1));
+    ordinals.get(at).copied().unwrap_or(0)
 }

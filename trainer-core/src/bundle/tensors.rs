@@ -194,7 +194,18 @@ impl Loader<'_> {
         } else {
             Vec::new()
         };
-        Ok(Embedding { scale: [scale[0], scale[1], scale[2], scale[3]], weight, bias, squeeze })
+        let embedding = Embedding { scale: [scale[0], scale[1], scale[2], scale[3]], weight, bias, squeeze };
+        // A width nobody would write would cost the trainer its memory.
+        let parts = embed::parts(network);
+        let squeezed = embedding.squeeze.is_empty()
+            || embedding.bias.is_empty() && embedding.squeeze.len() == parts * (embed::WIDTH_MAX - 1);
+        if !squeezed || embedding.width(network) > embed::WIDTH_MAX.max(embed::FILL) {
+            return Err(BundleError::Manifest(format!(
+                "an embedding of {} columns from {parts}",
+                embedding.width(network)
+            )));
+        }
+        Ok(embedding)
     }
 
     fn expect_shape(&self, name: &str, expected: &[usize]) -> Result<(), BundleError> {

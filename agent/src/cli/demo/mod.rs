@@ -20,6 +20,7 @@ use trainer_core::train::TrainSettings;
 
 use super::Global;
 use super::exit::{Exit, Fail};
+use super::input::training_exit;
 use crate::shell::backtest::{Stored, train_base};
 use crate::shell::trainer::Trainer;
 use account::Account;
@@ -68,7 +69,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let training = TrainSettings::default();
     let history = gateway.rows.slice(0..gateway.first);
     let (base, finished) = train_base(&trainer, &gateway.schema, &Spec::default(), history, &training, args.seed)
-        .map_err(|error| Fail::new(Exit::Input, "the first rows cannot be trained on").because(error))?;
+        .map_err(|error| Fail::new(training_exit(&error), "the first rows cannot be trained on").because(error))?;
     let held = super::train::describe(base.model.manifest.metrics.as_ref());
     account.say(&format!("{:.1} CPU seconds; on rows held out: {held}", finished.cpu_s));
     account.step(2, "start the agent: a process of its own, a temporary state directory, no broker, no network");

@@ -34,7 +34,7 @@ pub(super) struct Books {
 impl Books {
     /// Continues after the stored generation.
     pub(super) fn new(control: Control, generation: i64) -> Self {
-        let books = Self {
+        let mut books = Self {
             control,
             generation,
             reports: Vec::new(),
@@ -42,11 +42,12 @@ impl Books {
             models: BTreeMap::new(),
             trouble: None,
         };
-        books.forgotten()
+        books.forget_old();
+        books
     }
 
-    /// Old reports go at each start: without a fleet to take them they would grow for ever.
-    fn forgotten(mut self) -> Self {
+    /// Lets old reports go: without a fleet to take them they would grow for ever.
+    pub(super) fn forget_old(&mut self) {
         let newest =
             self.control.reports_newest(1).ok().and_then(|reports| reports.first().map(|stored| stored.position));
         if let Some(newest) = newest.filter(|newest| *newest > KEPT_MAX)
@@ -54,7 +55,6 @@ impl Books {
         {
             tracing::warn!(error = %error.chain(), "old reports stay");
         }
-        self
     }
 
     /// Why the last commit was refused.

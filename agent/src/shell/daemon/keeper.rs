@@ -26,8 +26,8 @@ use crate::shell::trainer::Trainer;
 pub(super) const ATTEMPTS_MAX: u32 = 2;
 /// Seconds between two looks at how many bytes the records take.
 const RETENTION_S: u64 = 60;
-/// Labels that are counted again after a start, at most; older ones have been trained on or never will be.
-const REPLAYED_MAX: usize = 20_000;
+/// Labels that are read at once when they are counted again after a start.
+const REPLAYED_AT_ONCE: usize = 1_000;
 
 /// The loop's state as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,18 +99,25 @@ impl Keeper {
             saved.cycle.adopt(&self.rules.cycle);
         }
         self.serve();
-        let after = self.saved.as_ref().map_or(i64::MAX, |saved| saved.ordinal);
-        match self.shared.reader.labelled_since(after, REPLAYED_MAX) {
-            Ok(rows) => {
-                for row in rows {
-                    // The record tells who answered.
-                    let record = self.shared.reader.recent(1, Some(row.seq + 1)).ok().and_then(|mut found| found.pop());
-                    if let Some(record) = record.filter(|record| record.seq == row.seq) {
-                        self.label(row.ordinal, &record, &row.truth);
-                    }
+        loop {
+            let after = self.saved.as_ref().map_or(i64::MAX, |saved| saved.ordinal);
+            let rows = match self.shared.reader.labelled_since(after, REPLAYED_AT_ONCE) {
+                Ok(rows) if !rows.is_empty() => rows,
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "labels stored last are not counted again");
+                    break;
+                }
+            };
+            for row in rows {
+                // The record tells who answered.
+                let record = self.shared.reader.recent(1, Some(row.seq + 1)).ok().and_then(|mut found| found.pop());
+                if let Some(record) = record.filter(|record| record.seq == row.seq) {
+                    self.label(row.ordinal, &record, &row.truth);
+                } else if let Some(saved) = &mut self.saved {
+                    saved.ordinal = saved.ordinal.max(row.ordinal);
                 }
             }
-            Err(error) => tracing::warn!(error = %error.chain(), "labels stored last are not counted again"),
         }
         self.commit();
         self.carry_out();
@@ -131,11 +138,11 @@ impl Keeper {
 
     fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
         let Some(saved) = &mut self.saved else { return };
+        saved.ordinal = saved.ordinal.max(ordinal);
         let Some(serving) = self.shared.slot.serving() else {
             return;
         };
         let model = &serving.champion.model;
-        saved.ordinal = saved.ordinal.max(ordinal);
         let Record { seq, record } = record;
         if record.output.len() != model.schema().outputs() || truth.len() != model.schema().truths() {
             return;
@@ -177,7 +184,14 @@ impl Keeper {
             }
             Err(Undone { reason, again }) => {
                 tracing::warn!(run, reason, "a run could not be finished");
-                if again && saved.attempts < ATTEMPTS_MAX { self.carry_out() } else { self.fail(run, reason) }
+                if saved.cycle.orders().work.is_none_or(|order| order.run != run) {
+                    // A rollback made it void; whatever was ordered meanwhile has waited for this thread.
+                    self.carry_out();
+                } else if again && saved.attempts < ATTEMPTS_MAX {
+                    self.carry_out()
+                } else {
+                    self.fail(run, reason)
+                }
             }
         }
     }
@@ -193,6 +207,7 @@ impl Keeper {
         if self.ticks.is_multiple_of(RETENTION_S) {
             // The outcome is in the counts; a full queue means that the next time is soon enough.
             let _ = self.shared.recorder.retire(self.rules.keep_bytes);
+            self.books.forget_old();
         }
         if self.books.is_waiting() {
             if self.commit() {

@@ -2,13 +2,22 @@
 pub mod frames;
 pub mod worker;
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use trainer_core::digest::Digest;
 
 use frames::{Answer, FrameError, Job};
+
+/// A training that has not ended by then is ended: the largest one a gateway is asked for takes minutes.
+const TRAINING_MAX: Duration = Duration::from_secs(3_600);
+/// Last words of a child that are kept.
+const WORDS_BYTES_MAX: u64 = 64 * 1024;
 
 /// Who trains.
 #[derive(Clone, Debug)]
@@ -101,6 +110,22 @@ fn ask_child(program: &PathBuf, job: &Job) -> Result<Answer, TrainerError> {
         .env("MALLOC_TRIM_THRESHOLD_", "268435456")
         .spawn()
         .map_err(start)?;
+    // Drained beside the frames, or a child that complains at length would wait for us while we wait for it.
+    let mut stderr = child.stderr.take().expect("stderr is piped");
+    let words = std::thread::spawn(move || {
+        let mut words = Vec::new();
+        let _ = (&mut stderr).take(WORDS_BYTES_MAX).read_to_end(&mut words);
+        let _ = io::copy(&mut stderr, &mut io::sink());
+        words
+    });
+    let (ended, deadline) = mpsc::channel::<()>();
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let watch = std::thread::spawn(move || {
+        let late = deadline.recv_timeout(TRAINING_MAX) == Err(mpsc::RecvTimeoutError::Timeout);
+        if let Some(pid) = pid.filter(|_| late) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    });
     // The worker reads the whole job before it writes, so writing first cannot lock the two up. If it dies while reading,
     // the write fails and its exit status tells more than the write's error.
     let mut stdin = child.stdin.take().expect("stdin is piped");
@@ -108,23 +133,28 @@ fn ask_child(program: &PathBuf, job: &Job) -> Result<Answer, TrainerError> {
     drop(stdin);
     let mut stdout = child.stdout.take().expect("stdout is piped");
     let answer = frames::read(&mut stdout);
-    let output = child.wait_with_output().map_err(start)?;
+    // Its watch ends before it is waited for, so that its number cannot be another process's by then.
+    drop(stdout);
+    drop(ended);
+    let _ = watch.join();
+    let words = words.join().unwrap_or_default();
+    let status = child.wait().map_err(start)?;
     match answer {
         Ok(answer) if written.is_ok() => Ok(answer),
-        _ if !output.status.success() => Err(TrainerError::Ended { how: meaning(&output) }),
+        _ if !status.success() => Err(TrainerError::Ended { how: meaning(status, &words) }),
         Ok(_) => Err(TrainerError::Ended { how: "it answered before it had read the job".to_owned() }),
         Err(error) => Err(error.into()),
     }
 }
 
 /// What a child's end means: signals 9 and 6 are how the kernel and the allocator say "out of memory".
-fn meaning(output: &std::process::Output) -> String {
+fn meaning(status: ExitStatus, words: &[u8]) -> String {
     use std::os::unix::process::ExitStatusExt as _;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(words);
     let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-    match output.status.signal() {
-        Some(9) => format!("killed, most likely out of memory; last words: {last}"),
+    match status.signal() {
+        Some(9) => format!("killed: out of memory, or an hour without an end; last words: {last}"),
         Some(6) => format!("aborted, out of memory or a bug of ours; last words: {last}"),
-        _ => format!("{}; last words: {last}", output.status),
+        _ => format!("{status}; last words: {last}"),
     }
 }
