@@ -286,7 +286,7 @@ mod tests {
         let mut greedy = bytes.clone();
         greedy[..8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
         assert!(matches!(read(&greedy), Err(BundleError::Container(_))));
-        let mut long = vec![b' '; HEADER_BYTES_MAX as usize + 64];
+        let mut long = vec![b' '; usize::try_from(HEADER_BYTES_MAX).unwrap() + 64];
         long[..8].copy_from_slice(&(HEADER_BYTES_MAX + 1).to_le_bytes());
         assert!(matches!(read(&long), Err(BundleError::TooLarge { .. })));
         let foreign = serialize::<String, TensorView<'_>, _>(Vec::new(), None).unwrap();

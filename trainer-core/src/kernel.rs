@@ -14,7 +14,7 @@ impl Shape {
     fn fits(self, length: usize) -> bool {
         let last = self.rows.saturating_sub(1).checked_mul(self.stride);
         let end = last.and_then(|start| start.checked_add(self.columns));
-        self.columns <= self.stride && self.stride <= isize::MAX as usize && end.is_some_and(|end| end <= length)
+        self.columns <= self.stride && isize::try_from(self.stride).is_ok() && end.is_some_and(|end| end <= length)
     }
 }
 

@@ -1,4 +1,6 @@
 //! Stories of the loop: what goes in on the left, what it reports and orders on the right.
+use std::fmt::Write as _;
+
 use expect_test::{Expect, expect};
 use trainer_core::bundle;
 use trainer_core::schema::{Feature, FeatureKind, Rows, Schema, Task};
@@ -72,7 +74,7 @@ impl Story {
                 }
                 Report::Rollback { from, to } => format!("rolled back from {} to {}", self.name(*from), self.name(*to)),
             };
-            self.text += &format!("{what:<12}{said}\n");
+            let _ = writeln!(self.text, "{what:<12}{said}");
         }
     }
 
@@ -107,7 +109,9 @@ impl Story {
     fn step(&mut self, event: Event) -> &mut Self {
         match self.cycle.step(event, &self.settings) {
             Ok(reports) => self.tell("", &reports),
-            Err(refusal) => self.text += &format!("{:<12}refused: {refusal}\n", ""),
+            Err(refusal) => {
+                let _ = writeln!(self.text, "{:<12}refused: {refusal}", "");
+            }
         }
         self
     }

@@ -15,7 +15,7 @@ use trainer_core::digest::Digest;
 use frames::{Answer, FrameError, Job};
 
 /// A training that has not ended by then is ended: the largest one a gateway is asked for takes minutes.
-const TRAINING_MAX: Duration = Duration::from_secs(3_600);
+const TRAINING_MAX: Duration = Duration::from_hours(1);
 /// Last words of a child that are kept.
 const WORDS_BYTES_MAX: u64 = 64 * 1024;
 
