@@ -3,5 +3,6 @@ use std::process::ExitCode;
 
 #[expect(clippy::disallowed_methods, reason = "the door: arguments come in here and nowhere else")]
 fn main() -> ExitCode {
+    hone_agent::cli::exit::quiet_on_closed_pipe();
     ExitCode::from(hone_agent::cli::run(std::env::args_os()) as u8)
 }

@@ -73,6 +73,18 @@ impl Error for Fail {
     }
 }
 
+/// Lets `hone … | head` end like any tool when its reader has gone: printing to a closed pipe is no panic of ours.
+pub fn quiet_on_closed_pipe() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            std::process::exit(i32::from(Exit::Ok as u8));
+        }
+        usual(info);
+    }));
+}
+
 /// Prints an error with its causes and hint to stderr and returns the exit code.
 #[must_use]
 pub fn report(error: &anyhow::Error) -> Exit {

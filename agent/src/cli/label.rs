@@ -43,23 +43,15 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     match answer["outcome"].as_str() {
         Some(outcome @ ("stored" | "duplicate")) => {
             if !global.json {
-                println!(
-                    "{}",
-                    if outcome == "stored" {
-                        "stored"
-                    } else {
-                        "known already: the same source has said the same before"
-                    }
-                );
+                println!("{}", if outcome == "stored" { "stored" } else { "known already: the same was said before" });
             }
             Ok(())
         }
-        Some("conflict") => Err(Fail::new(
-            Exit::Refused,
-            format!("{} has said `{}` before, which is kept", args.source, text(&answer["kept"])),
-        )
-        .hint("name another --source")
-        .into()),
+        Some("conflict") => {
+            Err(Fail::new(Exit::Refused, format!("`{}` was said before and is kept", text(&answer["kept"])))
+                .hint("a record has one truth, the first one; label a newer record")
+                .into())
+        }
         Some("unknown") => {
             Err(Fail::new(Exit::Refused, text(&answer["error"])).hint("`hone records` lists the newest").into())
         }

@@ -17,10 +17,16 @@ pub struct Args {
     /// First model of a device that has none; ignored once it is known
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// End when the process that started this one ends
+    #[arg(long, hide = true)]
+    with_parent: bool,
 }
 
 /// Runs the daemon until it is told to stop.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
+    if args.with_parent {
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    }
     let (config, places) = places(global)?;
     // Whoever embeds the agent may have a subscriber already.
     let _ = tracing_subscriber::fmt()

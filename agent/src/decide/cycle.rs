@@ -8,6 +8,7 @@
 //! ```
 mod facts;
 mod settings;
+mod views;
 
 use std::collections::VecDeque;
 
@@ -366,30 +367,6 @@ impl Cycle {
     #[must_use]
     pub fn orders(&self) -> Orders {
         Orders { serve: self.champion, keep: self.previous, work: self.work.clone() }
-    }
-
-    /// The model that serves, the one before it, and the one the device came with.
-    #[must_use]
-    pub fn models(&self) -> (Digest, Option<Digest>, Digest) {
-        (self.champion, self.previous, self.factory)
-    }
-
-    /// Samples and labels taken so far.
-    #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        (self.samples, self.labels)
-    }
-
-    /// Drift state, for status.
-    #[must_use]
-    pub fn watch(&self) -> &Watch {
-        &self.watch
-    }
-
-    /// Trigger state, for status.
-    #[must_use]
-    pub fn trigger(&self) -> Trigger {
-        self.trigger
     }
 
     /// After a restart with perhaps other settings: drift tests whose settings changed start anew.

@@ -171,7 +171,13 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let status = tokio::task::spawn_blocking(move || recorder.stop()).await;
     let _ = fs::remove_file(&places.socket);
     drop(lock);
-    tracing::info!(recorded = status.map_or(0, |status| status.recorded), "stopped");
+    if let Ok(status) = status {
+        let lost = status.unrecorded + status.held;
+        if lost > 0 {
+            tracing::warn!(lost, "samples were answered that no disk took");
+        }
+        tracing::info!(recorded = status.recorded, "stopped");
+    }
     Ok(())
 }
 

@@ -7,6 +7,15 @@ use trainer_core::evaluate::Metrics;
 use super::Summary;
 use super::gateway::Gateway;
 
+/// Writes a line; a closed pipe ends the demonstration, not with a panic.
+macro_rules! say {
+    ($($text:tt)*) => {
+        if writeln!(std::io::stdout(), $($text)*).is_err() {
+            super::STOP.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    };
+}
+
 /// Columns of the two little curves.
 const CURVE: usize = 40;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -50,22 +59,22 @@ impl Account {
 
     pub(super) fn title(&self, gateway: &Gateway) {
         if self.manner != Manner::Json {
-            println!("hone demo: {}", gateway.name);
-            println!("nothing leaves this machine; everything is removed at the end");
+            say!("hone demo: {}", gateway.name);
+            say!("nothing leaves this machine; everything is removed at the end");
         }
     }
 
     pub(super) fn step(&self, number: usize, text: &str) {
         match self.manner {
-            Manner::Live => println!("\n\x1b[1m{number}  {text}\x1b[0m"),
-            Manner::Plain => println!("\n{number}  {text}"),
+            Manner::Live => say!("\n\x1b[1m{number}  {text}\x1b[0m"),
+            Manner::Plain => say!("\n{number}  {text}"),
             Manner::Json => {}
         }
     }
 
     pub(super) fn say(&self, text: &str) {
         if self.manner != Manner::Json {
-            println!("   {text}");
+            say!("   {text}");
         }
     }
 
@@ -126,10 +135,10 @@ impl Account {
                     Tone::Work => 34,
                     Tone::Good => 32,
                 };
-                println!("\r\x1b[2K   {row:>6}  \x1b[{colour}m{word:<8}\x1b[0m {text}");
+                say!("\r\x1b[2K   {row:>6}  \x1b[{colour}m{word:<8}\x1b[0m {text}");
             }
-            Manner::Plain => println!("   {row:>6}  {word:<8} {text}"),
-            Manner::Json => println!("{}", json!({"row": row, "event": word, "text": text})),
+            Manner::Plain => say!("   {row:>6}  {word:<8} {text}"),
+            Manner::Json => say!("{}", json!({"row": row, "event": word, "text": text})),
         }
     }
 
@@ -137,7 +146,7 @@ impl Account {
     pub(super) fn live(&mut self, row: usize, rows: usize, with: f64, without: f64) {
         self.looks += 1;
         if self.manner == Manner::Plain && self.looks.is_multiple_of(60) {
-            println!("   {row:>6}  quality  {with:.2} with hone, {without:.2} without, over the last rows");
+            say!("   {row:>6}  quality  {with:.2} with hone, {without:.2} without, over the last rows");
         }
         if self.manner != Manner::Live {
             return;
@@ -151,7 +160,8 @@ impl Account {
             }
         }
         let [first, second] = &self.curves;
-        print!(
+        let _ = write!(
+            std::io::stdout(),
             "\r\x1b[2K   {row:>6} of {rows}  with hone \x1b[32m{} {with:.2}\x1b[0m  without \x1b[33m{} {without:.2}\x1b[0m",
             bars(&first[first.len().saturating_sub(CURVE / 2)..]),
             bars(&second[second.len().saturating_sub(CURVE / 2)..]),
@@ -162,7 +172,7 @@ impl Account {
     /// Ends the moving line.
     pub(super) fn end_live(&self) {
         if self.manner == Manner::Live {
-            println!();
+            say!();
         }
     }
 
@@ -174,25 +184,28 @@ impl Account {
                 "promotions": summary.promotions, "train_cpu_s": summary.cpu_s, "joules_modelled": summary.joules_modelled,
                 "poisoned": "refused", "verdict": summary.refused, "refused_samples": summary.refused_samples,
             });
-            println!("{text}");
+            say!("{text}");
             return;
         }
         self.step(5, "what it was worth");
-        println!("   {name:<28}{with:>8.3} with hone{without:>10.3} without");
-        println!(
+        say!("   {name:<28}{with:>8.3} with hone{without:>10.3} without");
+        say!(
             "   {:<28}{:>8} trainings, {} promoted, each only after it won on held-out rows",
-            "retrains", summary.retrains, summary.promotions
+            "retrains",
+            summary.retrains,
+            summary.promotions
         );
-        println!("   {:<28}{:>8.2} s in all", "CPU of all trainings", summary.cpu_s);
-        println!(
+        say!("   {:<28}{:>8.2} s in all", "CPU of all trainings", summary.cpu_s);
+        say!(
             "   {:<28}{:>8.2} J, modelled from multiply-adds, not measured",
-            "energy of all trainings", summary.joules_modelled
+            "energy of all trainings",
+            summary.joules_modelled
         );
-        println!("   {:<28}{}", "the bad candidate was", summary.refused);
+        say!("   {:<28}{}", "the bad candidate was", summary.refused);
         if summary.refused_samples > 0 {
-            println!("   {:<28}{:>8}", "samples refused", summary.refused_samples);
+            say!("   {:<28}{:>8}", "samples refused", summary.refused_samples);
         }
-        println!("\nNext: `hone backtest --help` compares policies on your own recording.");
+        say!("\nNext: `hone backtest --help` compares policies on your own recording.");
     }
 }
 

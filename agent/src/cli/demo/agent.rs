@@ -48,7 +48,7 @@ impl Agent {
         let log = std::fs::File::create(place(&directory, "agent.log")).map_err(disk)?;
         let program = std::env::current_exe().map_err(disk)?;
         let child = Command::new(program)
-            .arg("run")
+            .args(["run", "--with-parent"])
             .arg("--config")
             .arg(&config)
             .arg("--model")

@@ -6,10 +6,12 @@ pub mod plant;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use trainer_core::digest::Digest;
 use trainer_core::evaluate::{Metrics, Tally};
 use trainer_core::model::{Strategy, Work};
@@ -36,6 +38,9 @@ const LABEL_DELAY: usize = 60;
 /// Rows whose accuracy the live line shows.
 const WINDOW: usize = 200;
 
+/// Set when a person, or a closed pipe, wants no more of it.
+static STOP: AtomicBool = AtomicBool::new(false);
+
 /// Arguments of `hone demo`.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -59,8 +64,40 @@ pub struct Args {
     seed: u64,
 }
 
-/// Runs the demonstration to its end.
+/// Runs the demonstration to its end, or until it is interrupted: either way nothing is left behind.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
+    listen_for_stop();
+    match show(args, global) {
+        // Whatever broke, it broke because somebody wanted it to end.
+        Err(_) if STOP.load(Ordering::Relaxed) => Ok(()),
+        result => result,
+    }
+}
+
+/// Turns Ctrl-C and SIGTERM into [`STOP`], so that the agent is stopped and the directory removed on the way out.
+fn listen_for_stop() {
+    std::thread::spawn(|| {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        runtime.block_on(async {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            STOP.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+fn go_on() -> Result<()> {
+    if STOP.load(Ordering::Relaxed) {
+        return Err(Fail::new(Exit::Internal, "interrupted").into());
+    }
+    Ok(())
+}
+
+fn show(args: &Args, global: &Global) -> Result<()> {
     let gateway = Gateway::open(args.data.as_deref(), args.label.as_deref(), &args.ignore, args.seed)?;
     let account = Account::new(global.json);
     account.title(&gateway);
@@ -73,6 +110,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let held = super::train::describe(base.model.manifest.metrics.as_ref());
     account.say(&format!("{:.1} CPU seconds; on rows held out: {held}", finished.cpu_s));
     account.step(2, "start the agent: a process of its own, a temporary state directory, no broker, no network");
+    go_on()?;
     let agent = Agent::start(&base, args.seed)?;
     account.say(&format!("look inside from another terminal: hone status --config {}", agent.config().display()));
     account.step(
@@ -129,6 +167,7 @@ impl<'a> Show<'a> {
         let start = Instant::now();
         let mut next = self.gateway.first;
         while next < self.gateway.rows.len() {
+            go_on()?;
             let end = (next + batch).min(self.gateway.rows.len());
             self.send(next..end)?;
             self.send_labels(end)?;

@@ -176,7 +176,9 @@ pub enum Refusal {
     #[error(transparent)]
     TooFew(#[from] TooFew),
     /// Nothing to go back to.
-    #[error("there is no previous model: the champion is the first one this device served")]
+    #[error(
+        "there is no previous model to go back to: the champion is the first one, or a rollback has just brought it back"
+    )]
     NoPrevious,
     /// It was refused before, or it is the champion.
     #[error("model {0} {1}")]

@@ -184,7 +184,7 @@ fn commands_are_refused_with_the_reason_and_a_rolled_back_model_is_not_offered_a
     story.step(Event::Offered { candidate: named(7) }).step(Event::Offered { candidate: named(8) }).judged(7, 0.3);
     story.roll_back().step(Event::Offered { candidate: named(7) }).roll_back();
     story.check(&expect![[r#"
-                    refused: there is no previous model: the champion is the first one this device served
+                    refused: there is no previous model to go back to: the champion is the first one, or a rollback has just brought it back
                     refused: 0 labelled rows are too few to train and to judge: 40 more are needed
                     run 1 Offer: Judge { candidate: 070707070707 } on 200 rows, 200 held out, 0 older
                     refused: run 1 is still under way: try again when it has ended (`hone status`)
@@ -192,7 +192,7 @@ fn commands_are_refused_with_the_reason_and_a_rolled_back_model_is_not_offered_a
                     run 1 promoted 07 over factory
                     rolled back from 07 to factory
                     refused: model 070707070707 was refused before: train another one
-                    refused: there is no previous model: the champion is the first one this device served
+                    refused: there is no previous model to go back to: the champion is the first one, or a rollback has just brought it back
         serves factory, keeps nothing, no work
     "#]]);
 }

@@ -108,10 +108,10 @@ pub(super) async fn labels(State(app): State<App>, body: Result<Bytes, BytesReje
     let all = |key: &str, value: Option<&str>| {
         answers.iter().all(|answer| answer.get(key).is_some_and(|found| value.is_none() || found.as_str() == value))
     };
-    let status = if all("code", None) {
-        StatusCode::BAD_REQUEST
-    } else if all("outcome", Some("not_stored")) {
+    let status = if all("outcome", Some("not_stored")) {
         StatusCode::SERVICE_UNAVAILABLE
+    } else if all("code", None) {
+        StatusCode::BAD_REQUEST
     } else {
         StatusCode::OK
     };
@@ -182,7 +182,7 @@ fn outcome_of(outcome: &LabelOutcome, schema: &Schema) -> Value {
         LabelOutcome::Unknown => {
             json!({"outcome": "unknown", "error": "no record of this id is stored, or not any more"})
         }
-        LabelOutcome::NotStored { reason } => json!({"outcome": "not_stored", "error": reason}),
+        LabelOutcome::NotStored { reason } => json!({"outcome": "not_stored", "code": "disk", "error": reason}),
     }
 }
 

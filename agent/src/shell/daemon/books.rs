@@ -276,7 +276,17 @@ impl Books {
                 kept.push(candidate);
             }
         }
-        remove_others(models, &kept);
+        // Only what this state itself has parted from: after the loss of `control.db` the models of before are still there.
+        let parted = |row: &ModelRow| {
+            matches!(row.status, ModelStatus::Rejected | ModelStatus::Retired | ModelStatus::Candidate)
+        };
+        let known = self.control.models().unwrap_or_default();
+        let gone: Vec<Digest> = known.iter().filter(|row| parted(row)).map(|row| row.digest).collect();
+        for digest in gone.iter().filter(|digest| !kept.contains(digest)) {
+            if let Err(error) = models.remove(digest) {
+                tracing::warn!(error = %error.chain(), "a model nobody needs stays");
+            }
+        }
         if let Ok(runs) = self.control.runs_newest(SNAPSHOTS_KEPT) {
             remove_others(snapshots, &runs.iter().filter_map(|run| run.snapshot).collect::<Vec<_>>());
         }

@@ -73,7 +73,7 @@ impl Keeper {
         self.changed += 1;
     }
 
-    /// Steps; a refusal changes nothing.
+    /// Steps; a refusal changes nothing. What the disk does not take is kept in memory and carried out once it does.
     fn follow(&mut self, event: cycle::Event) -> Result<Value, Declined> {
         let saved = self.saved.as_mut().ok_or_else(no_model)?;
         let reports = saved.cycle.step(event, &self.rules.cycle).map_err(|refusal| {
@@ -97,7 +97,11 @@ impl Keeper {
     }
 
     fn not_stored(&self) -> Declined {
-        declined("disk", &self.books.trouble().unwrap_or("the disk refuses"))
+        let why = self.books.trouble().unwrap_or("the disk refuses");
+        declined(
+            "disk",
+            &format!("{why}; the command waits and is carried out once the disk takes it, do not repeat it"),
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use crate::decide::time::Timestamp;
 use crate::shell::clock::Ids;
 use crate::shell::inference::{Loaded, Slot};
 use crate::shell::ingest::samples::{CODES, Counts};
-use crate::shell::recorder::RecorderHandle;
+use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
 
 use super::work::Worked;
@@ -190,7 +190,9 @@ impl Shared {
         }
         self.counters.answered.fetch_add(ids.len() as u64, Ordering::Relaxed);
         self.shift.fetch_add(recorded - if watched { count } else { 0 }, Ordering::Relaxed);
-        Answered { answers, ids, stored: recorded == count }
+        // On a disk that refuses, records are held for a while and may be lost: not stored yet.
+        let recording = self.recorder.status().state == RecorderState::Recording;
+        Answered { answers, ids, stored: recorded == count && recording }
     }
 
     /// Asks the loop; `None` if it has ended.

@@ -248,7 +248,31 @@ fn object(line: &[u8]) -> Result<Map<String, Value>, SampleError> {
     if line.len() > LINE_BYTES_MAX {
         return Err(malformed(format!("the line has {} bytes and the limit is {LINE_BYTES_MAX}", line.len())));
     }
-    serde_json::from_slice(line).map_err(|error| malformed(format!("not a JSON object on one line: {error}")))
+    serde_json::from_slice(line).map_err(|error| match not_a_number(line, error.column()) {
+        Some((field, value)) => SampleError::NotFinite { field, value },
+        None => malformed(format!("not a JSON object on one line, at column {}: {}", error.column(), kind(&error))),
+    })
+}
+
+/// The field whose value is `NaN`, an infinity or too large a number: JSON knows none of them, programs write them all the same.
+fn not_a_number(line: &[u8], column: usize) -> Option<(String, String)> {
+    let text = std::str::from_utf8(line).ok()?;
+    // The parser stops within the value; its key ends at the last colon before.
+    let before = text.get(..column.min(text.len()))?;
+    let colon = before.rfind(':')?;
+    let value = text[colon + 1..].trim_start().trim_start_matches(['-', '+']).to_ascii_lowercase();
+    let token = value.split([',', '}', ' ']).next().unwrap_or_default();
+    let named = ["nan", "inf", "infinity"].contains(&token);
+    let huge = token.parse::<f64>().is_ok_and(f64::is_infinite);
+    let key = before[..colon].trim_end().strip_suffix('"')?;
+    let field = key[key.rfind('"').map_or(0, |quote| quote + 1)..].to_owned();
+    (named || huge).then(|| (field, token.chars().take(40).collect()))
+}
+
+/// What the parser says, without its own idea of the line.
+fn kind(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
 fn known(object: &Map<String, Value>, names: &[&str]) -> Result<(), SampleError> {
@@ -355,8 +379,8 @@ mod tests {
                 wrong_type: line 11: `source` is 7 and a text of 1 to 128 bytes is expected
                 unknown_field: line 12: `tiem` is not a field here, did you mean `time`?; remove it or correct its name
                 wrong_type: line 13: `time` is "yesterday" and an RFC 3339 time such as 2026-11-21T01:40:00Z is expected
-                malformed: line 14: not a JSON object on one line: EOF while parsing a value at line 1 column 14
-                malformed: line 15: not a JSON object on one line: invalid type: sequence, expected a map at line 1 column 0
+                malformed: line 14: not a JSON object on one line, at column 14: EOF while parsing a value
+                malformed: line 15: not a JSON object on one line, at column 0: invalid type: sequence, expected a map
                 ok
             "#]],
         );
@@ -434,5 +458,17 @@ mod tests {
         assert_eq!(answers.len(), LINES_MAX + 1);
         let last = answers.last().expect("answers").as_ref().expect_err("refused");
         assert_eq!((last.line, last.error.code()), (LINES_MAX + 1, "too_many_rows"));
+    }
+
+    #[test]
+    fn numbers_that_json_does_not_know_are_refused_with_their_field() {
+        for (value, field) in [("NaN", "temp_c"), ("-Infinity", "temp_c"), ("1e400", "temp_c")] {
+            let line = format!(r#"{{"source":"a","features":{{"rpm":1,"temp_c":{value}}}}}"#);
+            let error = object(line.as_bytes()).unwrap_err();
+            assert_eq!((error.code(), error.field()), ("not_finite", Some(field)), "{line}: {error}");
+        }
+        let error = object(br#"{"source":"a","features":{"rpm":x}}"#).unwrap_err();
+        assert_eq!(error.code(), "malformed");
+        assert!(!error.to_string().contains("line 1"), "{error}");
     }
 }

@@ -20,7 +20,7 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// A file operation failed.
-    #[error("cannot {action} {path}; check the disk with `hone doctor`")]
+    #[error("cannot {action} {path}; look at the disk with `df -h` and `dmesg`")]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -31,7 +31,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// `SQLite` refused.
-    #[error("cannot {action} {path}; check the disk with `hone doctor`")]
+    #[error("cannot {action} {path}; look at the disk with `df -h` and `dmesg`")]
     Sqlite {
         /// What was tried, as a verb.
         action: &'static str,
@@ -199,6 +199,6 @@ mod tests {
     #[test]
     fn the_chain_names_the_place_the_next_step_and_the_cause() {
         let text = refused(rusqlite::ffi::SQLITE_FULL).chain();
-        assert!(text.contains("records/1.db") && text.contains("hone doctor") && text.contains("full"), "{text}");
+        assert!(text.contains("records/1.db") && text.contains("df -h") && text.contains("full"), "{text}");
     }
 }

@@ -16,7 +16,7 @@ pub struct NewLabel {
     pub id: Ulid,
     /// Class index, or one number per target.
     pub truth: Vec<f32>,
-    /// Who says so. Each source may say it once per record.
+    /// Who says so. A record has one truth: what was said first.
     pub source: String,
     /// When it came here.
     pub at: Timestamp,
@@ -32,14 +32,14 @@ pub enum LabelOutcome {
         /// What was labelled: features, output, and the model that answered.
         record: Box<Record>,
     },
-    /// The same source has said the same before; nothing changed.
+    /// The same was said before, by whomever; nothing changed.
     Duplicate {
         /// The ordinal of the stored label.
         ordinal: i64,
         /// The number of the record.
         seq: i64,
     },
-    /// The same source has said something else before, which is kept.
+    /// Something else was said before, which is kept.
     Conflict {
         /// The number of the record.
         seq: i64,
@@ -70,7 +70,9 @@ pub struct LabelledRow {
     pub output: Vec<f32>,
 }
 
-/// Stores `label` under `ordinal` if its record is in this partition and its source has not spoken about it yet.
+/// Stores `label` under `ordinal` if its record is in this partition and nobody has spoken about it yet.
+///
+/// One label per record: a second one would make two training rows of one sample, and might stand on both sides of a hold-out.
 pub(super) fn store(connection: &Connection, ordinal: i64, label: &NewLabel) -> rusqlite::Result<LabelOutcome> {
     let Some(record) = records::by_id(connection, label.id)? else {
         return Ok(LabelOutcome::Unknown);
@@ -78,8 +80,8 @@ pub(super) fn store(connection: &Connection, ordinal: i64, label: &NewLabel) -> 
     let mut truth = Vec::new();
     records::encode(&label.truth, &mut truth);
     let stored = connection
-        .prepare_cached("SELECT ordinal, truth FROM label WHERE seq = ?1 AND source = ?2")?
-        .query_row(params![record.seq, label.source], |row| {
+        .prepare_cached("SELECT ordinal, truth FROM label WHERE seq = ?1 ORDER BY ordinal LIMIT 1")?
+        .query_row([record.seq], |row| {
             Ok((row.get::<_, i64>(0)?, row.get_ref(1)?.as_blob()? == truth, records::floats(row, 1)?))
         })
         .optional()?;
