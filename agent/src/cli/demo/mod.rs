@@ -69,7 +69,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     listen_for_stop();
     match show(args, global) {
         // Whatever broke, it broke because somebody wanted it to end.
-        Err(_) if STOP.load(Ordering::Relaxed) => Ok(()),
+        Err(_) if STOP.load(Ordering::Relaxed) => {
+            eprintln!("interrupted: the agent is stopped, its directory is removed");
+            Ok(())
+        }
         result => result,
     }
 }
