@@ -199,6 +199,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let heads = &training.heads;
     hold((1..=16).contains(&heads.horizons), "training.heads.horizons", &heads.horizons, "1 to 16");
     let ridges = !heads.ridges.is_empty() && heads.ridges.iter().all(|ridge| *ridge > 0.0 && ridge.is_finite());
+    hold(heads.weight > 0.0 && heads.weight <= 1_000.0, "training.heads.weight", &heads.weight, "above 0, up to 1000");
+    hold(heads.rate > 0.0 && heads.rate <= 10.0, "training.heads.rate", &heads.rate, "above 0, up to 10");
+    hold((0.0..0.5).contains(&heads.share), "training.heads.share", &heads.share, "0 to below 0.5");
+    hold(heads.block <= 10_000, "training.heads.block", &heads.block, "0 to 10000");
     hold(ridges, "training.heads.ridges", &format!("{:?}", heads.ridges), "a list of numbers above 0");
     refused.map_or(Ok(()), Err)
 }

@@ -38,6 +38,10 @@ impl Keeper {
         let behind = i64::try_from(saved.cycle.counts().1).unwrap_or(i64::MAX);
         let from_ordinal = saved.ordinal + 1 - (behind - from);
         if !self.commit() {
+            // It was not started.
+            if let Some(saved) = &mut self.saved {
+                saved.attempts -= 1;
+            }
             return;
         }
         let run = order.run;

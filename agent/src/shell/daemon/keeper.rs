@@ -85,6 +85,10 @@ impl Keeper {
                 Event::Worked(worked) => self.worked(*worked),
                 Event::Tick => self.tick(),
                 Event::Stop(done) => {
+                    // Work that an orderly stop cuts short has not failed.
+                    if let Some(saved) = self.saved.as_mut().filter(|_| self.working.is_some()) {
+                        saved.attempts = saved.attempts.saturating_sub(1);
+                    }
                     self.commit();
                     let _ = done.send(());
                     break;
