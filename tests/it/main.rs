@@ -3,4 +3,5 @@ mod backtest;
 mod cli;
 mod daemon;
 mod numbers;
+mod scan;
 mod tidy;

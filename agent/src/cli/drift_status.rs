@@ -7,11 +7,23 @@ use super::ask::{agent, fail, list, table, text};
 
 /// Arguments of `hone drift`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone drift")]
-pub struct Args {}
+#[command(after_help = "Example: hone drift\n         hone drift scan --detector adwin --input errors.txt")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<DriftCommand>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum DriftCommand {
+    /// Run a detector over a recorded stream; needs no agent
+    Scan(super::drift_scan::Args),
+}
 
 /// Asks and prints.
-pub fn run(_args: &Args, global: &Global) -> Result<()> {
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    if let Some(DriftCommand::Scan(args)) = &args.command {
+        return super::drift_scan::run(args, global);
+    }
     let drift = agent(global)?.get("/v1/drift").map_err(fail)?;
     if global.json {
         println!("{drift}");

@@ -3,6 +3,7 @@ mod ask;
 pub mod backtest;
 pub mod chart;
 pub mod demo;
+pub mod drift_scan;
 pub mod drift_status;
 pub mod exit;
 pub mod init;
