@@ -17,6 +17,8 @@ use crate::ridge::{Gram, SolveError, SolveMemory};
 use crate::schema::{Rows, Schema};
 use crate::spec::{Spec, SpecError};
 
+/// Labels per block while a head is trained that will be frozen.
+const FROZEN_BLOCK: usize = 32;
 /// Fewest rows a model can be trained on at all.
 pub const ROWS_MIN: usize = 20;
 
@@ -232,8 +234,11 @@ fn fit_head(
     settings: &TrainSettings,
     strategy: Strategy,
 ) -> Result<u64, TrainError> {
+    // A head that is frozen afterwards needs no refit at every label: blocks cost a thirtieth, for regression too.
+    let block = if settings.heads.block == 0 { FROZEN_BLOCK } else { settings.heads.block };
+    let heads = HorizonSettings { block, ..settings.heads.clone() };
     let mut memory = SolveMemory::default();
-    let mut horizons = Horizons::new(model.factory.clone(), model.scoring(), settings.heads.clone(), &mut memory)?;
+    let mut horizons = Horizons::new(model.factory.clone(), model.scoring(), heads, &mut memory)?;
     // A retrained network has seen these rows, so only the parent may stand as the expert that speaks for the old model.
     let (mut work, mut voice) = (Work::default(), Work::default());
     let (mut mixture, mut y) = (Vec::new(), Vec::new());
