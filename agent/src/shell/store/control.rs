@@ -302,6 +302,25 @@ mod tests {
         assert_eq!(control.cycle().unwrap(), Some(large));
     }
 
+    #[test]
+    fn a_header_damaged_at_any_byte_never_keeps_the_agent_from_starting() {
+        for place in 0..100 {
+            let folder = tempfile::tempdir().unwrap();
+            let mut control = open(folder.path());
+            control.commit(&cycle(1), &[], &[], &[]).unwrap();
+            drop(control);
+            let path = folder.path().join("control.db");
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[place] = 0x5A;
+            fs::write(&path, &bytes).unwrap();
+            match Control::open(&path) {
+                Ok((control, None)) => assert_eq!(control.cycle().unwrap(), Some(cycle(1)), "byte {place}"),
+                Ok((_, Some(aside))) => assert!(aside.path.exists()),
+                Err(error) => assert!(matches!(error, StoreError::Newer { .. }), "byte {place}: {}", error.chain()),
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 

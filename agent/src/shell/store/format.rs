@@ -2,6 +2,8 @@
 //!
 //! A step of a format is one closed `.sql` file in `migrations/`: once released it is never edited, a change is the
 //! next file. `user_version` counts the steps a file has seen.
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ const BUSY: Duration = Duration::from_secs(2);
 
 /// Opens `path` for writing, creates or upgrades its tables, and validates the result.
 pub(crate) fn open(path: &Path, format: &Format, synchronous: Synchronous) -> Result<Connection, StoreError> {
+    check_header(path)?;
     let mut connection = connect(path, synchronous)?;
     let version = version(&connection, path, format)?;
     if version == 0 {
@@ -70,6 +73,28 @@ pub(crate) fn set_synchronous(connection: &Connection, synchronous: Synchronous)
         Synchronous::Full => "FULL",
     };
     connection.pragma_update(None, "synchronous", mode)
+}
+
+/// Refuses a file whose header SQLite would not call corrupt, but "unsupported" or read-only: nobody else writes these files, so
+/// it is damage all the same. Source: the SQLite file format, section 1.3.
+fn check_header(path: &Path) -> Result<(), StoreError> {
+    let mut header = [0; 100];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
+        Ok(()) => {}
+        // New, or too short for a header: SQLite says what it is.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => return Ok(()),
+        Err(source) => return Err(StoreError::Io { action: "read", path: path.to_owned(), source }),
+    }
+    let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let known = header.starts_with(b"SQLite format 3\0")
+        && (1..=2).contains(&header[18])
+        && (1..=2).contains(&header[19])
+        && number(44) <= 4
+        && number(56) <= 3;
+    if known {
+        return Ok(());
+    }
+    Err(StoreError::Unreadable { path: path.to_owned(), reason: "by its first bytes it is not a database".to_owned() })
 }
 
 /// Step 1, open: connects and sets the pragmas.
