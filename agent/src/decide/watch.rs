@@ -1,5 +1,6 @@
 //! What is watched while a model serves: its inputs against a frozen baseline, its losses as labels come.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+pub mod finding;
 mod settings;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use super::drift::holm::holm;
 use super::drift::page_hinkley::{PageHinkley, PageHinkleySettings};
 use super::drift::spec::AnyDetector;
 use super::drift::{Detector, Direction};
+pub use finding::Since;
 pub use settings::{WatchSettings, Watcher};
 
 /// Rows of production that a new baseline rests on, at most.
@@ -40,16 +42,6 @@ pub struct Noticed {
     pub since: Since,
     /// The features that drifted most, strongest first, with their PSI; empty for losses.
     pub features: Vec<(String, f64)>,
-}
-
-/// The estimated first row of the new law.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Since {
-    /// Counted in labels.
-    Label(u64),
-    /// Counted in samples.
-    Sample(u64),
 }
 
 /// One feature against its baseline.
@@ -163,7 +155,6 @@ impl Watch {
         self.calibration = None;
         for watcher in self.settings.watchers.clone() {
             let detector = match watcher {
-                Watcher::Psi => continue,
                 Watcher::Adwin => Adwin::new(AdwinSettings::default()).map(AnyDetector::Adwin),
                 Watcher::PageHinkley => {
                     let settings = PageHinkleySettings { mode: Direction::Up, ..PageHinkleySettings::default() };
@@ -176,6 +167,7 @@ impl Watch {
                         continue;
                     }
                 },
+                _ => continue,
             };
             // The settings used here lie within the detectors' documented ranges.
             if let Ok(detector) = detector {

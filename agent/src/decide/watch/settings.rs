@@ -1,32 +1,93 @@
 //! Which drift tests run, and how strict they are.
 use serde::{Deserialize, Serialize};
 
-/// Which tests may raise an alarm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// A test, by the name that settings and policies give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Watcher {
+    /// e-SR with the e-CUSUM change point on the losses.
+    ESr,
     /// ADWIN on the losses.
     Adwin,
     /// Page-Hinkley on the losses.
     PageHinkley,
-    /// e-SR with the e-CUSUM change point on the losses.
-    ESr,
+    /// DDM on 0/1 losses.
+    Ddm,
+    /// EDDM on 0/1 losses.
+    Eddm,
+    /// HDDM with Hoeffding's bound on the losses.
+    HddmA,
+    /// HDDM with weighted means on the losses.
+    HddmW,
+    /// FHDDM on 1 − error, the input of its paper.
+    Fhddm,
+    /// KSWIN on the losses.
+    Kswin,
+    /// e-SR on the recall and the precision of each class: what moves F1.
+    Classes,
+    /// e-SR on the losses of each segment.
+    Segments,
     /// Population stability of the features.
     Psi,
+    /// ADWIN on the mean of each feature, guarded against autocorrelation and season.
+    Mean,
+    /// e-SR on missing values and values outside the valid range, each feature.
+    Quality,
+    /// Population stability of the score and of the answered class.
+    Prediction,
+    /// QT-EWMA on all features together, or on the embedding.
+    QtEwma,
+    /// NEWMA on the same: a notice only, it promises no run length.
+    Newma,
+    /// Accuracy estimated without labels: a notice only.
+    Cbpe,
 }
 
 impl Watcher {
     /// Every watcher, in the order in which they are asked.
-    pub const ALL: [Self; 4] = [Self::Adwin, Self::PageHinkley, Self::ESr, Self::Psi];
+    pub const ALL: [Self; 18] = [
+        Self::ESr,
+        Self::Adwin,
+        Self::PageHinkley,
+        Self::Ddm,
+        Self::Eddm,
+        Self::HddmA,
+        Self::HddmW,
+        Self::Fhddm,
+        Self::Kswin,
+        Self::Classes,
+        Self::Segments,
+        Self::Psi,
+        Self::Mean,
+        Self::Quality,
+        Self::Prediction,
+        Self::QtEwma,
+        Self::Newma,
+        Self::Cbpe,
+    ];
 
     /// Name in settings and policies.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::ESr => "e_sr",
             Self::Adwin => "adwin",
             Self::PageHinkley => "page_hinkley",
-            Self::ESr => "e_sr",
+            Self::Ddm => "ddm",
+            Self::Eddm => "eddm",
+            Self::HddmA => "hddm_a",
+            Self::HddmW => "hddm_w",
+            Self::Fhddm => "fhddm",
+            Self::Kswin => "kswin",
+            Self::Classes => "classes",
+            Self::Segments => "segments",
             Self::Psi => "psi",
+            Self::Mean => "mean",
+            Self::Quality => "quality",
+            Self::Prediction => "prediction",
+            Self::QtEwma => "qt_ewma",
+            Self::Newma => "newma",
+            Self::Cbpe => "cbpe",
         }
     }
 }
