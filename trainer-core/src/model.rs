@@ -101,6 +101,8 @@ pub struct Model {
     pub anchors: Rows,
     /// Raw rows `[n, features]` of the training time that drift is measured against.
     pub baseline: Vec<f32>,
+    /// Seconds since 1970 at which those rows were taken; empty if that is not known.
+    pub baseline_at: Vec<i64>,
     /// Raw rows `[n, features]` and the answers they must give.
     pub golden: (Vec<f32>, Vec<f32>),
 }

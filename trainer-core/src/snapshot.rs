@@ -9,7 +9,7 @@ use crate::spec::Spec;
 use crate::train::{self, TrainError, TrainSettings, Trained};
 
 /// Snapshot layout that this build writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Everything a training depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub enum SnapshotTask {
         schema: SnapshotSchema,
         /// Hidden layers.
         spec: SnapshotSpec,
+        /// Seconds since 1970 at which each row was taken; empty if that is not known.
+        at: Vec<i64>,
     },
     /// A candidate from a parent.
     Adapt {
@@ -92,10 +94,10 @@ impl Snapshot {
     /// # Panics
     /// Never: schema and spec are plain data.
     #[must_use]
-    pub fn base(schema: &Schema, spec: &Spec, rows: Rows, settings: TrainSettings, seed: u64) -> Self {
+    pub fn base(schema: &Schema, spec: &Spec, rows: Rows, at: Vec<i64>, settings: TrainSettings, seed: u64) -> Self {
         let schema = SnapshotSchema(serde_json::to_string(schema).expect("a schema is plain data"));
         let spec = SnapshotSpec(serde_json::to_string(spec).expect("a spec is plain data"));
-        Self { format: FORMAT, task: SnapshotTask::Base { schema, spec }, rows, settings, seed }
+        Self { format: FORMAT, task: SnapshotTask::Base { schema, spec, at }, rows, settings, seed }
     }
 
     /// A snapshot of a retraining from the bundle `parent`.
@@ -134,10 +136,10 @@ pub fn run(bytes: &[u8], parent: Option<&[u8]>) -> Result<Outcome, SnapshotError
     let snapshot = Snapshot::from_bytes(bytes)?;
     let text = |error: serde_json::Error| SnapshotError::Unreadable(error.to_string());
     let (mut trained, parent) = match &snapshot.task {
-        SnapshotTask::Base { schema, spec } => {
+        SnapshotTask::Base { schema, spec, at } => {
             let schema: Schema = serde_json::from_str(&schema.0).map_err(text)?;
             let spec: Spec = serde_json::from_str(&spec.0).map_err(text)?;
-            (train::base(&schema, &spec, &snapshot.rows, &snapshot.settings, snapshot.seed)?, None)
+            (train::base(&schema, &spec, &snapshot.rows, at, &snapshot.settings, snapshot.seed)?, None)
         }
         SnapshotTask::Adapt { parent: expected, strategy } => {
             let given = parent.unwrap_or_default();

@@ -85,12 +85,13 @@ pub enum TrainError {
 
 /// Trains a base model from nothing: network, embedding, factory sums, anchors, baseline, golden rows.
 ///
-/// `rows` are in time order. Fails with [`TrainError`] for fewer than [`ROWS_MIN`] rows, an impossible spec, or weights
+/// `rows` are in time order, taken `at` so many seconds since 1970 (empty if that is not known). Fails with [`TrainError`] for fewer than [`ROWS_MIN`] rows, an impossible spec, or weights
 /// that ran away. Same rows, settings and seed: same bundle bytes on the same build and architecture.
 pub fn base(
     schema: &Schema,
     spec: &Spec,
     rows: &Rows,
+    at: &[i64],
     settings: &TrainSettings,
     seed: u64,
 ) -> Result<Trained, TrainError> {
@@ -117,6 +118,7 @@ pub fn base(
         factory: Gram::new(0, schema.outputs()),
         anchors: anchors(schema, rows, seed),
         baseline: stride(rows, BASELINE_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(),
+        baseline_at: stride(rows, BASELINE_ROWS).filter_map(|row| at.get(row).copied()).collect(),
         golden: (stride(rows, GOLDEN_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(), Vec::new()),
         head: None,
         normalizer,
@@ -317,7 +319,7 @@ mod tests {
 
     fn factory() -> Model {
         let task = Task::Classification { classes: ["p", "q", "r"].map(String::from).to_vec() };
-        base(&schema(task), &Spec::default(), &rows(600, 0.0, 1), &TrainSettings::default(), 0).unwrap().model
+        base(&schema(task), &Spec::default(), &rows(600, 0.0, 1), &[], &TrainSettings::default(), 0).unwrap().model
     }
 
     fn accuracy(model: &Model, rows: &Rows) -> f64 {
@@ -359,7 +361,7 @@ mod tests {
             rows.push(&x, &[1_000.0 + 50.0 * x[0] - 20.0 * x[1] * x[2]]);
         }
         let schema = schema(Task::Regression { targets: vec!["y".into()] });
-        let trained = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model;
+        let trained = base(&schema, &Spec::default(), &rows, &[], &TrainSettings::default(), 0).unwrap().model;
         let Some(crate::evaluate::Metrics::Regression { rmse, r2, .. }) = trained.manifest.metrics else { panic!() };
         assert!(rmse < 20.0 && r2 > 0.85, "rmse {rmse}, r2 {r2}");
         let adapted = adapt(&trained, Strategy::Head, &rows, &TrainSettings::default(), 0).unwrap().model;

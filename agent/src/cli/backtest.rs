@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Global;
 use super::chart::{Change, Chart, Mark, MarkKind, Series};
 use super::exit::{Exit, Fail, unwritable};
-use super::input::{DataArgs, read_bundle, read_spec, settings, trainer, training_exit};
+use super::input::{DataArgs, moments, read_bundle, read_spec, settings, trainer, training_exit};
 use crate::config::Config;
 use crate::decide::cycle::{CycleSettings, Report};
 use crate::decide::policy::Policy;
@@ -74,23 +74,35 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         );
         return Err(Fail::new(Exit::Input, message).hint("name fewer rows").into());
     }
+    let times = moments(&args.data.data, &data)?;
     let base = match given {
         Some(stored) => stored,
         None => {
             let spec = read_spec(args.arch.as_deref())?;
-            backtest::train_base(&trainer, &data.schema, &spec, data.rows.slice(0..first), &training, args.seed)
-                .map_err(|error| {
-                    Fail::new(training_exit(&error), format!("cannot train on the first {first} rows"))
-                        .because(error)
-                        .hint("name more rows with --first-rows")
-                })?
-                .0
+            let seconds = times.iter().flatten().take(first).map(|at| at.0.div_euclid(1_000_000)).collect();
+            backtest::train_base(
+                &trainer,
+                &data.schema,
+                &spec,
+                data.rows.slice(0..first),
+                seconds,
+                &training,
+                args.seed,
+            )
+            .map_err(|error| {
+                Fail::new(training_exit(&error), format!("cannot train on the first {first} rows"))
+                    .because(error)
+                    .hint("name more rows with --first-rows")
+            })?
+            .0
         }
     };
     let mut changes = args.change_at.clone();
     changes.sort_unstable();
     let test = Backtest {
         rows: &data.rows,
+        times: times.as_deref(),
+        segments: data.segments.as_deref(),
         first,
         delay: args.label_delay,
         settings: CycleSettings { seed: args.seed, ..cycle },

@@ -7,7 +7,9 @@ use trainer_core::spec::Spec;
 use super::Global;
 use super::exit::{Exit, Fail};
 use crate::config::Config;
+use crate::decide::time::Timestamp;
 use crate::shell::backtest::{BacktestError, Stored};
+use crate::shell::clock;
 use crate::shell::ingest::csv::{self, CsvError, CsvOptions, Dataset, TaskKind};
 use crate::shell::paths;
 use crate::shell::trainer::{Trainer, TrainerError};
@@ -60,6 +62,20 @@ impl DataArgs {
         };
         csv::read(&self.data, &options).map_err(|error: CsvError| Fail::new(Exit::Input, error).into())
     }
+}
+
+/// The times of the rows as moments, if a time column was named.
+pub(super) fn moments(file: &Path, data: &Dataset) -> Result<Option<Vec<Timestamp>>> {
+    let Some(times) = &data.times else { return Ok(None) };
+    let each = times.iter().zip(&data.lines).map(|(text, line)| {
+        clock::moment(text).ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            Fail::new(Exit::Input, format!("{}:{line}: `{shown}` is not a time", file.display()))
+                .hint("write 2026-11-21T01:40:00Z, 2026-11-21 01:40:00 (read as UTC) or seconds since 1970")
+                .into()
+        })
+    });
+    each.collect::<Result<_>>().map(Some)
 }
 
 /// Reads a network spec, or gives the default one.

@@ -7,7 +7,7 @@ use trainer_core::evaluate::Metrics;
 
 use super::Global;
 use super::exit::{Fail, unwritable};
-use super::input::{DataArgs, read_spec, settings, trainer, training_exit};
+use super::input::{DataArgs, moments, read_spec, settings, trainer, training_exit};
 use crate::shell::backtest;
 use crate::shell::files;
 
@@ -37,8 +37,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let data = args.data.read(None)?;
     let trainer = trainer(args.in_process)?;
     let rows = data.rows.len();
+    let times = moments(&args.data.data, &data)?;
+    let seconds = times.iter().flatten().map(|at| at.0.div_euclid(1_000_000)).collect();
     let (stored, finished) =
-        backtest::train_base(&trainer, &data.schema, &spec, data.rows, &settings(global)?.training, args.seed)
+        backtest::train_base(&trainer, &data.schema, &spec, data.rows, seconds, &settings(global)?.training, args.seed)
             .map_err(|error| {
                 Fail::new(training_exit(&error), format!("cannot train on {}", args.data.data.display())).because(error)
             })?;

@@ -22,7 +22,7 @@ use super::policy::Policy;
 use super::trigger::Trigger;
 use super::value::{self, Staleness};
 use super::watch::{Noticed, Since, Watch};
-pub use facts::{Event, Order, OrderTask, Orders, Reason, Refusal, Report};
+pub use facts::{Event, Label, Order, OrderTask, Orders, Reason, Refusal, Report, Sample};
 pub use settings::CycleSettings;
 use settings::watch_settings;
 
@@ -80,16 +80,17 @@ impl Cycle {
         }
     }
 
-    /// Takes one sample, by its raw row.
-    pub fn sample(&mut self, row: &[f32], settings: &CycleSettings) -> Vec<Report> {
+    /// Takes one sample.
+    pub fn sample(&mut self, sample: &Sample<'_>, settings: &CycleSettings) -> Vec<Report> {
         self.samples += 1;
-        let noticed = self.watch.sample(row);
+        let noticed = self.watch.sample(sample.row);
         self.notice(noticed, settings)
     }
 
-    /// Takes the label of sample number `sample`, answered with `loss` (in [0, 1]) by the model that `answered_by` names.
-    pub fn label(&mut self, sample: u64, loss: f64, answered_by: &Digest, settings: &CycleSettings) -> Vec<Report> {
-        let label = self.labels;
+    /// Takes the label of one sample.
+    pub fn label(&mut self, label: &Label<'_>, settings: &CycleSettings) -> Vec<Report> {
+        let Label { sample, loss, answered_by, .. } = *label;
+        let ordinal = self.labels;
         self.labels += 1;
         if self.traced.len() == TRACED {
             self.traced.pop_front();
@@ -98,9 +99,9 @@ impl Cycle {
         self.trigger = self.trigger.labelled(sample, self.labels);
         let mut reports = Vec::new();
         // The late errors of an earlier model say nothing about this one.
-        if *answered_by == self.champion {
+        if answered_by == self.champion {
             self.staleness.push(loss, self.reference);
-            let noticed = self.watch.label(loss, label);
+            let noticed = self.watch.label(loss, ordinal);
             reports = self.notice(noticed, settings);
         }
         self.consider(settings, &mut reports);

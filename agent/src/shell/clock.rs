@@ -20,6 +20,24 @@ pub fn shown(at: Timestamp) -> String {
     moment.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
+/// A moment as files write it: RFC 3339, a date and time without a zone (read as UTC), or seconds since 1970.
+#[must_use]
+pub fn moment(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return Some(Timestamp(at.as_microsecond()));
+    }
+    if let Ok(civil) = text.parse::<jiff::civil::DateTime>() {
+        let zoned = civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+        return Some(Timestamp(zoned.timestamp().as_microsecond()));
+    }
+    // Years 0 to 9999, as for the other forms.
+    let seconds =
+        text.parse::<f64>().ok().filter(|seconds| (-62_167_219_200.0..253_402_300_800.0).contains(seconds))?;
+    #[expect(clippy::cast_possible_truncation, reason = "within the years 0 to 9999")]
+    Some(Timestamp((seconds * 1e6).round() as i64))
+}
+
 /// Makes record ids: unique also if the clock jumps back, and growing within a millisecond.
 #[derive(Debug)]
 pub struct Ids {
@@ -60,6 +78,18 @@ mod tests {
         let back = ids.next(Timestamp(-7));
         assert!(back < first && back.timestamp_ms() == 0 && back.random() > second.random());
         assert_ne!(Ids::new().next(Timestamp(5_000_000)), first);
+    }
+
+    #[test]
+    fn moments_are_read_in_the_forms_that_files_use() {
+        let expected = Some(Timestamp(1_795_221_600_500_000));
+        for text in ["2026-11-21T00:40:00.5Z", "2026-11-21T01:40:00.5+01:00", "2026-11-21 00:40:00.5", " 1795221600.5"]
+        {
+            assert_eq!(moment(text), expected, "{text}");
+        }
+        for text in ["", "yesterday", "nan", "1e300", "2026-13-01T00:00:00Z"] {
+            assert_eq!(moment(text), None, "{text}");
+        }
     }
 
     #[test]

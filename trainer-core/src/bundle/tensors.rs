@@ -11,6 +11,8 @@ use crate::normalize::Normalizer;
 use crate::ridge::Gram;
 use crate::schema::{Rows, Task};
 
+const DAY_S: i64 = 86_400;
+
 pub(super) type Tensor = (String, Vec<usize>, Vec<u8>);
 
 pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
@@ -62,9 +64,19 @@ pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
     add("anchors.inputs", &[model.anchors.len(), features], &model.anchors.x);
     add("anchors.truths", &[model.anchors.len(), model.schema().truths()], &model.anchors.y);
     add("baseline.inputs", &[model.baseline.len() / features, features], &model.baseline);
+    let at = clock_parts(&model.baseline_at);
+    if !at.is_empty() {
+        add("baseline.at", &[at.len(), 2], at.as_flattened());
+    }
     add("golden.inputs", &[model.golden.0.len() / features, features], &model.golden.0);
     add("golden.outputs", &[model.golden.1.len() / network.outputs, network.outputs], &model.golden.1);
     list
+}
+
+/// Seconds since 1970 as day and second of the day, which f32 both count exactly.
+#[expect(clippy::cast_precision_loss, reason = "days and seconds of a day stay below 2^24")]
+fn clock_parts(at: &[i64]) -> Vec<[f32; 2]> {
+    at.iter().map(|at| [at.div_euclid(DAY_S) as f32, at.rem_euclid(DAY_S) as f32]).collect()
 }
 
 /// `[rows, columns]` to `[columns, rows]`: `PyTorch` keeps a linear layer as `[outputs, inputs]`.
@@ -175,6 +187,13 @@ impl Loader<'_> {
             y: self.take("anchors.truths", &[None, Some(schema.truths())], Gaps::Refused)?,
         };
         let baseline = self.take("baseline.inputs", &[None, Some(features)], Gaps::Allowed)?;
+        let baseline_at = if self.tensors.contains_key("baseline.at") {
+            let at = self.take("baseline.at", &[Some(baseline.len() / features), Some(2)], Gaps::Refused)?;
+            #[expect(clippy::cast_possible_truncation, reason = "whole numbers that were written from an i64")]
+            at.as_chunks::<2>().0.iter().map(|[day, second]| *day as i64 * DAY_S + *second as i64).collect()
+        } else {
+            Vec::new()
+        };
         let golden = (
             self.take("golden.inputs", &[None, Some(features)], Gaps::Allowed)?,
             self.take("golden.outputs", &[None, Some(outputs)], Gaps::Refused)?,
@@ -182,7 +201,19 @@ impl Loader<'_> {
         if anchors.x.len() / features != anchors.len() || golden.0.len() / features != golden.1.len() / outputs {
             return Err(BundleError::Manifest("anchors or golden rows have no partner".to_owned()));
         }
-        Ok(Model { manifest, normalizer, network, embedding, head, targets, factory, anchors, baseline, golden })
+        Ok(Model {
+            manifest,
+            normalizer,
+            network,
+            embedding,
+            head,
+            targets,
+            factory,
+            anchors,
+            baseline,
+            baseline_at,
+            golden,
+        })
     }
 
     fn embedding(&mut self, network: &Network) -> Result<Embedding, BundleError> {

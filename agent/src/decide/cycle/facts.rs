@@ -5,6 +5,7 @@ use trainer_core::model::{Reference, Strategy};
 
 use crate::decide::gate::{Evidence, Verdict};
 use crate::decide::plan::{RowsWanted, TooFew};
+use crate::decide::time::Timestamp;
 use crate::decide::watch::Noticed;
 
 /// Why something was ordered.
@@ -21,6 +22,34 @@ pub enum Reason {
     Command,
     /// A bundle from outside.
     Offer,
+}
+
+/// A sample the champion has answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample<'a> {
+    /// Raw features, `[features]`.
+    pub row: &'a [f32],
+    /// What was answered, `[outputs]`.
+    pub answer: &'a [f32],
+    /// When it was taken, if that is known.
+    pub at: Option<Timestamp>,
+}
+
+/// What was true of an answered sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Label<'a> {
+    /// Number of the sample, from 0.
+    pub sample: u64,
+    /// Loss of the answer, in [0, 1].
+    pub loss: f64,
+    /// What was answered, `[outputs]`.
+    pub answer: &'a [f32],
+    /// What was true, `[truths]`.
+    pub truth: &'a [f32],
+    /// Segment of the sample.
+    pub segment: Option<&'a str>,
+    /// The model that answered.
+    pub answered_by: Digest,
 }
 
 /// Work for the trainer or for the judge.

@@ -19,7 +19,7 @@ fn model() -> (Model, Digest) {
         let x = f32::from(row % 20) / 10.0 - 1.0;
         rows.push(&[x, f32::from(row % 7)], &[f32::from(u8::from(x > 0.0))]);
     }
-    let mut model = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model;
+    let mut model = base(&schema, &Spec::default(), &rows, &[], &TrainSettings::default(), 0).unwrap().model;
     let (_, digest) = bundle::write(&mut model);
     (model, digest)
 }
@@ -27,6 +27,12 @@ fn model() -> (Model, Digest) {
 /// A digest that prints as its own number.
 fn named(number: u8) -> Digest {
     format!("{number:02x}").repeat(32).parse().unwrap()
+}
+
+/// The label of a sample that was answered with `loss`.
+fn label(sample: u64, loss: f64, answered_by: Digest) -> Label<'static> {
+    let truth: &[f32] = if loss > 0.5 { &[1.0] } else { &[0.0] };
+    Label { sample, loss, answer: &[0.9, 0.1], truth, segment: None, answered_by }
 }
 
 struct Story {
@@ -83,10 +89,10 @@ impl Story {
         for _ in 0..count {
             #[expect(clippy::cast_precision_loss, reason = "a small number")]
             let row = [(self.sample % 20) as f32 / 10.0 - 1.0, (self.sample % 7) as f32];
-            let mut reports = self.cycle.sample(&row, &self.settings);
+            let mut reports = self.cycle.sample(&Sample { row: &row, answer: &[0.9, 0.1], at: None }, &self.settings);
             let loss = if self.sample * 7 % 10 < wrong { 1.0 } else { 0.0 };
             let serving = self.cycle.orders().serve;
-            reports.extend(self.cycle.label(self.sample, loss, &serving, &self.settings));
+            reports.extend(self.cycle.label(&label(self.sample, loss, serving), &self.settings));
             self.sample += 1;
             let what = format!("label {}", self.sample);
             self.tell(&what, &reports);
@@ -203,7 +209,7 @@ fn late_labels_of_an_earlier_model_raise_no_alarm_against_the_new_one() {
     story.rows(300, 0);
     let before = story.cycle.watch().clone();
     for sample in 300..700 {
-        let reports = story.cycle.label(sample, 1.0, &named(99), &story.settings);
+        let reports = story.cycle.label(&label(sample, 1.0, named(99)), &story.settings);
         assert!(reports.is_empty(), "{reports:?}");
     }
     assert_eq!(story.cycle.watch(), &before);
@@ -229,7 +235,7 @@ fn moved_inputs_raise_an_alarm_that_names_the_features() {
     let mut seen = None;
     for row in 0_u16..400 {
         let moved = [f32::from(row % 20) / 10.0 + 3.0, f32::from(row % 7)];
-        for report in story.cycle.sample(&moved, &story.settings) {
+        for report in story.cycle.sample(&Sample { row: &moved, answer: &[0.9, 0.1], at: None }, &story.settings) {
             if let Report::Drift { noticed, .. } = report {
                 seen.get_or_insert((row, noticed.features.clone()));
             }

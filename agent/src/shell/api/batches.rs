@@ -73,7 +73,12 @@ fn empty(app: &App) -> Problem {
 
 fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
     app.shared.counters.accept(&sample.counts);
-    let origin = Origin { source: &sample.source, event_at: sample.time, arrived_at: clock::now() };
+    let origin = Origin {
+        source: &sample.source,
+        segment: sample.segment.as_deref(),
+        event_at: sample.time,
+        arrived_at: clock::now(),
+    };
     let answered = app.shared.answer(loaded, true, sample.features, origin);
     let id = answered.ids.first().map(ToString::to_string);
     let mut object = json!({"line": line, "record_id": id});

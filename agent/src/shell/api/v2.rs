@@ -101,6 +101,7 @@ fn respond(
     let rows = std::mem::take(&mut request.rows);
     let origin = Origin {
         source: request.source.as_deref().unwrap_or(SOURCE),
+        segment: request.segment.as_deref(),
         event_at: request.time,
         arrived_at: clock::now(),
     };

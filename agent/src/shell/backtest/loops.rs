@@ -5,7 +5,7 @@ use trainer_core::snapshot::Snapshot;
 
 use super::summary::{Happened, Summary};
 use super::{Account, Backtest, BacktestError, Shelf, Stored};
-use crate::decide::cycle::{Cycle, CycleSettings, Event, Order, OrderTask, Report};
+use crate::decide::cycle::{Cycle, CycleSettings, Event, Label, Order, OrderTask, Report, Sample};
 use crate::decide::plan;
 use crate::decide::policy::Policy;
 use crate::decide::watch::BASELINE_ROWS_MAX;
@@ -26,13 +26,22 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
         let serving = replay.shelf[&replay.cycle.orders().serve].clone();
         serving.model.answer(test.rows.x(row), &mut work);
         let loss = replay.account.answer(&serving.model, &work.answer, test.rows.y(row));
-        let reports = replay.cycle.sample(test.rows.x(row), &replay.settings);
+        let at = test.times.map(|times| times[row]);
+        let sample = Sample { row: test.rows.x(row), answer: &work.answer, at };
+        let reports = replay.cycle.sample(&sample, &replay.settings);
         replay.note(row, reports);
-        pending.push_back((row, loss, serving.digest));
-        while let Some(&(known, loss, digest)) = pending.front().filter(|(known, ..)| known + test.delay <= row) {
-            pending.pop_front();
-            let sample = (known - test.first) as u64;
-            let reports = replay.cycle.label(sample, loss, &digest, &replay.settings);
+        pending.push_back((row, loss, serving.digest, work.answer.clone()));
+        while pending.front().is_some_and(|(known, ..)| known + test.delay <= row) {
+            let Some((known, loss, answered_by, answer)) = pending.pop_front() else { break };
+            let label = Label {
+                sample: (known - test.first) as u64,
+                loss,
+                answer: &answer,
+                truth: test.rows.y(known),
+                segment: test.segments.map(|names| names[known].as_str()).filter(|name| !name.is_empty()),
+                answered_by,
+            };
+            let reports = replay.cycle.label(&label, &replay.settings);
             replay.note(row, reports);
             replay.carry_out(row)?;
         }

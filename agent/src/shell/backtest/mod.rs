@@ -21,12 +21,17 @@ use trainer_core::train::TrainSettings;
 use super::trainer::{Finished, Trainer, TrainerError};
 use crate::decide::cycle::CycleSettings;
 use crate::decide::policy::Policy;
+use crate::decide::time::Timestamp;
 use summary::{Happened, Measured, Summary};
 
 /// A replay.
 pub struct Backtest<'a> {
     /// All rows in time order.
     pub rows: &'a Rows,
+    /// When each row was taken, if that is known.
+    pub times: Option<&'a [Timestamp]>,
+    /// Segment of each row, if there are any; empty means none.
+    pub segments: Option<&'a [String]>,
     /// First row that is answered; rows before it are history with known labels.
     pub first: usize,
     /// Rows until a label comes.
@@ -76,7 +81,7 @@ impl Stored {
     }
 }
 
-/// Trains a base model through `trainer`.
+/// Trains a base model through `trainer` on `rows`, taken `at` so many seconds since 1970 (empty if unknown).
 ///
 /// Fails as the trainer does.
 pub fn train_base(
@@ -84,10 +89,11 @@ pub fn train_base(
     schema: &trainer_core::schema::Schema,
     spec: &Spec,
     rows: Rows,
+    at: Vec<i64>,
     training: &TrainSettings,
     seed: u64,
 ) -> Result<(Stored, Finished), BacktestError> {
-    let snapshot = Snapshot::base(schema, spec, rows, training.clone(), seed);
+    let snapshot = Snapshot::base(schema, spec, rows, at, training.clone(), seed);
     let finished = trainer.train(snapshot.to_bytes(), None)?;
     Ok((Stored::read(finished.bundle.clone())?, finished))
 }

@@ -17,7 +17,8 @@ use super::books::Books;
 use super::shared::{Event, Shared};
 use super::views;
 use super::work::{Undone, Worked};
-use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
+use crate::decide::cycle::{self, Cycle, CycleSettings, Label, Report, Sample};
+use crate::decide::time::Timestamp;
 use crate::shell::models::ModelStore;
 use crate::shell::store::Record;
 use crate::shell::trainer::Trainer;
@@ -73,7 +74,7 @@ impl Keeper {
     pub(super) fn run(mut self, mut events: mpsc::Receiver<Event>) {
         while let Some(event) = events.blocking_recv() {
             match event {
-                Event::Samples(rows) => self.samples(&rows),
+                Event::Samples { rows, answers, at } => self.samples(&rows, &answers, at),
                 Event::Label { ordinal, record, truth } => self.label(ordinal, &record, &truth),
                 Event::Ask(question, reply) => {
                     // Whoever asked may have gone away, here and below.
@@ -127,14 +128,16 @@ impl Keeper {
         self.carry_out();
     }
 
-    fn samples(&mut self, rows: &[f32]) {
+    fn samples(&mut self, rows: &[f32], answers: &[f32], at: Timestamp) {
         let Some(saved) = &mut self.saved else { return };
         let Some(serving) = self.shared.slot.serving() else {
             return;
         };
         let mut reports = Vec::new();
-        for row in rows.chunks_exact(serving.champion.model.schema().features.len()) {
-            reports.extend(saved.cycle.sample(row, &self.rules.cycle));
+        let schema = serving.champion.model.schema();
+        for (row, answer) in rows.chunks_exact(schema.features.len()).zip(answers.chunks_exact(schema.outputs())) {
+            let sample = Sample { row, answer, at: Some(at) };
+            reports.extend(saved.cycle.sample(&sample, &self.rules.cycle));
             self.changed += 1;
         }
         self.after(&reports);
@@ -152,8 +155,15 @@ impl Keeper {
             return;
         }
         let sample = u64::try_from(seq - 1 - self.shared.shift.load(Ordering::Relaxed)).unwrap_or(0);
-        let loss = model.loss(&record.output, truth);
-        let reports = saved.cycle.label(sample, loss, &record.model, &self.rules.cycle);
+        let label = Label {
+            sample,
+            loss: model.loss(&record.output, truth),
+            answer: &record.output,
+            truth,
+            segment: record.segment.as_deref(),
+            answered_by: record.model,
+        };
+        let reports = saved.cycle.label(&label, &self.rules.cycle);
         self.changed += 1;
         self.after(&reports);
     }

@@ -24,8 +24,15 @@ const MORE_CODES: [&str; 4] = ["no_model", "unknown_model", "unknown_version", "
 /// One fact for the daemon loop.
 #[derive(Debug)]
 pub enum Event {
-    /// Samples were answered by the champion: raw rows `[n, features]`.
-    Samples(Vec<f32>),
+    /// Samples were answered by the champion.
+    Samples {
+        /// Raw rows `[n, features]`.
+        rows: Vec<f32>,
+        /// What was answered, `[n, outputs]`.
+        answers: Vec<f32>,
+        /// When they were taken.
+        at: Timestamp,
+    },
     /// A label is stored.
     Label {
         /// Its place in the order of labels.
@@ -154,6 +161,8 @@ pub struct Answered {
 pub struct Origin<'a> {
     /// Source.
     pub source: &'a str,
+    /// Segment, if it says one.
+    pub segment: Option<&'a str>,
     /// Time the sample says, if it does.
     pub event_at: Option<Timestamp>,
     /// Time it came here.
@@ -166,15 +175,17 @@ impl Shared {
         let answers = loaded.answer(&rows);
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);
+        let at = origin.event_at.unwrap_or(origin.arrived_at);
         for (features, output) in rows.chunks_exact(width).zip(answers.chunks_exact(outputs)) {
             let id = self.ids.next(origin.arrived_at);
             ids.push(id);
             let missing = features.iter().filter(|value| value.is_nan()).count();
             let record = NewRecord {
                 id,
-                event_at: origin.event_at.unwrap_or(origin.arrived_at),
+                event_at: at,
                 arrived_at: origin.arrived_at,
                 source: origin.source.to_owned(),
+                segment: origin.segment.map(str::to_owned),
                 model: loaded.digest,
                 features: features.to_vec(),
                 output: output.to_vec(),
@@ -184,7 +195,8 @@ impl Shared {
             recorded += i64::from(self.recorder.record(record).is_ok());
         }
         let count = i64::try_from(ids.len()).unwrap_or(i64::MAX);
-        let watched = champion && self.events.try_send(Event::Samples(rows)).is_ok();
+        let samples = || Event::Samples { rows, answers: answers.clone(), at };
+        let watched = champion && self.events.try_send(samples()).is_ok();
         if champion && !watched {
             self.counters.unwatched.fetch_add(ids.len() as u64, Ordering::Relaxed);
         }

@@ -50,6 +50,16 @@ pub(crate) fn open(path: &Path, format: &Format, synchronous: Synchronous) -> Re
     Ok(connection)
 }
 
+/// Whether an older `hone` wrote `path`, by its header alone: a hundred partitions are asked at every start.
+///
+/// What the log still holds is not looked at, so a file that was upgraded lately may be called older once more.
+pub(crate) fn is_older(path: &Path, format: &Format) -> bool {
+    let mut header = [0; 64];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    let found = u32::from_be_bytes([header[60], header[61], header[62], header[63]]);
+    read.is_ok() && i64::from(found) < known(format)
+}
+
 /// Opens `path` for reading only; a file that another version wrote is refused.
 pub(crate) fn open_read_only(path: &Path, format: &Format) -> Result<Connection, StoreError> {
     let failed = StoreError::sqlite("read", path);

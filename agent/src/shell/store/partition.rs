@@ -16,7 +16,7 @@ use crate::shell::files::{suffixed, sync_folder};
 
 pub(super) const FORMAT: Format = Format {
     application_id: 0x686F_6E72, // "honr"
-    steps: &[include_str!("migrations/records_1.sql")],
+    steps: &[include_str!("migrations/records_1.sql"), include_str!("migrations/records_2.sql")],
     tables: &["next", "served", "record", "label"],
 };
 

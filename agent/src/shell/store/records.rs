@@ -21,6 +21,8 @@ pub struct NewRecord {
     pub arrived_at: Timestamp,
     /// Where it came from.
     pub source: String,
+    /// Part of the plant it belongs to, if its source says so: drift and quality are judged per segment.
+    pub segment: Option<String>,
     /// The model that answered.
     pub model: Digest,
     /// The model's raw features, in the schema's order; `NaN` = missing. Stored bit by bit.
@@ -42,8 +44,8 @@ pub struct Record {
     pub record: NewRecord,
 }
 
-const SELECT: &str = "SELECT seq, id, event_at, arrived_at, source, digest, adaptation, missing, output, features \
-                      FROM record JOIN served ON served.number = record.model";
+const SELECT: &str = "SELECT seq, id, event_at, arrived_at, source, digest, adaptation, missing, output, features, \
+                      segment FROM record JOIN served ON served.number = record.model";
 
 /// Inserts one record and returns whether it is new: an id that is stored already keeps its first record. `buffer` is
 /// working space that the caller keeps.
@@ -58,8 +60,8 @@ pub(super) fn insert(
     encode(&record.features, &mut buffer.features);
     let inserted = connection
         .prepare_cached(
-            "INSERT INTO record (seq, id, event_at, arrived_at, source, model, adaptation, missing, output, features) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "INSERT INTO record (seq, id, event_at, arrived_at, source, model, adaptation, missing, output, features, \
+             segment) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
             seq,
@@ -72,6 +74,7 @@ pub(super) fn insert(
             record.missing,
             buffer.output,
             buffer.features,
+            record.segment,
         ]);
     // Caught here instead of by `ON CONFLICT`, which would cost each row a second search.
     match inserted {
@@ -138,6 +141,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         missing: row.get(7)?,
         output: floats(row, 8)?,
         features: floats(row, 9)?,
+        segment: row.get(10)?,
     };
     Ok(Record { seq: row.get(0)?, record })
 }

@@ -23,6 +23,7 @@ pub(crate) fn record(number: u64, at: Timestamp) -> NewRecord {
         event_at: Timestamp(at.0.wrapping_sub(5)),
         arrived_at: at,
         source: format!("pump-{}", number % 3),
+        segment: number.is_multiple_of(2).then(|| format!("line-{}", number % 4)),
         model: Digest::of(&[u8::from(number.is_multiple_of(7))]),
         features,
         output: vec![bits(90), bits(91)],

@@ -65,6 +65,7 @@ impl RecordWriter {
             next_ordinal: 1,
         };
         let mut asides = Vec::new();
+        writer.upgrade_older();
         if let Some(newest) = writer.partitions.last() {
             writer.next_seq = newest.first_seq;
             match writer.resume() {
@@ -73,6 +74,17 @@ impl RecordWriter {
             }
         }
         Ok((writer, asides))
+    }
+
+    /// Brings partitions of an earlier `hone` to this layout, so that readers, who may not write, can read them.
+    fn upgrade_older(&self) {
+        for partition in &self.partitions {
+            if format::is_older(&partition.path, &FORMAT)
+                && let Err(error) = format::open(&partition.path, &FORMAT, Synchronous::Full)
+            {
+                tracing::warn!(error = %error.chain(), "a partition of an earlier hone cannot be upgraded");
+            }
+        }
     }
 
     /// Opens the newest partition and finds where to continue.
@@ -560,5 +572,32 @@ mod tests {
             }
             prop_assert_eq!(writer.next_seq(), i64::try_from(found.len()).unwrap() + 1);
         }
+    }
+
+    #[test]
+    fn partitions_of_the_first_layout_are_upgraded_at_the_start_and_keep_their_rows() {
+        const FIRST: format::Format = format::Format { steps: &[include_str!("migrations/records_1.sql")], ..FORMAT };
+        let folder = tempfile::tempdir().unwrap();
+        for (first, day) in [(1, "2026-11-20"), (5, "2026-11-21")] {
+            let partition = Partition::new(folder.path(), first, day.to_owned());
+            let connection = format::open(&partition.path, &FIRST, Synchronous::Full).unwrap();
+            let model = records::served(&connection, &Digest::of(b"m")).unwrap();
+            connection
+                .execute(
+                    "INSERT INTO record (seq, id, event_at, arrived_at, source, model, adaptation, missing, output, features) \
+                     VALUES (?1, ?2, 7, 8, 'old', ?3, 0, 0, x'0000803f', x'00000040')",
+                    rusqlite::params![first, ulid::Ulid::from(u128::try_from(first).unwrap()).to_bytes(), model],
+                )
+                .unwrap();
+        }
+        let (mut writer, asides) = RecordWriter::open(folder.path(), FileSettings::default()).unwrap();
+        assert!(asides.is_empty());
+        let found = writer.reader().recent(10, None).unwrap();
+        assert_eq!(
+            found.iter().map(|record| (record.seq, record.record.segment.clone())).collect::<Vec<_>>(),
+            [(5, None), (1, None)]
+        );
+        writer.commit(&[on_day(8, 0)], &[]).unwrap();
+        assert_eq!(writer.reader().recent(1, None).unwrap()[0].record.segment.as_deref(), Some("line-0"));
     }
 }
