@@ -1,6 +1,7 @@
 //! Decides; never acts. Facts in, states, orders and reports out: no clock, disk, network, thread or chance of its own.
 pub mod cycle;
 pub mod drift;
+pub mod evidence;
 pub mod gate;
 pub mod plan;
 pub mod policy;
