@@ -89,7 +89,7 @@ impl Thinning {
 
     /// Measures the next row of finite components; whether it is fed is the caller's count. A row of another length is ignored.
     ///
-    /// Returns the new pace where it changes; with `held` it does not, until [`Self::settle`].
+    /// Returns the new pace where it changes; with `held` it does not.
     pub fn record(&mut self, point: &[f32], held: bool) -> Option<Pace> {
         if point.len() != self.means.len() {
             return None;
@@ -121,15 +121,6 @@ impl Thinning {
             _ => self.asked = Some(Asked { since_row: self.rows, pace: wanted }),
         }
         None
-    }
-
-    /// Takes what is measured now as the pace, without patience: a test that starts anew has nothing to lose.
-    pub fn settle(&mut self) -> Pace {
-        if self.rows >= WARM_UP_ROWS {
-            self.asked = None;
-            self.pace = self.wanted();
-        }
-        self.pace
     }
 
     /// The pace in use.
@@ -182,9 +173,11 @@ impl Thinning {
         self.ring[start..start + dimension].copy_from_slice(point);
     }
 
-    /// The shortest allowed distance at which rows no longer follow each other.
+    /// The shortest allowed distance at which rows no longer follow each other, as far as chance lets one tell.
     fn wanted(&self) -> Pace {
-        let free = |lag: usize| self.correlation(lag) <= CORRELATION_MAX;
+        // Two standard errors: the largest of several correlations of independent components would pass the limit by chance.
+        let allowed = CORRELATION_MAX + 2.0 / (self.rows.min(2 * MEMORY_ROWS) as f64).sqrt();
+        let free = |lag: usize| self.correlation(lag) <= allowed;
         let shortest = (0..LAGS.len()).find(|lag| free(*lag)).map(|lag| u32::from(LAGS[lag]).max(self.every_min));
         shortest.filter(|rows| *rows <= self.every_max).map_or(Pace::Never, Pace::Every)
     }
@@ -256,7 +249,7 @@ mod tests {
         for seed in 0..5 {
             assert_eq!(pace_of(&autoregressive(0.0, 6000, 8, seed), 8), Pace::Every(1));
             let Pace::Every(rows) = pace_of(&autoregressive(0.7, 6000, 8, seed), 8) else { panic!("has a pace") };
-            assert!((5..=11).contains(&rows), "{rows}");
+            assert!((3..=11).contains(&rows), "{rows}");
             assert_eq!(pace_of(&autoregressive(0.999, 6000, 8, seed), 8), Pace::Never);
         }
     }

@@ -5,6 +5,9 @@
 //!             (frozen)            (thinning)          (and NEWMA, a notice only)
 //! ```
 //!
+//! After an alarm the test is held: it says nothing until its statistic falls below `release` of the threshold. Then it measures
+//! anew how rows follow each other, for 256 rows, and begins from the baseline.
+//!
 //! The promise holds for the first alarm after a baseline in rows, not fed rows: every b-th row is fed and the test promises
 //! run length / b. It needs fed rows to obey the law of the reference rows. So the components come from a quarter of the baseline
 //! that the tree never sees (in its own rows a direction has more variance than in new ones), and rows are thinned, not averaged.
@@ -210,12 +213,20 @@ impl Joint {
         }
     }
 
+    /// Forgets how rows followed each other while the law was another, and waits until it is known again.
+    fn pause(&mut self, components: usize) {
+        let (every_min, every_max) = paces(self.run_length_rows);
+        self.thinning = Thinning::new(components, every_min, every_max);
+        self.trace.clear();
+        self.last = None;
+        self.held = false;
+    }
+
     /// Begins the test anew at this row and pace.
     fn begin(&mut self, pace: Pace, row: u64) {
         self.trace.clear();
         self.last = None;
         self.wait_rows = 0;
-        self.held = false;
         let (Pace::Every(every_rows), Ok(reference)) = (pace, &mut self.reference) else {
             return;
         };
@@ -240,8 +251,7 @@ impl Joint {
         self.trace.push_back(reading.statistic as f32);
         if self.held {
             if reading.statistic <= self.settings.release.clamp(0.1, 1.0) * threshold {
-                let pace = self.thinning.settle();
-                self.begin(pace, row + 1);
+                self.pause(components);
             }
         } else if reading.statistic > threshold {
             self.held = true;

@@ -73,11 +73,12 @@ fn alarms_in(stream: &mut Stream, joint: &mut Joint, rows: usize) -> usize {
 }
 
 /// Mean, smallest and largest delay of the alarm of a shift of all columns, and how many of the runs alarmed before it.
-fn delays(width: usize, shift: f64, run_length_rows: f64, runs: u64) -> (f64, u64, u64, u64) {
+fn delays(width: usize, components: u32, shift: f64, run_length_rows: f64, runs: u64) -> (f64, u64, u64, u64) {
     let (mut found, mut early) = (Vec::new(), 0);
     for seed in 0..runs {
         let mut stream = Stream::new(width, 5_000 + seed);
-        let mut joint = stream.watched(run_length_rows, 2048);
+        let settings = JointSettings { components, ..JointSettings::default() };
+        let mut joint = Joint::new(&settings, run_length_rows, &stream.rows(2048), width);
         if alarms_in(&mut stream, &mut joint, 600) > 0 {
             early += 1;
             continue;
@@ -163,17 +164,20 @@ fn dependent_rows_do_not_flood_in_many_runs() {
 
 #[test]
 fn a_shift_of_all_columns_is_found_within_the_measured_delay() {
-    let (mean, _, longest, _) = delays(8, 0.5, 10_000.0, 20);
+    let (mean, _, longest, _) = delays(8, 8, 0.5, 10_000.0, 20);
     assert!((25.0..75.0).contains(&mean) && longest < 200, "{mean}, at most {longest}");
 }
 
 #[test]
 #[ignore = "a minute; prints the delays"]
 fn delays_of_shifts() {
-    for (width, run_length_rows) in [(8, 2e3), (8, 1e4), (128, 2e3), (128, 1e4)] {
-        for shift in [0.25, 0.5, 1.0] {
-            let (mean, least, most, early) = delays(width, shift, run_length_rows, 60);
-            println!("{width} columns, run length {run_length_rows}, +{shift} sd: {mean:.0} rows ({least} to {most}; {early} early)");
+    for (width, components) in [(8, 8), (128, 8), (128, 16)] {
+        for (run_length_rows, shift) in [(2e3, 0.5), (2e3, 1.0), (1e4, 0.25), (1e4, 0.5), (1e4, 1.0)] {
+            let (mean, least, most, early) = delays(width, components, shift, run_length_rows, 60);
+            println!(
+                "{width} columns, {components} components, run length {run_length_rows}, +{shift} sd: {mean:.0} rows \
+                 ({least} to {most}; {early} of 60 early)"
+            );
         }
     }
 }
