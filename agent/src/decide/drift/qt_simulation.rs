@@ -3,8 +3,8 @@
 //! A stream without drift is a draw of bin chances from their Dirichlet law and independent hits after it; its path knows no
 //! threshold. So each stream is simulated once, its largest statistic in each window of steps is kept, and the thresholds of every
 //! run length follow afterwards, window by window, from the streams that have not alarmed before. Long windows need few streams.
+use super::qt_tables::{REFERENCE_ROWS, RUN_LENGTHS, WINDOWS};
 use super::quant_tree::QtSettings;
-use super::qt_tables::{MUTED_STEPS, REFERENCE_ROWS, RUN_LENGTHS, WINDOWS};
 use super::seeded::Draws;
 
 const BINS: usize = 32;
@@ -64,8 +64,12 @@ impl Shared {
         let weights = self.sizes.map_or(self.chances, |sizes| sizes.map(|size| draws.gamma(size)));
         let total: f64 = weights.iter().sum();
         let mut shares = weights.map(|weight| weight / total * BINS as f64);
-        let mut stream =
-            Stream { accept: [u32::MAX; BINS], alias: [0; BINS], averages: self.chances.map(|c| c as f32), statistic: 0.0 };
+        let mut stream = Stream {
+            accept: [u32::MAX; BINS],
+            alias: [0; BINS],
+            averages: self.chances.map(|c| c as f32),
+            statistic: 0.0,
+        };
         let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..BINS).partition(|bin| shares[*bin] < 1.0);
         while let (Some(poor), Some(rich)) = (small.pop(), large.last().copied()) {
             #[expect(clippy::cast_sign_loss, reason = "a share")]
@@ -100,13 +104,14 @@ impl Stream {
                 let low = bits as u32;
                 let bin = if low < self.accept[column] { column } else { usize::from(self.alias[column]) };
                 let average = &mut self.averages[bin];
-                self.statistic =
-                    shared.kept_squared * self.statistic + shared.slope[bin] * shared.scale[place] * *average + shared.offset[bin];
+                self.statistic = shared.kept_squared * self.statistic
+                    + shared.slope[bin] * shared.scale[place] * *average
+                    + shared.offset[bin];
                 *average += shared.gain[place];
                 if place == STRETCH - 1 {
                     self.averages.iter_mut().for_each(|average| *average *= shared.kept_stretch);
                 }
-                if step >= MUTED_STEPS as usize {
+                if step >= WINDOWS[0] as usize {
                     largest = largest.max(self.statistic);
                 }
                 step += 1;

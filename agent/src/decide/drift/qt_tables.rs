@@ -3,13 +3,12 @@
 //! Printed by `cargo test --workspace --lib -- --ignored --nocapture print_the_threshold_tables` (`qt_simulation.rs`): 2.3 million
 //! streams for each number of reference rows, 76 s of one x86-64 core for all. Paste its rows below, between the brackets.
 
-/// Steps at the start without a verdict: the statistic takes a handful of values there.
-pub(crate) const MUTED_STEPS: u32 = 5;
 /// Promised run lengths of the table.
 pub(crate) const RUN_LENGTHS: [f64; 4] = [100.0, 1000.0, 10_000.0, 100_000.0];
 /// Reference rows of the table.
 pub(crate) const REFERENCE_ROWS: [f64; 6] = [128.0, 256.0, 512.0, 1024.0, 2048.0, f64::INFINITY];
-/// Edges of the windows of steps over which a threshold is held; the last window's is held for good.
+/// Edges of the windows of steps over which a threshold is held; the last window's is held for good. The first steps have no
+/// verdict: the statistic takes a handful of values there.
 pub(crate) const WINDOWS: [u32; 22] = [
     5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072,
     262_144,

@@ -225,7 +225,10 @@ mod tests {
             let actual = Thresholds::promised(rows, run_length).at(step - 1);
             // A window holds the threshold of its last steps over its first ones.
             let tolerance = if step < 100 { 0.12 } else { 0.015 };
-            assert!((actual - expected).abs() < tolerance * expected, "{rows} {run_length} {step}: {actual}, not {expected}");
+            assert!(
+                (actual - expected).abs() < tolerance * expected,
+                "{rows} {run_length} {step}: {actual}, not {expected}"
+            );
         }
     }
 

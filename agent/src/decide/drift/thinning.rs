@@ -267,7 +267,9 @@ mod tests {
 
     #[test]
     fn dependent_rows_count_for_as_many_independent_ones_as_they_are_worth() {
-        let mean = |correlation: f64| (0..20).map(|s| inflation(&autoregressive(correlation, 2048, 8, s), 8) / 20.0).sum::<f64>();
+        let mean = |correlation: f64| {
+            (0..20).map(|s| inflation(&autoregressive(correlation, 2048, 8, s), 8) / 20.0).sum::<f64>()
+        };
         assert!((mean(0.0) - 1.0).abs() < 0.05, "{}", mean(0.0));
         assert!((4.5..7.0).contains(&mean(0.7)), "{} for 5.7", mean(0.7));
         assert_eq!(inflation(&[], 3).to_bits(), 1.0_f64.to_bits());

@@ -53,7 +53,9 @@ pub enum Silent {
     #[error("waits for {} rows to know how closely they follow each other", thinning::WARM_UP_ROWS)]
     WarmUp,
     /// Rows follow each other too closely at every distance the run length allows.
-    #[error("rows follow each other too closely to be tested; hand in rows without their season, or allow a longer run length")]
+    #[error(
+        "rows follow each other too closely to be tested; hand in rows without their season, or allow a longer run length"
+    )]
     Correlated,
 }
 
