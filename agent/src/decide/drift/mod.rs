@@ -19,13 +19,18 @@ pub mod kswin;
 mod mersenne;
 pub mod newma;
 pub mod page_hinkley;
+pub mod principal;
 pub mod qt_ewma;
+#[cfg(test)]
+mod qt_simulation;
+mod qt_tables;
 pub mod qt_thresholds;
 pub mod quant_tree;
-mod seeded;
+pub(crate) mod seeded;
 pub mod spec;
 pub mod special;
 pub mod statistics;
+pub mod thinning;
 
 #[cfg(test)]
 mod parity;

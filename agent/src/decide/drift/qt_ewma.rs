@@ -18,7 +18,7 @@ pub struct QtEwma {
     averages: Vec<f64>,
     step: u64,
     seen: u64,
-    /// The last row at which the statistic was at or below its typical size.
+    /// The row after the statistic was last at or below its typical size.
     last_quiet: u64,
     alarmed: bool,
 }
@@ -46,13 +46,20 @@ impl QtEwma {
     /// A row of another length, or with a value that is not finite, is ignored and returns `None`. The change point is the row after
     /// the statistic was last at or below its mean without drift; the direction is always `Both`.
     pub fn update(&mut self, row: &[f32]) -> Option<Alarm> {
-        let bin = self.tree.bin(row)?;
+        self.tree.bin(row)?;
         if self.alarmed {
-            self.averages.clone_from_slice(self.tree.chances());
-            self.step = 0;
-            self.last_quiet = self.seen;
-            self.alarmed = false;
+            self.restart();
         }
+        let reading = self.measure(row).filter(|reading| reading.statistic > reading.threshold);
+        self.alarmed = reading.is_some();
+        reading
+    }
+
+    /// Takes the next row and returns what the test reads, above its threshold or not; never starts anew by itself.
+    ///
+    /// What is ignored, the change point and the direction are those of [`Self::update`]. The threshold is infinite in the first rows.
+    pub fn measure(&mut self, row: &[f32]) -> Option<Alarm> {
+        let bin = self.tree.bin(row)?;
         let index = self.seen;
         self.seen += 1;
         let mut statistic = 0.0;
@@ -63,16 +70,26 @@ impl QtEwma {
         }
         // Mean of the statistic in the long run: (K − 1)·λ/(2 − λ).
         if statistic <= (self.averages.len() - 1) as f64 * self.weight / (2.0 - self.weight) {
-            self.last_quiet = index;
+            self.last_quiet = self.seen;
         }
         let threshold = self.thresholds.at(self.step);
         self.step += 1;
-        if statistic <= threshold {
-            return None;
-        }
-        self.alarmed = true;
-        let change_point = (self.last_quiet + 1).min(index);
+        let change_point = self.last_quiet.min(index);
         Some(Alarm { index, statistic, threshold, change_point, direction: Direction::Both })
+    }
+
+    /// Forgets every row; rows go on counting.
+    pub fn restart(&mut self) {
+        self.averages.clone_from_slice(self.tree.chances());
+        self.step = 0;
+        self.last_quiet = self.seen;
+        self.alarmed = false;
+    }
+
+    /// Starts anew with other thresholds.
+    pub fn restart_with(&mut self, thresholds: Thresholds) {
+        self.thresholds = thresholds;
+        self.restart();
     }
 }
 
@@ -110,7 +127,7 @@ mod tests {
         let delays: Vec<u64> = (0..20)
             .map(|seed| {
                 let tree = tree(2048, seed);
-                let thresholds = Thresholds::steady(tree.reference_rows(), 2000.0);
+                let thresholds = Thresholds::promised(tree.reference_rows() as f64, 2000.0);
                 let mut test = QtEwma::new(tree, 0.03, thresholds).unwrap();
                 let (before, after) = (rows(300, 8, 0.0, 500 + seed), rows(1000, 8, 0.5, 700 + seed));
                 let alarm =
@@ -125,7 +142,7 @@ mod tests {
 
     #[test]
     fn restoring_anywhere_changes_nothing_and_foreign_rows_are_ignored() {
-        let thresholds = Thresholds::steady(256, 50.0);
+        let thresholds = Thresholds::promised(256.0, 100.0);
         let mut straight = QtEwma::new(tree(256, 1), 0.03, thresholds).unwrap();
         let mut restored = straight.clone();
         for row in rows(300, 8, 0.3, 4).chunks_exact(8) {

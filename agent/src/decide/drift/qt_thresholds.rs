@@ -1,7 +1,8 @@
-//! Thresholds of QT-EWMA for a chosen run length: simulated without any data, or from a measured formula.
+//! Thresholds of QT-EWMA for a chosen run length: simulated without any data, or from the committed tables of such simulations.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
 use serde::{Deserialize, Serialize};
 
+use super::qt_tables::{REFERENCE_ROWS, RUN_LENGTHS, THRESHOLDS, WINDOWS};
 use super::quant_tree::{QtError, QuantTree};
 use super::seeded::Draws;
 use super::{require, usable};
@@ -9,20 +10,27 @@ use super::{require, usable};
 /// Steps after which simulated thresholds are constant.
 const STEPS_MAX: usize = 2000;
 
-/// Thresholds `h_t` of the statistic, one per row since the start; the last one holds from there on.
+/// Fewest reference rows the tables know; below, no run length can be promised.
+pub const REFERENCE_ROWS_MIN: f64 = REFERENCE_ROWS[0];
+/// Shortest run length of the tables.
+pub const RUN_LENGTH_MIN: f64 = RUN_LENGTHS[0];
+/// Longest run length of the tables; for a longer one feed every second, third, … row.
+pub const RUN_LENGTH_MAX: f64 = RUN_LENGTHS[RUN_LENGTHS.len() - 1];
+
+/// Thresholds `h_t` of the statistic by rows since the start; the last one holds from there on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Thresholds {
     run_length: f64,
-    by_step: Vec<f64>,
+    /// First step of each level and its threshold, in order; before the first there is no verdict.
+    levels: Vec<(u32, f64)>,
 }
 
 impl Thresholds {
-    /// The threshold of the row `step` rows after the start.
+    /// The threshold of the row `step` rows after the start; infinite while there is no verdict.
     #[must_use]
     pub fn at(&self, step: u64) -> f64 {
-        let last = self.by_step.len().saturating_sub(1);
-        let place = usize::try_from(step).unwrap_or(last).min(last);
-        self.by_step.get(place).copied().unwrap_or(f64::MAX)
+        let after = self.levels.partition_point(|(first, _)| u64::from(*first) <= step);
+        after.checked_sub(1).map_or(f64::INFINITY, |level| self.levels[level].1)
     }
 
     /// The promised expected rows to a false alarm.
@@ -31,24 +39,33 @@ impl Thresholds {
         self.run_length
     }
 
-    /// The steady threshold for K = 32 and λ = 0.03 without simulation, held from the first row.
+    /// The thresholds for K = 32 and λ = 0.03 from the committed tables, simulated without data: no work, no chance.
     ///
-    /// `a + b/N` measured at run lengths 2,000 (0.925 + 67.6/N) and 10,000 (1.060 + 83.6/N), between and beyond them by the logarithm
-    /// of the run length; good to a few per cent of the run length from 1,000 to 20,000. Early rows are tested more leniently than
-    /// promised, never more strictly.
+    /// Between the tables they are linear in the logarithm of the run length and in 1/N. `reference_rows` are independent ones
+    /// (rows that follow each other count for fewer) and are held to [`REFERENCE_ROWS_MIN`] or more, `run_length` to
+    /// [`RUN_LENGTH_MIN`] to [`RUN_LENGTH_MAX`]. The first five rows have no verdict.
     #[must_use]
-    pub fn steady(reference_rows: u64, run_length: f64) -> Self {
-        let share = (run_length.max(2.0) / 2000.0).ln() / 5.0_f64.ln();
-        let rows = (reference_rows as f64).max(1.0);
-        let threshold = (0.925 + share * (1.060 - 0.925)) + (67.6 + share * (83.6 - 67.6)) / rows;
-        Self { run_length, by_step: vec![threshold] }
+    pub fn promised(reference_rows: f64, run_length: f64) -> Self {
+        let run_length = run_length.max(RUN_LENGTH_MIN).min(RUN_LENGTH_MAX);
+        let inverse = 1.0 / reference_rows.max(REFERENCE_ROWS_MIN);
+        let (longer, length_share) = between(&RUN_LENGTHS.map(f64::ln), run_length.ln());
+        // Falling in N, so that the axis rises in −1/N.
+        let (larger, size_share) = between(&REFERENCE_ROWS.map(|rows| -1.0 / rows), -inverse);
+        let level = |window: usize| {
+            let along = |run_length: usize| {
+                let at = |rows: usize| f64::from(THRESHOLDS[run_length][rows][window]);
+                at(larger - 1) + size_share * (at(larger) - at(larger - 1))
+            };
+            (WINDOWS[window], along(longer - 1) + length_share * (along(longer) - along(longer - 1)))
+        };
+        Self { run_length, levels: (0..THRESHOLDS[0][0].len()).map(level).collect() }
     }
 
     /// Simulates the statistic without drift and takes, at each step, the `1 − 1/run_length` quantile over the trajectories that have
     /// not alarmed before.
     ///
     /// Work for a workstation or a build: each trajectory takes about `8 · K + 100` bytes; a gateway reads the result, or takes
-    /// [`Thresholds::steady`]. Needs no data: bin chances are drawn from their Dirichlet law given the bin sizes of `tree`. Deterministic by `seed`. Takes
+    /// [`Thresholds::promised`]. Needs no data: bin chances are drawn from their Dirichlet law given the bin sizes of `tree`. Deterministic by `seed`. Takes
     /// `trajectories · steps` updates of a few nanoseconds; use at least `200 · run_length` trajectories and 300 steps, after which
     /// the threshold is held (the mean over the last fifth).
     ///
@@ -93,8 +110,14 @@ impl Thresholds {
         let tail = by_step.len() / 5;
         let steady = by_step[by_step.len() - tail..].iter().sum::<f64>() / tail as f64;
         by_step.push(steady);
-        Ok(Self { run_length, by_step })
+        Ok(Self { run_length, levels: (0_u32..).zip(by_step).collect() })
     }
+}
+
+/// The first knot beyond the first that is at or above `x`, and how far `x` is on the way to it.
+fn between(knots: &[f64], x: f64) -> (usize, f64) {
+    let upper = knots.partition_point(|knot| *knot < x).clamp(1, knots.len() - 1);
+    (upper, (x - knots[upper - 1]) / (knots[upper] - knots[upper - 1]))
 }
 
 /// How thresholds are simulated.
@@ -187,11 +210,38 @@ mod tests {
     }
 
     #[test]
-    fn the_steady_formula_meets_its_measured_points() {
-        for (rows, run_length, expected) in
-            [(445, 2000.0, 1.075), (2048, 2000.0, 0.958), (2048, 10_000.0, 1.101), (445, 10_000.0, 1.248)]
-        {
-            assert!((Thresholds::steady(rows, run_length).at(0) - expected).abs() < 0.005);
+    fn the_tables_meet_the_points_of_the_reference_page() {
+        for (rows, run_length, step, expected) in [
+            (445.0, 2000.0, 10, 0.489),
+            (445.0, 2000.0, 30, 0.869),
+            (445.0, 2000.0, 100, 1.063),
+            (2048.0, 2000.0, 30, 0.817),
+            (2048.0, 2000.0, 300, 0.958),
+            (f64::INFINITY, 2000.0, 300, 0.925),
+            (256.0, 2000.0, 300, 0.925 + 67.6 / 256.0),
+            (2048.0, 10_000.0, 1000, 1.101),
+            (445.0, 10_000.0, 1000, 1.248),
+        ] {
+            let actual = Thresholds::promised(rows, run_length).at(step - 1);
+            // A window holds the threshold of its last steps over its first ones.
+            let tolerance = if step < 100 { 0.12 } else { 0.015 };
+            assert!(
+                (actual - expected).abs() < tolerance * expected,
+                "{rows} {run_length} {step}: {actual}, not {expected}"
+            );
         }
+    }
+
+    #[test]
+    fn the_tables_rise_with_the_run_length_and_fall_with_the_reference() {
+        for step in [10, 100, 1000] {
+            let at = |rows: f64, run_length: f64| Thresholds::promised(rows, run_length).at(step);
+            for run_length in [100.0, 500.0, 2e3, 1e4, 1e5] {
+                assert!(at(128.0, run_length) > at(200.0, run_length) && at(700.0, run_length) > at(1e9, run_length));
+                assert!(at(500.0, run_length * 1.5) > at(500.0, run_length) || run_length > 9e4);
+            }
+        }
+        assert_eq!(Thresholds::promised(f64::NAN, f64::NAN).at(4).to_bits(), f64::INFINITY.to_bits());
+        assert!(Thresholds::promised(f64::NAN, f64::NAN).at(5).is_finite());
     }
 }
