@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod adwin;
 pub mod bins;
+pub mod cbpe;
 pub mod ddm;
 pub mod distances;
 pub mod e_detector;
@@ -22,7 +23,7 @@ pub mod page_hinkley;
 pub mod qt_ewma;
 pub mod qt_thresholds;
 pub mod quant_tree;
-mod seeded;
+pub(crate) mod seeded;
 pub mod spec;
 pub mod special;
 pub mod statistics;
