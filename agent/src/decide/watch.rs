@@ -1,8 +1,16 @@
 //! What is watched while a model serves: its inputs against a frozen baseline, its losses as labels come.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+pub mod classes;
+mod episode;
 pub mod finding;
 pub mod joint;
+pub mod loss_test;
+pub mod performance;
+mod river_tests;
+pub mod segments;
 mod settings;
+mod trace;
+mod windows;
 
 use std::collections::VecDeque;
 

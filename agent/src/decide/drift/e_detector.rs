@@ -126,13 +126,13 @@ impl EDetector {
     }
 }
 
-impl Detector for EDetector {
-    fn update(&mut self, x: f64) -> Option<Alarm> {
+impl EDetector {
+    /// Like [`Detector::update`] for a value that the caller numbers `index`: alarms speak of these numbers, which must not fall.
+    pub fn update_at(&mut self, x: f64, index: u64) -> Option<Alarm> {
         if !usable(x) {
             return None;
         }
-        let index = self.seen;
-        self.seen += 1;
+        self.seen = index + 1;
         let loss = x.clamp(0.0, 1.0);
         let excess = if self.direction == Direction::Down { 1.0 - loss } else { loss } - self.bound;
         let mut sum = 0.0;
@@ -157,6 +157,24 @@ impl Detector for EDetector {
             bet.cusum = 0.0;
         }
         Some(alarm)
+    }
+
+    /// Watches against the bound `p0` from the next row on, if it is tighter than the one in use. The wealth stays: every bet up to
+    /// now was fair under its own bound, so the promise holds if `p0` is a bound too.
+    pub fn tighten(&mut self, p0: f64) {
+        let bound = if self.direction == Direction::Down { 1.0 - p0 } else { p0 }.clamp(BOUND_MIN, BOUND_MAX);
+        if bound < self.bound {
+            for bet in &mut self.bets {
+                bet.stake *= self.bound / bound;
+            }
+            self.bound = bound;
+        }
+    }
+}
+
+impl Detector for EDetector {
+    fn update(&mut self, x: f64) -> Option<Alarm> {
+        self.update_at(x, self.seen)
     }
 
     fn is_warning(&self) -> bool {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod adwin;
 pub mod bins;
+pub mod cbpe;
 pub mod ddm;
 pub mod distances;
 pub mod e_detector;
