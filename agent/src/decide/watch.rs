@@ -1,6 +1,7 @@
 //! What is watched while a model serves: its inputs against a frozen baseline, its losses as labels come.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
 pub mod classes;
+pub mod columns;
 mod episode;
 pub mod finding;
 pub mod joint;

@@ -313,6 +313,20 @@ impl BinWindow {
         self.out_of_range
     }
 
+    /// Keeps every `every`-th value, counted back from the newest one, as if no others had been taken.
+    pub fn thin(&mut self, every: usize) {
+        let oldest = if self.ring.len() == self.capacity() { self.next as usize } else { 0 };
+        self.ring.rotate_left(oldest);
+        let surplus = self.ring.len().saturating_sub(1) % every.max(1);
+        self.ring = self.ring.iter().skip(surplus).step_by(every.max(1)).copied().collect();
+        self.counts.fill(0);
+        for bin in &self.ring {
+            self.counts[usize::from(*bin)] += 1;
+        }
+        let full = self.ring.len() == self.capacity();
+        self.next = if full { 0 } else { u32::try_from(self.ring.len()).unwrap_or(0) };
+    }
+
     /// Forgets all values and counters.
     pub fn clear(&mut self) {
         self.ring.clear();
@@ -410,6 +424,25 @@ mod tests {
         assert_eq!((window.rows(), window.counts()), (3, [0, 2, 1].as_slice()));
         window.clear();
         assert_eq!((window.rows(), window.counts()), (0, [0, 0, 0].as_slice()));
+    }
+
+    #[test]
+    fn a_thinned_window_holds_every_other_value_and_fills_on() {
+        let bins = FrozenBins::categories(&[0.0], 5).unwrap();
+        for capacity in [4, 5, 9] {
+            let mut window = BinWindow::new(&bins, capacity);
+            for bin in [0, 1, 2, 3, 5] {
+                window.push(Some(bin));
+            }
+            // At distance 0, 2 and 4 from the newest, where they are still held.
+            window.thin(2);
+            let expected: &[u64] = if capacity == 4 { &[0, 1, 0, 0, 0, 1] } else { &[1, 0, 1, 0, 0, 1] };
+            assert_eq!(window.counts(), expected);
+            for _ in 0..capacity {
+                window.push(Some(4));
+            }
+            assert_eq!(window.counts(), [0, 0, 0, 0, capacity as u64, 0]);
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod qt_simulation;
 mod qt_tables;
 pub mod qt_thresholds;
 pub mod quant_tree;
+pub mod season;
 pub(crate) mod seeded;
 pub mod spec;
 pub mod special;
