@@ -235,7 +235,7 @@ fn a_table_that_cannot_be_used_is_refused_with_its_line_and_what_to_do() {
     bench.write("empty.csv", "");
     refuses("empty.csv", &["is empty", "a header line and labelled rows"]);
     bench.write("header.csv", "temp,load,state\n");
-    refuses("header.csv", &["no row follows", "add labelled rows"]);
+    refuses("header.csv", &["no row follows", "add rows"]);
     bench.write("binary.csv", [b"temp,state\n".as_slice(), &[0xff, 0xfe, 0, 1], b",on\n"].concat());
     refuses("binary.csv", &["binary.csv:2", "not UTF-8"]);
     refuses("nowhere.csv", &["no such file", "check the path"]);

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
+use super::drift::distances::VERDICT_ROWS_MIN;
 use super::gate::{self, Check, Evidence, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
 use super::policy::Policy;
@@ -189,6 +190,7 @@ impl Cycle {
                 Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
             }
             Event::Offered { candidate } => self.offered(candidate),
+            Event::Rebaseline { rows } => self.rebaseline(&rows),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
             Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
         }
@@ -216,6 +218,16 @@ impl Cycle {
         let order = Order { run: self.runs, reason: Reason::Offer, task, parent: self.champion, rows, refit_of: None };
         self.work = Some(order.clone());
         Ok(vec![Report::Retrain { order }])
+    }
+
+    /// What the features are now is normal. The losses keep their reference: a model does not get better by this.
+    fn rebaseline(&mut self, rows: &[f32]) -> Result<Vec<Report>, Refusal> {
+        let known = (rows.len() / self.watch.features().len().max(1)) as u64;
+        if known < VERDICT_ROWS_MIN {
+            return Err(Refusal::TooFewRows { known, missing: VERDICT_ROWS_MIN - known });
+        }
+        self.watch.rebaseline(rows);
+        Ok(vec![Report::Rebaseline { rows: known }])
     }
 
     fn roll_back(&mut self, reference: Reference, baseline: &[f32]) -> Result<Vec<Report>, Refusal> {

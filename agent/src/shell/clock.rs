@@ -20,6 +20,27 @@ pub fn shown(at: Timestamp) -> String {
     moment.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
+/// The moment a person writes: RFC 3339, such as `2026-11-21T01:40:00Z`.
+#[must_use]
+pub fn parse(text: &str) -> Option<Timestamp> {
+    text.trim().parse::<jiff::Timestamp>().ok().map(|moment| Timestamp(moment.as_microsecond()))
+}
+
+/// Seconds of a moment in a recording: RFC 3339, a date and time of day without a zone, or a number of seconds.
+#[must_use]
+pub fn seconds(text: &str) -> Option<f64> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<f64>() {
+        return seconds.is_finite().then_some(seconds);
+    }
+    let moment = text.parse::<jiff::Timestamp>().ok().or_else(|| {
+        // Any fixed zone will do: only the time of day and the distance of rows are asked of it.
+        let local = text.parse::<jiff::civil::DateTime>().ok()?;
+        local.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+    })?;
+    Some(moment.as_duration().as_secs_f64())
+}
+
 /// Makes record ids: unique also if the clock jumps back, and growing within a millisecond.
 #[derive(Debug)]
 pub struct Ids {
@@ -65,5 +86,10 @@ mod tests {
     #[test]
     fn a_moment_is_shown_in_utc() {
         assert_eq!(shown(Timestamp(1_795_221_600_500_000)), "2026-11-21T00:40:00.500Z");
+        assert_eq!(parse("2026-11-21T01:40:00.5+01:00"), Some(Timestamp(1_795_221_600_500_000)));
+        assert_eq!(parse("yesterday"), None);
+        let times = ["1970-01-01T00:01:00Z", "1970-01-01 00:01:00", "60", "1970-01-01T01:01:00+01:00"];
+        assert_eq!(times.map(seconds), [Some(60.0); 4]);
+        assert_eq!(["noon", "inf", ""].map(seconds), [None; 3]);
     }
 }

@@ -91,6 +91,11 @@ pub enum Event {
         /// The bundle.
         candidate: Digest,
     },
+    /// A person takes these rows for normal.
+    Rebaseline {
+        /// Raw rows `[n, features]`.
+        rows: Vec<f32>,
+    },
     /// A person asks for the previous model back.
     RollBack {
         /// Reference of that model.
@@ -157,6 +162,11 @@ pub enum Report {
         /// Serves now.
         to: Digest,
     },
+    /// Features are measured against a new baseline.
+    Rebaseline {
+        /// Rows it rests on.
+        rows: u64,
+    },
     /// The previous model serves again.
     Rollback {
         /// Served before.
@@ -175,6 +185,17 @@ pub enum Refusal {
     /// Too few labels.
     #[error(transparent)]
     TooFew(#[from] TooFew),
+    /// Too few rows for a baseline.
+    #[error(
+        "a baseline needs {} rows and {known} are stored: {} are missing, wait for them or take an earlier beginning",
+        known + missing, missing
+    )]
+    TooFewRows {
+        /// Rows there are.
+        known: u64,
+        /// Rows that are missing.
+        missing: u64,
+    },
     /// Nothing to go back to.
     #[error(
         "there is no previous model to go back to: the champion is the first one, or a rollback has just brought it back"

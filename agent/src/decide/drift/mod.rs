@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 pub mod adwin;
 pub mod bins;
+pub mod calibrate;
+pub mod compare;
 pub mod ddm;
 pub mod distances;
 pub mod e_detector;
