@@ -9,17 +9,21 @@ use hone_tests::hone;
 use serde_json::Value;
 
 /// Every command a person may type.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 20] = [
     "demo",
     "run",
     "init",
     "status",
     "drift",
+    "drift scan",
+    "drift compare",
+    "drift calibrate",
     "models",
     "records",
     "label",
     "retrain",
     "promote",
+    "rebaseline",
     "rollback",
     "train",
     "model",
@@ -385,11 +389,14 @@ fn a_command_line_that_makes_no_sense_is_refused_with_what_would() {
 fn without_an_agent_each_question_says_so_and_how_to_start_one() {
     let bench = Bench::new();
     fs::create_dir(bench.path("empty")).expect("a temporary folder can be written");
-    for command in ["status", "drift", "models", "records", "retrain", "rollback"] {
+    for command in ["status", "drift", "models", "records", "retrain", "rebaseline", "rollback"] {
         for json in [&[][..], &["--json"]] {
             let arguments = [&[command, "--state-dir", "empty"], json].concat();
             bench.refuses(&arguments, 8, &["no agent answers on empty", "hint: start it with `hone run`"]);
         }
+    }
+    for command in ["status", "drift"] {
+        bench.refuses(&[command, "--watch", "--state-dir", "empty"], 8, &["no agent answers on empty"]);
     }
 }
 

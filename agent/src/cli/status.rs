@@ -1,4 +1,6 @@
 //! `hone status`: what the running agent is doing.
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use serde_json::Value;
 
@@ -22,7 +24,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 fn picture(status: &Value) -> String {
     let mut picture = String::new();
     let at = |path: &str| status.pointer(path).unwrap_or(&Value::Null);
-    let mut line = |name: &str, value: &str| picture += &format!("{name:<10}{value}\n");
+    // Writing to a text cannot fail.
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(picture, "{name:<10}{value}");
+    };
     let up = at("/uptime_s").as_u64().map_or_else(String::new, |seconds| format!(", up {seconds} s"));
     line("agent", &format!("hone {}, process {}{up}", text(at("/version")), at("/process")));
     line("listens", &format!("{} and {}", text(at("/socket")), text(at("/listen"))));

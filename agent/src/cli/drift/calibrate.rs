@@ -65,6 +65,9 @@ struct Measured {
     delays: Delays,
 }
 
+/// Columns of numbers by name.
+type Named = Vec<(String, Vec<f64>)>;
+
 /// What is not looked at, and why.
 type LeftOut = Vec<(String, String)>;
 
@@ -146,7 +149,7 @@ fn recorded_rate(args: &Args, seconds: &[f64], rows: u64) -> Option<f64> {
 }
 
 /// Columns with numbers, and those left out with the reason.
-fn numbers(columns: &Columns, args: &Args) -> Result<(Vec<(String, Vec<f64>)>, LeftOut)> {
+fn numbers(columns: &Columns, args: &Args) -> Result<(Named, LeftOut)> {
     if !args.column.is_empty() {
         let named = args.column.iter().map(|name| columns.numbers(name).map(|values| (name.clone(), values)));
         return Ok((named.collect::<Result<_, _>>().map_err(unusable)?, Vec::new()));
@@ -200,7 +203,6 @@ fn config(wanted: &Wanted, window_rows: usize) -> String {
     )
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call, everything the answer holds")]
 fn facts(
     measured: &[Measured],
     left_out: &LeftOut,
@@ -243,7 +245,7 @@ fn print(measured: &[Measured], left_out: &LeftOut, wanted: &Wanted, window_rows
         wanted.run_length_rows,
         duration(wanted.run_length_rows / rate.rows_per_s)
     );
-    let each: Vec<_> = measured.iter().map(|measured| survey_row(measured)).collect();
+    let each: Vec<_> = measured.iter().map(survey_row).collect();
     table(
         &[
             "COLUMN",

@@ -43,7 +43,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let (mut drift, mut warning, mut skipped) = (Vec::new(), Vec::new(), 0_u64);
     for (index, value) in values.iter().enumerate() {
         // What is not a usable number never reaches a detector: it is counted, and keeps its place in the numbering.
-        if !(value.abs() <= MAGNITUDE_MAX) {
+        if value.is_nan() || value.abs() > MAGNITUDE_MAX {
             skipped += 1;
         } else if detector.update(*value).is_some() {
             drift.push(index);

@@ -22,30 +22,33 @@ fn picture(drift: &Value) -> String {
     if drift["state"] == "no_model" {
         return "no model yet, so nothing to measure against: start with `hone run --model FILE`\n".to_owned();
     }
-    let mut picture = features(drift);
-    let limits =
-        [(&drift["psi_threshold"], "psi counts as drift above"), (&drift["share_threshold"], "on at least a share of")];
-    let limits: Vec<_> = limits.iter().filter(|(value, _)| !value.is_null()).collect();
-    if !limits.is_empty() {
-        let parts: Vec<_> = limits.iter().map(|(value, words)| format!("{words} {}", number(value, 2))).collect();
-        picture += &format!("\n{} of the features\n", parts.join(", "));
-    }
-    picture += &segments(drift);
-    picture += &findings(drift);
-    picture += "\n";
-    match &drift["loss"] {
-        Value::Null => picture += "loss: no labels yet\n",
-        loss => {
-            picture += &format!("loss: {} over the last {} labels\n", text(&loss["mean"]), text(&loss["labels"]));
-        }
-    }
-    if let Some(accuracy) = drift["estimate"]["accuracy"].as_f64() {
-        picture += &format!("estimate: accuracy {accuracy:.3} without labels\n");
-    }
-    if let Some(statistic) = drift["joint"]["statistic"].as_f64() {
-        picture += &format!("joint: {statistic:.3} of {}\n", number(&drift["joint"]["threshold"], 3));
-    }
-    picture + &format!("trigger: {} (policy {})\n", text(&drift["trigger"]["state"]), text(&drift["policy"]))
+    [features(drift), limits(drift), segments(drift), findings(drift), last_lines(drift)].concat()
+}
+
+fn limits(drift: &Value) -> String {
+    let known = [("psi_threshold", "psi counts as drift above"), ("share_threshold", "on at least a share of")];
+    let parts = known.iter().filter(|(key, _)| !drift[key].is_null());
+    let parts: Vec<_> = parts.map(|(key, words)| format!("{words} {}", number(&drift[key], 2))).collect();
+    if parts.is_empty() { String::new() } else { format!("\n{} of the features\n", parts.join(", ")) }
+}
+
+fn last_lines(drift: &Value) -> String {
+    let loss = match &drift["loss"] {
+        Value::Null => "no labels yet".to_owned(),
+        loss => format!("{} over the last {} labels", text(&loss["mean"]), text(&loss["labels"])),
+    };
+    let accuracy = drift["estimate"]["accuracy"].as_f64();
+    let estimate = accuracy.map(|accuracy| format!("estimate: accuracy {accuracy:.3} without labels\n"));
+    let joint = drift["joint"]["statistic"].as_f64();
+    let joint =
+        joint.map(|statistic| format!("joint: {statistic:.3} of {}\n", number(&drift["joint"]["threshold"], 3)));
+    format!(
+        "\nloss: {loss}\n{}{}trigger: {} (policy {})\n",
+        estimate.unwrap_or_default(),
+        joint.unwrap_or_default(),
+        text(&drift["trigger"]["state"]),
+        text(&drift["policy"])
+    )
 }
 
 /// How one fact of a feature is shown.
@@ -93,13 +96,12 @@ fn features(drift: &Value) -> String {
         })
         .collect();
     let head: Vec<&str> = ["", "FEATURE"].into_iter().chain(facts.iter().map(|fact| fact.head)).collect();
-    let mut picture = table_text(&head, &rows);
     let waiting = features.iter().filter(|feature| feature["psi"].is_null()).count();
-    if waiting > 0 {
-        picture +=
-            &format!("{waiting} of {} features have too few rows since the last baseline for a psi\n", features.len());
-    }
-    picture
+    let remark = match waiting {
+        0 => String::new(),
+        _ => format!("{waiting} of {} features have too few rows since the last baseline for a psi\n", features.len()),
+    };
+    table_text(&head, &rows) + &remark
 }
 
 fn segments(drift: &Value) -> String {
@@ -221,9 +223,9 @@ mod tests {
             "joint": {"statistic": 0.4, "threshold": 1.1}, "estimate": {"accuracy": 0.91},
             "loss": {"mean": 0.1, "labels": 300}, "trigger": {"state": "episode"},
         });
-        expect![[r"
-               FEATURE  PSI    NO DRIFT  P     JS     KS     ROWS  MISSING  OUT OF RANGE  CORRELATION  BLOCK ROWS  SEASON
-               a        0.300  0.050     1e-4  0.100  0.200  500   0        0             0.710        6           daily
+        expect![[r#"
+              FEATURE  PSI    NO DRIFT  P     JS     KS     ROWS  MISSING  OUT OF RANGE  CORRELATION  BLOCK ROWS  SEASON
+              a        0.300  0.050     1e-4  0.100  0.200  500   0        0             0.710        6           daily
 
             SEGMENT  LABELS  LOSS
             line A   40      0.125
@@ -235,7 +237,7 @@ mod tests {
             estimate: accuracy 0.910 without labels
             joint: 0.400 of 1.100
             trigger: episode (policy value)
-        "]]
+        "#]]
         .assert_eq(&picture(&drift));
         for strange in [json!(null), json!([]), json!({"features": 3, "findings": [null, 1], "segments": [{}]})] {
             assert!(picture(&strange).contains("trigger"), "{strange}");

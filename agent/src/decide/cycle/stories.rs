@@ -72,6 +72,7 @@ impl Story {
                 Report::Promote { run, from, to } => {
                     format!("run {run} promoted {} over {}", self.name(*to), self.name(*from))
                 }
+                Report::Rebaseline { rows } => format!("baseline of {rows} rows"),
                 Report::Rollback { from, to } => format!("rolled back from {} to {}", self.name(*from), self.name(*to)),
             };
             let _ = writeln!(self.text, "{what:<12}{said}");
@@ -239,4 +240,20 @@ fn moved_inputs_raise_an_alarm_that_names_the_features() {
     assert!(row < 300, "after {row} rows");
     assert_eq!(features[0].0, "x");
     assert!(features.len() == 1 && features[0].1 > 0.25, "{features:?}");
+}
+
+#[test]
+fn what_a_person_takes_for_normal_raises_no_alarm_and_too_few_rows_are_no_baseline() {
+    let mut story = Story::new("trigger:psi");
+    story.rows(400, 0);
+    let moved = |row: u16| [f32::from(row % 20) / 10.0 + 3.0, f32::from(row % 7)];
+    let baseline = |rows: u16| Event::Rebaseline { rows: (0..rows).flat_map(moved).collect() };
+    let before = story.cycle.clone();
+    let refused = story.cycle.step(baseline(199), &story.settings).unwrap_err();
+    assert_eq!(refused, Refusal::TooFewRows { known: 199, missing: 1 });
+    assert_eq!(story.cycle, before, "a refusal changes nothing");
+    assert_eq!(story.cycle.step(baseline(200), &story.settings), Ok(vec![Report::Rebaseline { rows: 200 }]));
+    for row in 0..1000 {
+        assert_eq!(story.cycle.sample(&moved(row), &story.settings), []);
+    }
 }

@@ -5,18 +5,17 @@
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
 mod resample;
 pub mod season;
+mod watching;
 
 use serde::Serialize;
 
-use super::adwin::{Adwin, AdwinSettings};
 use super::bins::{BinWindow, FrozenBins};
-use super::compare::BINS;
 use super::distances;
-use super::guard::Guarded;
 use super::seeded::Draws;
-use super::{Detector as _, MAGNITUDE_MAX, SettingError};
+use super::{Detector as _, MAGNITUDE_MAX};
 use resample::Resampler;
 use season::{Profile, Season};
+use watching::{Watching, frozen, mean_test};
 
 /// Fewest usable rows of a column: half of them freeze a reference, the other half must fill several windows.
 pub const ROWS_MIN: u64 = 1_000;
@@ -326,46 +325,6 @@ impl Column {
         }
         Resampler::new(rows, block.min(rows / 4), day, draws)
     }
-}
-
-/// PSI as the agent watches it: one window, a look every so many rows.
-#[derive(Clone)]
-struct Watching<'a> {
-    bins: &'a FrozenBins,
-    window: BinWindow,
-    row: u32,
-    wanted: &'a Wanted,
-}
-
-impl<'a> Watching<'a> {
-    fn new(bins: &'a FrozenBins, window_rows: usize, wanted: &'a Wanted) -> Self {
-        Self { bins, window: BinWindow::new(bins, window_rows), row: 0, wanted }
-    }
-
-    /// Takes a value and says whether it raises an alarm.
-    fn update(&mut self, x: f64) -> bool {
-        self.window.record(self.bins.place(x));
-        self.row += 1;
-        if self.row < self.wanted.every_rows.max(1) {
-            return false;
-        }
-        self.row = 0;
-        if self.window.rows() < self.window.capacity() as u64 {
-            return false;
-        }
-        let reading = distances::psi(self.bins, &self.window);
-        reading.psi > self.wanted.psi && reading.p <= self.wanted.level()
-    }
-}
-
-fn mean_test() -> Result<Guarded<Adwin>, SettingError> {
-    Adwin::new(AdwinSettings::default()).map(Guarded::new)
-}
-
-/// Bins of a baseline as the agent keeps it: rows evenly strided over the recording.
-fn frozen(values: &[f64], wanted: &Wanted) -> Option<FrozenBins> {
-    let stride = values.len().div_ceil(wanted.baseline_rows.max(1)).max(1);
-    FrozenBins::from_numbers(values.iter().step_by(stride).copied(), BINS, None).ok()
 }
 
 fn moments(values: &[f64]) -> (f64, f64) {

@@ -133,7 +133,7 @@ fn one(pair: &Pair<'_>) -> Comparison {
             let (first, second) = (Tally::of_numbers(reference), Tally::of_numbers(current));
             let values = values.map(|found| (found, two_sample_p(found.ks, first.usable(), second.usable())));
             let places = current.iter().copied();
-            finished(first, second, bins.map(|bins| read(&bins, places, second)), values, 0)
+            finished(first, second, bins.and_then(|bins| read(&bins, places, second)), values, 0)
         }
         Pair::Texts { reference, current } => {
             let mut known: Vec<&str> = reference.iter().flatten().map(String::as_str).collect();
@@ -148,7 +148,7 @@ fn one(pair: &Pair<'_>) -> Comparison {
             let (first, second) = (Tally::of_texts(reference), Tally::of_texts(current));
             let places = current.iter().map(|text| f64::from(index(text)));
             let unseen = current.iter().flatten().filter(|text| known.binary_search(&text.as_str()).is_err()).count();
-            finished(first, second, bins.map(|bins| read(&bins, places, second)), None, unseen as u64)
+            finished(first, second, bins.and_then(|bins| read(&bins, places, second)), None, unseen as u64)
         }
     }
 }
@@ -162,11 +162,10 @@ fn read(bins: &FrozenBins, values: impl Iterator<Item = f64>, tally: Tally) -> O
 fn finished(
     reference: Tally,
     current: Tally,
-    distances: Option<Option<DistanceReading>>,
+    distances: Option<DistanceReading>,
     values: Option<(TwoSample, f64)>,
     unseen: u64,
 ) -> Comparison {
-    let distances = distances.flatten();
     Comparison { reference, current, distances, values, unseen, adjusted_p: None, verdict: Verdict::TooFewRows }
 }
 

@@ -152,8 +152,8 @@ mod tests {
     fn one_number_per_line_needs_no_header_and_a_blank_line_keeps_its_place() {
         assert_eq!(shown_column("\u{feff}1\r\n\r\nnan\r\n2e3\r\n", LINES_COLUMN), "Numbers([1.0, NaN, NaN, 2000.0])");
         assert_eq!(
-            shown_column("1\ntwo\n", LINES_COLUMN),
-            "press.csv:2: `two` in column `value` is text among numbers; correct it, leave it empty if it is missing, \
+            shown_column(&("1\n".repeat(40) + "two\n"), LINES_COLUMN),
+            "press.csv:41: `two` in column `value` is text among numbers; correct it, leave it empty if it is missing, \
              or use --ignore value"
         );
     }
