@@ -9,17 +9,21 @@ use hone_tests::hone;
 use serde_json::Value;
 
 /// Every command a person may type.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 20] = [
     "demo",
     "run",
     "init",
     "status",
     "drift",
+    "drift scan",
+    "drift compare",
+    "drift calibrate",
     "models",
     "records",
     "label",
     "retrain",
     "promote",
+    "rebaseline",
     "rollback",
     "train",
     "model",
@@ -235,7 +239,7 @@ fn a_table_that_cannot_be_used_is_refused_with_its_line_and_what_to_do() {
     bench.write("empty.csv", "");
     refuses("empty.csv", &["is empty", "a header line and labelled rows"]);
     bench.write("header.csv", "temp,load,state\n");
-    refuses("header.csv", &["no row follows", "add labelled rows"]);
+    refuses("header.csv", &["no row follows", "add rows"]);
     bench.write("binary.csv", [b"temp,state\n".as_slice(), &[0xff, 0xfe, 0, 1], b",on\n"].concat());
     refuses("binary.csv", &["binary.csv:2", "not UTF-8"]);
     refuses("nowhere.csv", &["no such file", "check the path"]);
@@ -385,11 +389,14 @@ fn a_command_line_that_makes_no_sense_is_refused_with_what_would() {
 fn without_an_agent_each_question_says_so_and_how_to_start_one() {
     let bench = Bench::new();
     fs::create_dir(bench.path("empty")).expect("a temporary folder can be written");
-    for command in ["status", "drift", "models", "records", "retrain", "rollback"] {
+    for command in ["status", "drift", "models", "records", "retrain", "rebaseline", "rollback"] {
         for json in [&[][..], &["--json"]] {
             let arguments = [&[command, "--state-dir", "empty"], json].concat();
             bench.refuses(&arguments, 8, &["no agent answers on empty", "hint: start it with `hone run`"]);
         }
+    }
+    for command in ["status", "drift"] {
+        bench.refuses(&[command, "--watch", "--state-dir", "empty"], 8, &["no agent answers on empty"]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Promises to a user of hone, each driven through a public seam or the built binary.
 mod backtest;
 mod cli;
+mod compare;
 mod daemon;
 mod numbers;
 mod scan;

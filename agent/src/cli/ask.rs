@@ -59,19 +59,25 @@ pub(super) fn short(value: &Value) -> String {
 
 /// Prints rows in columns as wide as their widest cell.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
+    print!("{}", table_text(head, rows));
+}
+
+/// Rows in columns as wide as their widest cell, a line each.
+pub(super) fn table_text(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([head[column].chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let print = |cells: &mut dyn Iterator<Item = &str>| {
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
         let line: String = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
-        println!("{}", line.trim_end());
+        format!("{}\n", line.trim_end())
     };
-    print(&mut head.iter().copied());
+    let mut text = line(&mut head.iter().copied());
     for row in rows {
-        print(&mut row.iter().map(String::as_str));
+        text += &line(&mut row.iter().map(String::as_str));
     }
+    text
 }
 
 /// The list under `key`.

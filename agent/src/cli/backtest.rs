@@ -244,7 +244,9 @@ fn marks(series: usize, summary: &Summary) -> impl Iterator<Item = Mark> + '_ {
             Report::Promote { .. } => MarkKind::Promoted,
             Report::Rollback { .. } => MarkKind::RolledBack,
             Report::Gate { verdict, .. } if !verdict.passed => MarkKind::Rejected,
-            Report::Gate { .. } | Report::Waiting { .. } | Report::Failed { .. } => return None,
+            Report::Gate { .. } | Report::Waiting { .. } | Report::Failed { .. } | Report::Rebaseline { .. } => {
+                return None;
+            }
         };
         Some(Mark { series, x: event.row as f64, kind })
     })

@@ -3,15 +3,16 @@ mod ask;
 pub mod backtest;
 pub mod chart;
 pub mod demo;
-pub mod drift_scan;
-pub mod drift_status;
+pub mod drift;
 pub mod exit;
+pub mod follow;
 pub mod init;
 mod input;
 pub mod label;
 pub mod model;
 pub mod models;
 pub mod promote;
+pub mod rebaseline;
 pub mod records;
 pub mod retrain;
 pub mod rollback;
@@ -70,7 +71,7 @@ enum Command {
     /// Show what the running agent is doing
     Status(status::Args),
     /// Show features against their baseline, and losses
-    Drift(drift_status::Args),
+    Drift(drift::Args),
     /// List every model this device has known
     Models(models::Args),
     /// List the newest samples with their answers
@@ -81,6 +82,8 @@ enum Command {
     Retrain(retrain::Args),
     /// Offer a bundle to the gate
     Promote(promote::Args),
+    /// Take the newest rows for normal: drift is measured against them from now on
+    Rebaseline(rebaseline::Args),
     /// Let the previous model serve again
     Rollback(rollback::Args),
     /// Train a base model from a CSV file
@@ -115,12 +118,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Run(args) => run::run(&args, global),
         Command::Init(args) => init::run(&args, global),
         Command::Status(args) => status::run(&args, global),
-        Command::Drift(args) => drift_status::run(&args, global),
+        Command::Drift(args) => drift::run(&args, global),
         Command::Models(args) => models::run(&args, global),
         Command::Records(args) => records::run(&args, global),
         Command::Label(args) => label::run(&args, global),
         Command::Retrain(args) => retrain::run(&args, global),
         Command::Promote(args) => promote::run(&args, global),
+        Command::Rebaseline(args) => rebaseline::run(&args, global),
         Command::Rollback(args) => rollback::run(&args, global),
         Command::Train(args) => train::run(&args, global),
         Command::Model(args) => model::run(&args, global),

@@ -1,25 +1,35 @@
 //! `hone status`: what the running agent is doing.
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use serde_json::Value;
 
 use super::Global;
-use super::ask::{agent, fail, short, text};
+use super::ask::{short, text};
+use super::follow::{FollowArgs, show};
 
 /// Arguments of `hone status`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone status --json | jq .champion")]
-pub struct Args {}
+#[command(after_help = "Examples:\n  hone status --json | jq .champion\n  hone status --watch")]
+pub struct Args {
+    #[command(flatten)]
+    follow: FollowArgs,
+}
 
 /// Asks and prints.
-pub fn run(_args: &Args, global: &Global) -> Result<()> {
-    let status = agent(global)?.get("/v1/status").map_err(fail)?;
-    if global.json {
-        println!("{status}");
-        return Ok(());
-    }
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    show("/v1/status", &args.follow, global, picture)
+}
+
+fn picture(status: &Value) -> String {
+    let mut picture = String::new();
     let at = |path: &str| status.pointer(path).unwrap_or(&Value::Null);
-    let line = |name: &str, value: &str| println!("{name:<10}{value}");
-    line("agent", &format!("hone {}, process {}, up {} s", text(at("/version")), at("/process"), at("/uptime_s")));
+    // Writing to a text cannot fail.
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(picture, "{name:<10}{value}");
+    };
+    let up = at("/uptime_s").as_u64().map_or_else(String::new, |seconds| format!(", up {seconds} s"));
+    line("agent", &format!("hone {}, process {}{up}", text(at("/version")), at("/process")));
     line("listens", &format!("{} and {}", text(at("/socket")), text(at("/listen"))));
     match at("/state").as_str() {
         Some("serving") => {
@@ -74,5 +84,5 @@ pub fn run(_args: &Args, global: &Global) -> Result<()> {
         let parts: Vec<_> = refused.iter().map(|(code, count)| format!("{count} {code}")).collect();
         line("refused", &parts.join(", "));
     }
-    Ok(())
+    picture
 }

@@ -6,6 +6,7 @@
 //!  labels  ─► watch ─┼─► trigger ─► order ─┤
 //!  commands ─────────┘     (plan)    train └─ passed ───► champion, old champion kept as previous
 //! ```
+mod drifts;
 mod facts;
 mod settings;
 mod views;
@@ -19,12 +20,15 @@ use trainer_core::model::{Model, Reference, Strategy};
 use super::gate::{self, Check, Evidence, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
 use super::policy::Policy;
+use super::sample::{BaselineRows, Label, Sample};
 use super::trigger::Trigger;
 use super::value::{self, Staleness};
-use super::watch::{Noticed, Since, Watch};
-pub use facts::{Event, Label, Order, OrderTask, Orders, Reason, Refusal, Report, Sample};
+use super::watch::finding::{Finding, Since};
+use super::watch::{BASELINE_ROWS_MIN, Watch};
+use drifts::Drifts;
+pub use facts::{Event, FINDINGS_MAX, Order, OrderTask, Orders, Reason, Refusal, Report};
 pub use settings::CycleSettings;
-use settings::watch_settings;
+use settings::{acts, watch_settings};
 
 /// Label numbers that can be traced back to their samples.
 const TRACED: usize = 4_096;
@@ -54,6 +58,7 @@ pub struct Cycle {
     /// Sample number of each of the last labels.
     traced: VecDeque<u64>,
     rejected: VecDeque<Digest>,
+    drifts: Drifts,
 }
 
 impl Cycle {
@@ -77,19 +82,24 @@ impl Cycle {
             judged_loss: 0.0,
             traced: VecDeque::new(),
             rejected: VecDeque::new(),
+            drifts: Drifts::default(),
         }
     }
 
     /// Takes one sample.
     pub fn sample(&mut self, sample: &Sample<'_>, settings: &CycleSettings) -> Vec<Report> {
         self.samples += 1;
-        let noticed = self.watch.sample(sample.row);
-        self.notice(noticed, settings)
+        let findings = self.watch.sample(sample);
+        let mut reports = self.notice(findings, settings);
+        if self.samples.is_multiple_of(settings.watch.every_rows.max(1).into()) {
+            reports.extend(self.drifts.flush(false));
+        }
+        reports
     }
 
     /// Takes the label of one sample.
     pub fn label(&mut self, label: &Label<'_>, settings: &CycleSettings) -> Vec<Report> {
-        let Label { sample, loss, answered_by, .. } = *label;
+        let Label { sample, loss, .. } = *label;
         let ordinal = self.labels;
         self.labels += 1;
         if self.traced.len() == TRACED {
@@ -99,33 +109,52 @@ impl Cycle {
         self.trigger = self.trigger.labelled(sample, self.labels);
         let mut reports = Vec::new();
         // The late errors of an earlier model say nothing about this one.
-        if answered_by == self.champion {
+        if label.answered_by == self.champion {
             self.staleness.push(loss, self.reference);
-            let noticed = self.watch.label(loss, ordinal);
-            reports = self.notice(noticed, settings);
+            let findings = self.watch.label(label, ordinal);
+            reports = self.notice(findings, settings);
         }
         self.consider(settings, &mut reports);
         reports
     }
 
-    fn notice(&mut self, noticed: Option<Noticed>, settings: &CycleSettings) -> Vec<Report> {
-        let Some(noticed) = noticed else { return Vec::new() };
-        let (since, sample) = match noticed.since {
-            Since::Label(label) => (label, None),
-            Since::Sample(sample) => (self.first_label_from(sample), Some(sample)),
-        };
-        let acts = matches!(settings.policy, Policy::Trigger { .. } | Policy::Value);
+    /// Dates what the tests say, lets alarms open an episode, and reports: an opened episode at once, the rest at the next look.
+    fn notice(&mut self, findings: Vec<Finding>, settings: &CycleSettings) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for finding in findings {
+            let (since, sample) = match finding.since {
+                Since::Label(label) => (label, None),
+                Since::Sample(sample) => (self.first_label_from(sample), Some(sample)),
+            };
+            let since_at =
+                finding.since_at.or_else(|| self.watch.dated(sample.unwrap_or_else(|| self.sample_of(since))));
+            let opened = settings.trigger.opens_on(&finding) && self.heard(since, sample, settings);
+            self.drifts.say(Finding { since_at, ..finding });
+            if opened {
+                reports.extend(self.drifts.flush(acts(settings)));
+            }
+        }
+        reports
+    }
+
+    /// An alarm that may open an episode; whether it did.
+    fn heard(&mut self, since: u64, sample: Option<u64>, settings: &CycleSettings) -> bool {
         let (trigger, opened) = self.trigger.alarm(since, sample, self.labels, &settings.trigger);
         self.trigger = match trigger {
             // A policy that does not act on alarms says so once per episode it would have opened.
-            Trigger::Episode { .. } if !acts => Trigger::Cooling { until: self.labels + settings.trigger.rows_max },
+            Trigger::Episode { .. } if !acts(settings) => {
+                Trigger::Cooling { until: self.labels + settings.trigger.rows_max }
+            }
             trigger => trigger,
         };
-        // While an episode is open the same alarm comes at every look: once is enough.
-        if !opened {
-            return Vec::new();
-        }
-        vec![Report::Drift { noticed, opened: acts }]
+        opened
+    }
+
+    /// The sample that label number `label` belongs to, as far back as it is remembered.
+    fn sample_of(&self, label: u64) -> u64 {
+        let oldest = self.labels - self.traced.len() as u64;
+        let at = usize::try_from(label.saturating_sub(oldest)).unwrap_or(usize::MAX);
+        self.traced.get(at).or(self.traced.back()).copied().unwrap_or(self.samples)
     }
 
     fn first_label_from(&self, sample: u64) -> u64 {
@@ -190,6 +219,7 @@ impl Cycle {
                 Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
             }
             Event::Offered { candidate } => self.offered(candidate),
+            Event::Rebaseline { baseline } => self.rebaseline(&baseline),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
             Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
         }
@@ -219,7 +249,17 @@ impl Cycle {
         Ok(vec![Report::Retrain { order }])
     }
 
-    fn roll_back(&mut self, reference: Reference, baseline: &[f32]) -> Result<Vec<Report>, Refusal> {
+    /// What the features are now is normal. The losses keep their reference: a model does not get better by this.
+    fn rebaseline(&mut self, baseline: &BaselineRows) -> Result<Vec<Report>, Refusal> {
+        let (known, least) = (self.watch.rows_of(baseline) as u64, BASELINE_ROWS_MIN as u64);
+        if known < least {
+            return Err(Refusal::TooFewRows { known, missing: least - known });
+        }
+        self.watch.rebaseline(baseline);
+        Ok(vec![Report::Rebaseline { rows: known }])
+    }
+
+    fn roll_back(&mut self, reference: Reference, baseline: &BaselineRows) -> Result<Vec<Report>, Refusal> {
         let previous = self.previous.ok_or(Refusal::NoPrevious)?;
         // Work that began from the model being left is void.
         self.work = None;
@@ -231,7 +271,7 @@ impl Cycle {
     }
 
     /// Unlike after a rollback the model left behind is not rejected: whole again, it may be offered again.
-    fn fall_back(&mut self, to: Digest, reference: Reference, baseline: &[f32]) -> Vec<Report> {
+    fn fall_back(&mut self, to: Digest, reference: Reference, baseline: &BaselineRows) -> Vec<Report> {
         let from = self.champion;
         if from == to {
             return Vec::new();
@@ -247,7 +287,7 @@ impl Cycle {
         run: u64,
         candidate: Digest,
         evidence: Evidence,
-        recent: &[f32],
+        recent: &BaselineRows,
         settings: &CycleSettings,
     ) -> Vec<Report> {
         // A result nobody waits for any more: the run was dropped by a rollback.
@@ -298,7 +338,7 @@ impl Cycle {
         order: &Order,
         to: Digest,
         loss: f64,
-        recent: &[f32],
+        recent: &BaselineRows,
         settings: &CycleSettings,
     ) -> Vec<Report> {
         let from = self.champion;
@@ -326,24 +366,32 @@ impl Cycle {
         let mut reports = vec![Report::Failed { run, reason }];
         match order.refit_of {
             // The judged candidate is good enough without the newest rows.
-            Some(judged) => reports.extend(self.promote(&order, judged, self.judged_loss, &[], settings)),
-            None => self.ended(order.reason, false, &[], settings),
+            Some(judged) => {
+                reports.extend(self.promote(&order, judged, self.judged_loss, &BaselineRows::default(), settings))
+            }
+            None => self.ended(order.reason, false, &BaselineRows::default(), settings),
         }
         reports
     }
 
-    fn ended(&mut self, reason: Reason, promoted: bool, recent: &[f32], settings: &CycleSettings) {
+    fn ended(&mut self, reason: Reason, promoted: bool, recent: &BaselineRows, settings: &CycleSettings) {
         self.staleness = Staleness::default();
         if reason == Reason::Drift {
             self.trigger = self.trigger.attempted(promoted, self.labels, &settings.trigger);
-            if !self.trigger.is_open() && !promoted && !recent.is_empty() {
+            if !self.trigger.is_open() && !promoted && !recent.rows.is_empty() {
                 // The inputs moved and no better model exists: this is the new normal.
                 self.watch.rebaseline(recent);
             }
         }
     }
 
-    fn serve(&mut self, model: Digest, previous: Option<Digest>, reference: Option<Reference>, baseline: &[f32]) {
+    fn serve(
+        &mut self,
+        model: Digest,
+        previous: Option<Digest>,
+        reference: Option<Reference>,
+        baseline: &BaselineRows,
+    ) {
         self.champion = model;
         self.previous = previous;
         self.trained_through = self.labels;
@@ -351,9 +399,8 @@ impl Cycle {
         if let Some(reference) = reference {
             self.reference = reference.mean;
         }
-        if !baseline.is_empty() {
-            self.watch.rebaseline(baseline);
-        }
+        self.watch.replaced();
+        self.watch.rebaseline(baseline);
         self.watch.expect(reference);
     }
 
@@ -371,8 +418,8 @@ impl Cycle {
     }
 
     /// After a restart with perhaps other settings: drift tests whose settings changed start anew.
-    pub fn adopt(&mut self, settings: &CycleSettings) {
-        self.watch.adopt(&watch_settings(settings));
+    pub fn adopt(&mut self, settings: &CycleSettings, champion: &Model) {
+        self.watch.adopt(&watch_settings(settings), champion);
     }
 }
 

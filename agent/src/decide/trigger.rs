@@ -12,6 +12,9 @@
 //! episode uses only labels after the estimated change point, tries again as they double, and lets the gate decide.
 use serde::{Deserialize, Serialize};
 
+use super::watch::Watcher;
+use super::watch::finding::{Finding, Grade, Measure};
+
 /// When retrains are tried after an alarm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -22,11 +25,25 @@ pub struct TriggerSettings {
     pub rows_max: u64,
     /// Labels after an episode during which alarms are only reported. Default 100.
     pub cooling_labels: u64,
+    /// Tests whose alarms open an episode; those of the others are only reported. Default e_sr, segments, psi and qt_ewma: a sensor
+    /// that dies (`quality`) is not cured by training on what it says.
+    pub on: Vec<Watcher>,
 }
 
 impl Default for TriggerSettings {
     fn default() -> Self {
-        Self { rows_first: 100, rows_max: 1_600, cooling_labels: 100 }
+        let on = vec![Watcher::ESr, Watcher::Segments, Watcher::Psi, Watcher::QtEwma];
+        Self { rows_first: 100, rows_max: 1_600, cooling_labels: 100, on }
+    }
+}
+
+impl TriggerSettings {
+    /// Whether a finding opens an episode: an alarm of a test that is listed, about more than one feature alone.
+    #[must_use]
+    pub fn opens_on(&self, finding: &Finding) -> bool {
+        finding.grade == Grade::Alarm
+            && self.on.contains(&finding.watcher)
+            && !matches!((finding.watcher, &finding.measure), (Watcher::Psi, Measure::Feature(_)))
     }
 }
 
@@ -129,7 +146,8 @@ impl Trigger {
 mod tests {
     use super::*;
 
-    const SETTINGS: TriggerSettings = TriggerSettings { rows_first: 100, rows_max: 445, cooling_labels: 50 };
+    const SETTINGS: TriggerSettings =
+        TriggerSettings { rows_first: 100, rows_max: 445, cooling_labels: 50, on: Vec::new() };
 
     #[test]
     fn an_episode_tries_at_100_200_and_400_labels_and_then_cools() {

@@ -1,5 +1,14 @@
-//! What is watched while a model serves: its inputs against a frozen baseline, its losses as labels come.
-#![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+//! What is watched while a model serves: its inputs, its answers, their joint law, and its losses as labels come.
+//!
+//! ```text
+//!  row ─────► features ─ each: bins, mean, rates ─┐
+//!      └────► joint ──── all together ────────────┤
+//!  answer ──► answers ── score, class ────────────┼─► findings: notice or alarm
+//!      └────► performance ─ estimate, no labels ──┤
+//!  label ───► performance ─ loss, classes, segments
+//! ```
+//!
+//! All tests that promise a run length share one: losses take half of its false alarms, the other families that run share the rest.
 pub mod classes;
 pub mod columns;
 mod episode;
@@ -10,340 +19,277 @@ pub mod performance;
 mod river_tests;
 pub mod segments;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod windows;
 
-use std::collections::VecDeque;
-
 use serde::{Deserialize, Serialize};
-use trainer_core::model::{Model, Reference};
-use trainer_core::schema::{FeatureKind, Schema};
+use trainer_core::horizons::argmax;
+use trainer_core::model::{Model, Reference, Work};
+use trainer_core::schema::{Schema, Task};
 
-use super::drift::adwin::{Adwin, AdwinSettings};
-use super::drift::bins::{BinWindow, FrozenBins};
-use super::drift::distances;
-use super::drift::e_detector::{EDetector, EDetectorSettings, mean_upper};
-use super::drift::holm::holm;
-use super::drift::page_hinkley::{PageHinkley, PageHinkleySettings};
-use super::drift::spec::AnyDetector;
-use super::drift::{Detector, Direction};
+use super::sample::{BaselineRows, Label, Sample};
+use super::time::Timestamp;
+use columns::{ColumnKind, ColumnSpec, ColumnView, Columns};
 pub use finding::Since;
+use finding::{Finding, Measure};
+use joint::{Joint, JointView, Space};
+use performance::{Outcome, Performance, PerformanceView};
 pub use settings::{WatchSettings, Watcher};
 
 /// Rows of production that a new baseline rests on, at most.
 pub const BASELINE_ROWS_MAX: usize = 512;
-/// Labels that calibrate the loss bound of a freshly promoted model.
-const CALIBRATION_LABELS: u64 = 100;
-/// Losses that a change point can be traced back over.
-const ORDINALS: usize = 4_096;
-/// Losses in the window that status shows.
-const RECENT: usize = 500;
+/// Fewest rows that a person may choose as the baseline.
+pub const BASELINE_ROWS_MIN: usize = 200;
 
-/// What an alarm says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Noticed {
-    /// Which test.
-    pub watcher: Watcher,
-    /// Its statistic.
-    pub statistic: f64,
-    /// What it was compared with.
-    pub threshold: f64,
-    /// Since which row: a label ordinal for losses, a sample number for features.
-    pub since: Since,
-    /// The features that drifted most, strongest first, with their PSI; empty for losses.
-    pub features: Vec<(String, f64)>,
-}
-
-/// One feature against its baseline.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct FeatureWatch {
-    name: String,
-    /// No baseline could be made (every value missing): the feature is shown, never judged.
-    bins: Option<FrozenBins>,
-    window: Option<BinWindow>,
-}
-
-/// A test on the losses, and the loss it began at.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct LossWatch {
-    watcher: Watcher,
-    detector: AnyDetector,
-    /// Losses that had been taken before it began.
-    first: u64,
-}
-
-/// The e-SR detector waits until it knows what loss is normal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Calibration {
-    labels: u64,
-    sum: f64,
-    square: f64,
-}
-
-/// A feature as status shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FeatureState {
-    /// Feature name.
-    pub name: String,
-    /// PSI of the window, what it would be without drift, and the p-value of the counts; none before enough rows.
-    pub psi: Option<(f64, f64, f64)>,
-    /// Rows in the window.
-    pub rows: u64,
-    /// Missing values since the last baseline.
-    pub missing: u64,
-    /// Values outside the valid range since the last baseline.
-    pub out_of_range: u64,
-}
-
-/// All drift state of the serving model: bounded, plain data.
+/// All drift state of the serving model: bounded, plain data; restoring it anywhere changes nothing that follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
     settings: WatchSettings,
     schema: Schema,
-    features: Vec<FeatureWatch>,
-    losses: Vec<LossWatch>,
-    calibration: Option<Calibration>,
+    features: Columns,
+    answers: Columns,
+    joint: Option<Joint>,
+    performance: Performance,
+    /// What the tests on answers are measured against is the first answers of each model.
+    gathered: Option<Gathered>,
+    /// Samples taken, and how many when the joint test began.
     samples: u64,
-    last_look: u64,
-    recent: VecDeque<f32>,
-    /// Losses taken since the tests began anew, and the label ordinals of the last of them.
-    fed: u64,
-    ordinals: VecDeque<u64>,
+    joint_from: u64,
+}
+
+/// The first answers of a model, until they are enough for a baseline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Gathered {
+    /// `[n, columns of the answers]`.
+    answers: Vec<f32>,
+    /// `[n, width]`; empty unless the embedding is watched.
+    embedding: Vec<f32>,
+    at: Vec<Timestamp>,
+}
+
+/// Everything as it stands, for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WatchView {
+    /// Every feature, in the order of the schema.
+    pub features: Vec<ColumnView>,
+    /// The score and, for classification, the answered class.
+    pub answers: Vec<ColumnView>,
+    /// All features together, or the embedding.
+    pub joint: Option<JointView>,
+    /// Losses, classes, segments, estimate.
+    pub performance: PerformanceView,
+    /// Answers that are still gathered for the baseline of the answers, of [`BASELINE_ROWS_MAX`]; none once it is frozen.
+    pub gathering: Option<usize>,
 }
 
 impl Watch {
     /// A watch for `model` from its own baseline and reference, before its first sample.
     #[must_use]
     pub fn new(model: &Model, settings: &WatchSettings) -> Self {
-        let mut watch = Self {
-            settings: settings.clone(),
-            schema: model.schema().clone(),
-            features: Vec::new(),
-            losses: Vec::new(),
-            calibration: None,
-            samples: 0,
-            last_look: 0,
-            recent: VecDeque::new(),
-            fed: 0,
-            ordinals: VecDeque::new(),
-        };
-        watch.rebaseline(&model.baseline);
+        let mut watch = Self::start(model.schema(), settings, 0);
+        watch.rebaseline(&BaselineRows::of(model));
+        watch.baseline_answers(model);
         watch.expect(Some(model.manifest.reference));
         watch
     }
 
-    /// Freezes a new baseline from raw rows `[n, features]` and empties the windows.
-    pub fn rebaseline(&mut self, rows: &[f32]) {
-        let width = self.schema.features.len();
-        let column = |index: usize| -> Vec<f32> { rows.iter().skip(index).step_by(width).copied().collect() };
-        let of = |index: usize| {
-            let feature = &self.schema.features[index];
-            let bins = match &feature.kind {
-                FeatureKind::Number => {
-                    let range = feature.range.map(|[low, high]| (low, high));
-                    range.map_or_else(
-                        || FrozenBins::numbers(&column(index), 10),
-                        |range| FrozenBins::numbers_within(&column(index), 10, range),
-                    )
-                }
-                FeatureKind::Category { values } => FrozenBins::categories(&column(index), values.len()),
-            };
-            let bins = bins.ok();
-            let window = bins.as_ref().map(|bins| BinWindow::new(bins, self.settings.window_rows));
-            FeatureWatch { name: feature.name.clone(), bins, window }
+    /// Nothing measured yet, from sample number `samples` on.
+    fn start(schema: &Schema, settings: &WatchSettings, samples: u64) -> Self {
+        let features = schema.features.iter().map(ColumnSpec::of_feature).collect();
+        let score = ColumnSpec { measure: Measure::Score, kind: ColumnKind::Number, range: None };
+        let class = match &schema.task {
+            Task::Classification { classes } => {
+                let count = u32::try_from(classes.len()).unwrap_or(u32::MAX);
+                let kind = ColumnKind::Category { count };
+                Some(ColumnSpec { measure: Measure::PredictedClass, kind, range: None })
+            }
+            Task::Regression { .. } => None,
         };
-        self.features = (0..width).map(of).collect();
-        self.last_look = self.samples;
+        let answers = std::iter::once(score).chain(class).collect();
+        let lengths = settings.run_lengths();
+        Self {
+            features: Columns::new(features, &settings.feature_columns(lengths.features)).counted_from(samples),
+            answers: Columns::new(answers, &settings.answer_columns(lengths.answers)).counted_from(samples),
+            joint: None,
+            performance: Performance::new(&settings.performance, &schema.task, lengths.performance, &settings.watchers),
+            gathered: Some(Gathered::default()),
+            settings: settings.clone(),
+            schema: schema.clone(),
+            samples,
+            joint_from: samples,
+        }
     }
 
-    /// Starts the loss tests anew. Without a reference the e-detector calibrates itself first.
+    /// Freezes a new baseline of the inputs; the answers gather theirs anew. Without rows nothing changes.
+    pub fn rebaseline(&mut self, baseline: &BaselineRows) {
+        let width = self.schema.features.len();
+        if baseline.rows.len() < width {
+            return;
+        }
+        self.features.rebaseline(&baseline.rows, Some(&baseline.at));
+        if self.settings.joint.space == Space::Features {
+            self.begin_joint(&baseline.rows, width);
+        }
+        self.gathered = Some(Gathered::default());
+    }
+
+    /// Rows of a baseline for this schema.
+    #[must_use]
+    pub fn rows_of(&self, baseline: &BaselineRows) -> usize {
+        baseline.rows.len() / self.schema.features.len().max(1)
+    }
+
+    /// The model's own answers to its own baseline, so that a first model needs to gather none.
+    fn baseline_answers(&mut self, model: &Model) {
+        let mut work = Work::default();
+        let mut gathered = Gathered::default();
+        for row in model.baseline.chunks_exact(self.schema.features.len().max(1)) {
+            model.embed(row, &mut work);
+            gathered.answers.extend_from_slice(&self.read_answer(&work.answer)[..self.answers.width()]);
+            if self.wants_embedding() {
+                gathered.embedding.extend_from_slice(&work.h);
+            }
+        }
+        gathered.at = BaselineRows::of(model).at;
+        if gathered.answers.is_empty() {
+            return;
+        }
+        self.freeze(&gathered);
+    }
+
+    fn freeze(&mut self, gathered: &Gathered) {
+        self.answers.rebaseline(&gathered.answers, Some(&gathered.at));
+        if self.wants_embedding() {
+            let rows = gathered.answers.len() / self.answers.width().max(1);
+            self.begin_joint(&gathered.embedding, gathered.embedding.len() / rows.max(1));
+        }
+        self.gathered = None;
+    }
+
+    fn begin_joint(&mut self, rows: &[f32], width: usize) {
+        let runs = self.settings.watchers.iter().any(|watcher| matches!(watcher, Watcher::QtEwma | Watcher::Newma));
+        let run_length_rows = self.settings.run_lengths().joint;
+        self.joint = runs.then(|| Joint::new(&self.settings.joint_settings(), run_length_rows, rows, width));
+        self.joint_from = self.samples;
+    }
+
+    /// Whether samples should come with their embedding.
+    #[must_use]
+    pub fn wants_embedding(&self) -> bool {
+        let runs = self.settings.watchers.iter().any(|watcher| matches!(watcher, Watcher::QtEwma | Watcher::Newma));
+        runs && self.settings.joint.space == Space::Embedding
+    }
+
+    /// Starts the tests on losses anew. Without a reference they calibrate themselves first.
     pub fn expect(&mut self, reference: Option<Reference>) {
-        self.recent.clear();
-        self.ordinals.clear();
-        self.fed = 0;
-        self.losses.clear();
-        self.calibration = None;
-        for watcher in self.settings.watchers.clone() {
-            let detector = match watcher {
-                Watcher::Adwin => Adwin::new(AdwinSettings::default()).map(AnyDetector::Adwin),
-                Watcher::PageHinkley => {
-                    let settings = PageHinkleySettings { mode: Direction::Up, ..PageHinkleySettings::default() };
-                    PageHinkley::new(settings).map(AnyDetector::PageHinkley)
-                }
-                Watcher::ESr => match reference {
-                    Some(reference) if reference.rows >= CALIBRATION_LABELS / 2 => self.e_detector(reference),
-                    _ => {
-                        self.calibration = Some(Calibration::default());
-                        continue;
-                    }
-                },
-                _ => continue,
-            };
-            // The settings used here lie within the detectors' documented ranges.
-            if let Ok(detector) = detector {
-                self.losses.push(LossWatch { watcher, detector, first: self.fed });
-            }
-        }
+        self.performance.expect(reference);
     }
 
-    /// Takes other settings; if they differ, the loss tests start anew and the windows are emptied.
-    pub fn adopt(&mut self, settings: &WatchSettings) {
+    /// Another model answers from now on: its answers gather a baseline of their own.
+    pub fn replaced(&mut self) {
+        self.gathered = Some(Gathered::default());
+    }
+
+    /// Takes other settings; if they differ, every test starts anew, against the baseline of the serving `model`.
+    pub fn adopt(&mut self, settings: &WatchSettings, model: &Model) {
         if self.settings != *settings {
-            self.settings = settings.clone();
-            for feature in &mut self.features {
-                let window = |bins| BinWindow::new(bins, settings.window_rows);
-                feature.window = feature.bins.as_ref().map(window);
-            }
-            self.expect(None);
+            *self = Self::start(model.schema(), settings, self.samples);
+            self.rebaseline(&BaselineRows::of(model));
+            self.baseline_answers(model);
         }
     }
 
-    fn e_detector(&self, reference: Reference) -> Result<AnyDetector, super::drift::SettingError> {
-        // At least the variance of a 2 % error rate: a short run without errors proves little.
-        let p0 = mean_upper(reference.mean, reference.variance.max(0.02), reference.rows);
-        let arl = self.settings.run_length_rows.max(2.0);
-        EDetector::new(EDetectorSettings { p0, arl, ..EDetectorSettings::default() }).map(AnyDetector::EDetector)
-    }
-
-    /// Takes one raw row and, when it is time to look, returns the alarm it raises.
-    pub fn sample(&mut self, row: &[f32]) -> Option<Noticed> {
+    /// Takes one answered sample and returns what there is to say.
+    pub fn sample(&mut self, sample: &Sample<'_>) -> Vec<Finding> {
+        let number = self.samples;
         self.samples += 1;
-        for (feature, value) in self.features.iter_mut().zip(row) {
-            if let (Some(bins), Some(window)) = (&feature.bins, &mut feature.window) {
-                window.record(bins.place(f64::from(*value)));
-            }
+        let mut findings = self.features.sample(sample.row, sample.at);
+        self.answered(sample, &mut findings);
+        let joint_row = if self.wants_embedding() { sample.embedding } else { sample.row };
+        if let Some(joint) = &mut self.joint
+            && let Some(finding) = joint.sample(joint_row)
+        {
+            findings.push(Finding { since: shifted(finding.since, self.joint_from), ..finding });
         }
-        let due = self.samples - self.last_look >= u64::from(self.settings.every_rows.max(1));
-        if !due || !self.settings.watchers.contains(&Watcher::Psi) {
-            return None;
-        }
-        self.last_look = self.samples;
-        self.look()
+        findings.extend(self.performance.sample(sample.answer, number));
+        // A family runs as a whole; what was not asked for is not said.
+        findings.retain(|finding| self.settings.watchers.contains(&finding.watcher));
+        findings
     }
 
-    fn look(&self) -> Option<Noticed> {
-        let readings: Vec<_> = self
-            .features
-            .iter()
-            .filter_map(|feature| {
-                let (bins, window) = (feature.bins.as_ref()?, feature.window.as_ref()?);
-                let seen = window.rows() + window.missing() + window.out_of_range();
-                let full =
-                    seen >= self.settings.window_rows as u64 && window.rows() >= distances::VERDICT_ROWS_MIN.min(seen);
-                full.then(|| (feature, distances::psi(bins, window), seen))
-            })
-            .collect();
-        if readings.is_empty() {
-            return None;
-        }
-        // One false alarm per run length, spread over the looks within it.
-        let level = f64::from(self.settings.every_rows) / self.settings.run_length_rows.max(2.0);
-        let adjusted = holm(&readings.iter().map(|(_, reading, _)| reading.p).collect::<Vec<_>>());
-        let drifted = readings.iter().zip(adjusted);
-        let mut drifted: Vec<_> =
-            drifted.filter(|((_, reading, _), p)| reading.psi > self.settings.psi && *p <= level).collect();
-        let share = drifted.len() as f64 / self.features.len() as f64;
-        if drifted.is_empty() || share < self.settings.share {
-            return None;
-        }
-        drifted.sort_by(|a, b| b.0.1.psi.total_cmp(&a.0.1.psi));
-        let window = self.settings.window_rows as u64;
-        Some(Noticed {
-            watcher: Watcher::Psi,
-            statistic: share,
-            threshold: self.settings.share,
-            since: Since::Sample(self.samples.saturating_sub(window)),
-            features: drifted
-                .iter()
-                .take(5)
-                .map(|((feature, reading, _), _)| (feature.name.clone(), reading.psi))
-                .collect(),
-        })
-    }
-
-    /// Takes the loss of one answer, in [0, 1], when its label comes as number `label`; returns the alarm it raises.
-    pub fn label(&mut self, loss: f64, label: u64) -> Option<Noticed> {
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "losses lie in [0, 1] and are only shown")]
-        self.recent.push_back(loss as f32);
-        if self.ordinals.len() == ORDINALS {
-            self.ordinals.pop_front();
-        }
-        self.ordinals.push_back(label);
-        self.fed += 1;
-        let mut noticed = None;
-        for watch in &mut self.losses {
-            let Some(alarm) = watch.detector.update(loss) else {
-                continue;
-            };
-            if alarm.direction == Direction::Down || noticed.is_some() {
-                continue;
-            }
-            noticed = Some(Noticed {
-                watcher: watch.watcher,
-                statistic: alarm.statistic,
-                threshold: alarm.threshold,
-                since: Since::Label(label_of(&self.ordinals, self.fed, watch.first + alarm.change_point)),
-                features: Vec::new(),
-            });
-        }
-        self.calibrate(loss);
-        noticed
-    }
-
-    fn calibrate(&mut self, loss: f64) {
-        let Some(calibration) = &mut self.calibration else {
+    /// The answer against the first answers of this model, which are gathered until there are enough.
+    fn answered(&mut self, sample: &Sample<'_>, findings: &mut Vec<Finding>) {
+        let row = self.read_answer(sample.answer);
+        let row = &row[..self.answers.width()];
+        let Some(gathered) = &mut self.gathered else {
+            let said = self.answers.sample(row, sample.at);
+            findings.extend(said.into_iter().map(|finding| Finding { watcher: Watcher::Prediction, ..finding }));
             return;
         };
-        calibration.labels += 1;
-        calibration.sum += loss;
-        calibration.square += loss * loss;
-        if calibration.labels >= CALIBRATION_LABELS {
-            let n = calibration.labels as f64;
-            let mean = calibration.sum / n;
-            let reference =
-                Reference { rows: calibration.labels, mean, variance: (calibration.square / n - mean * mean).max(0.0) };
-            self.calibration = None;
-            if let Ok(detector) = self.e_detector(reference) {
-                self.losses.push(LossWatch { watcher: Watcher::ESr, detector, first: self.fed });
+        gathered.answers.extend_from_slice(row);
+        gathered.at.extend(sample.at);
+        if self.settings.joint.space == Space::Embedding {
+            gathered.embedding.extend_from_slice(sample.embedding);
+        }
+        if gathered.answers.len() >= BASELINE_ROWS_MAX * row.len() {
+            let gathered = std::mem::take(gathered);
+            self.freeze(&gathered);
+        }
+        self.answers.skip();
+    }
+
+    /// Score and class of an answer; for regression the first target. What is no answer is missing.
+    fn read_answer(&self, answer: &[f32]) -> [f32; 2] {
+        match &self.schema.task {
+            Task::Classification { .. } if answer.iter().all(|p| p.is_finite()) && !answer.is_empty() => {
+                let class = argmax(answer);
+                #[expect(clippy::cast_precision_loss, reason = "a model has fewer than 2^24 classes")]
+                let class_number = class as f32;
+                [answer[class], class_number]
             }
+            Task::Classification { .. } => [f32::NAN; 2],
+            Task::Regression { .. } => [answer.first().copied().unwrap_or(f32::NAN), f32::NAN],
         }
     }
 
-    /// Mean loss over the last labels (at most 500) and how many they are.
-    #[must_use]
-    pub fn recent_loss(&self) -> Option<(f64, usize)> {
-        let sum: f64 = self.recent.iter().map(|loss| f64::from(*loss)).sum();
-        (!self.recent.is_empty()).then(|| (sum / self.recent.len() as f64, self.recent.len()))
+    /// Takes the label of one answer of the serving model as number `ordinal`; returns what there is to say.
+    pub fn label(&mut self, label: &Label<'_>, ordinal: u64) -> Vec<Finding> {
+        let Label { loss, answer, truth, segment, .. } = *label;
+        self.performance.label(&Outcome { loss, answer, truth, segment, ordinal })
     }
 
-    /// Every feature as it stands.
+    /// Event time of sample number `sample`, as far back as it is remembered.
     #[must_use]
-    pub fn features(&self) -> Vec<FeatureState> {
-        let state = |feature: &FeatureWatch| {
-            let window = feature.window.as_ref();
-            let enough = window.is_some_and(|window| window.rows() >= distances::VERDICT_ROWS_MIN);
-            let psi = feature.bins.as_ref().zip(window).filter(|_| enough).map(|(bins, window)| {
-                let reading = distances::psi(bins, window);
-                (reading.psi, reading.null_mean, reading.p)
-            });
-            FeatureState {
-                name: feature.name.clone(),
-                psi,
-                rows: window.map_or(0, BinWindow::rows),
-                missing: window.map_or(0, BinWindow::missing),
-                out_of_range: window.map_or(0, BinWindow::out_of_range),
-            }
-        };
-        self.features.iter().map(state).collect()
+    pub fn dated(&self, sample: u64) -> Option<Timestamp> {
+        self.features.dated(sample)
+    }
+
+    /// Mean loss over the last labels and how many they are.
+    #[must_use]
+    pub fn recent_loss(&self) -> Option<(f64, usize)> {
+        self.performance.recent_loss()
+    }
+
+    /// Everything as it stands.
+    #[must_use]
+    pub fn view(&self) -> WatchView {
+        let gathered = |gathered: &Gathered| gathered.answers.len() / self.answers.width().max(1);
+        WatchView {
+            features: self.features.views(),
+            gathering: self.gathered.as_ref().map(gathered),
+            answers: self.answers.views(),
+            joint: self.joint.as_ref().map(Joint::view),
+            performance: self.performance.view(),
+        }
     }
 }
 
-/// The label ordinal of loss number `index` of `fed`, of which the last ones are remembered; the oldest known one before that.
-fn label_of(ordinals: &VecDeque<u64>, fed: u64, index: u64) -> u64 {
-    let oldest = fed - ordinals.len() as u64;
-    let at = usize::try_from(index.saturating_sub(oldest)).unwrap_or(usize::MAX).min(ordinals.len().saturating_sub(1));
-    ordinals.get(at).copied().unwrap_or(0)
+/// A row counted from the joint test's own beginning, counted from the first sample.
+fn shifted(since: Since, from: u64) -> Since {
+    match since {
+        Since::Sample(sample) => Since::Sample(sample + from),
+        Since::Label(label) => Since::Label(label),
+    }
 }

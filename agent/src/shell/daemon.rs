@@ -27,7 +27,7 @@ use trainer_core::bundle::{self, BundleError};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Strategy};
 
-pub use commands::strategy;
+pub use commands::{REBASELINE_ROWS_MAX, strategy};
 pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Shared};
 
 use crate::config::Config;

@@ -5,8 +5,11 @@ use trainer_core::model::{Reference, Strategy};
 
 use crate::decide::gate::{Evidence, Verdict};
 use crate::decide::plan::{RowsWanted, TooFew};
-use crate::decide::time::Timestamp;
-use crate::decide::watch::Noticed;
+use crate::decide::sample::BaselineRows;
+use crate::decide::watch::finding::Finding;
+
+/// Findings of one report; a stream that breaks in every feature at once must not fill the disk with what it looks like.
+pub const FINDINGS_MAX: usize = 16;
 
 /// Why something was ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,34 +25,6 @@ pub enum Reason {
     Command,
     /// A bundle from outside.
     Offer,
-}
-
-/// A sample the champion has answered.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample<'a> {
-    /// Raw features, `[features]`.
-    pub row: &'a [f32],
-    /// What was answered, `[outputs]`.
-    pub answer: &'a [f32],
-    /// When it was taken, if that is known.
-    pub at: Option<Timestamp>,
-}
-
-/// What was true of an answered sample.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Label<'a> {
-    /// Number of the sample, from 0.
-    pub sample: u64,
-    /// Loss of the answer, in [0, 1].
-    pub loss: f64,
-    /// What was answered, `[outputs]`.
-    pub answer: &'a [f32],
-    /// What was true, `[truths]`.
-    pub truth: &'a [f32],
-    /// Segment of the sample.
-    pub segment: Option<&'a str>,
-    /// The model that answered.
-    pub answered_by: Digest,
 }
 
 /// Work for the trainer or for the judge.
@@ -100,8 +75,8 @@ pub enum Event {
         candidate: Digest,
         /// Paired comparison on the held-out rows.
         evidence: Evidence,
-        /// Raw rows `[n, features]`, the newest, for the baseline if it is promoted.
-        recent: Vec<f32>,
+        /// The newest rows, for the baseline if it is promoted.
+        recent: BaselineRows,
     },
     /// An order could not be carried out.
     Failed {
@@ -120,12 +95,17 @@ pub enum Event {
         /// The bundle.
         candidate: Digest,
     },
+    /// A person takes these rows for normal.
+    Rebaseline {
+        /// The rows.
+        baseline: BaselineRows,
+    },
     /// A person asks for the previous model back.
     RollBack {
         /// Reference of that model.
         reference: Reference,
-        /// Its own baseline, `[n, features]`.
-        baseline: Vec<f32>,
+        /// Its own baseline.
+        baseline: BaselineRows,
     },
     /// The champion's file cannot be read any more: this older model serves instead.
     FallBack {
@@ -133,8 +113,8 @@ pub enum Event {
         to: Digest,
         /// Its reference.
         reference: Reference,
-        /// Its own baseline, `[n, features]`.
-        baseline: Vec<f32>,
+        /// Its own baseline.
+        baseline: BaselineRows,
     },
 }
 
@@ -142,11 +122,14 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Report {
-    /// A test raised an alarm.
+    /// Tests have something to say.
     Drift {
-        /// What it says.
-        noticed: Noticed,
-        /// Whether it opened an episode.
+        /// What they say, in the order they said it; at most [`FINDINGS_MAX`].
+        findings: Vec<Finding>,
+        /// How many more there were.
+        #[serde(default)]
+        more: u64,
+        /// Whether an alarm among them, the last one, opened an episode.
         opened: bool,
     },
     /// A training or a comparison was ordered.
@@ -186,6 +169,11 @@ pub enum Report {
         /// Serves now.
         to: Digest,
     },
+    /// Features are measured against a new baseline.
+    Rebaseline {
+        /// Rows it rests on.
+        rows: u64,
+    },
     /// The previous model serves again.
     Rollback {
         /// Served before.
@@ -204,6 +192,17 @@ pub enum Refusal {
     /// Too few labels.
     #[error(transparent)]
     TooFew(#[from] TooFew),
+    /// Too few rows for a baseline.
+    #[error(
+        "a baseline needs {} rows and {known} are stored: {} are missing, wait for them or take an earlier beginning",
+        known + missing, missing
+    )]
+    TooFewRows {
+        /// Rows there are.
+        known: u64,
+        /// Rows that are missing.
+        missing: u64,
+    },
     /// Nothing to go back to.
     #[error(
         "there is no previous model to go back to: the champion is the first one, or a rollback has just brought it back"

@@ -38,6 +38,11 @@ impl Default for CycleSettings {
     }
 }
 
+/// Whether alarms lead to retrains under this policy.
+pub(super) fn acts(settings: &CycleSettings) -> bool {
+    matches!(settings.policy, Policy::Trigger { .. } | Policy::Value)
+}
+
 /// A trigger policy names its own tests; every other one watches with the configured ones.
 pub(super) fn watch_settings(settings: &CycleSettings) -> WatchSettings {
     match &settings.policy {

@@ -8,6 +8,7 @@ use trainer_core::spec::Spec;
 use trainer_core::train::{TrainSettings, base};
 
 use super::*;
+use crate::decide::watch::finding::Measure;
 
 /// A small model of two features and two classes, with its digest.
 fn model() -> (Model, Digest) {
@@ -35,6 +36,17 @@ fn label(sample: u64, loss: f64, answered_by: Digest) -> Label<'static> {
     Label { sample, loss, answer: &[0.9, 0.1], truth, segment: None, answered_by }
 }
 
+/// A row that was answered with class a.
+fn sample(row: &[f32]) -> Sample<'_> {
+    Sample { row, answer: &[0.9, 0.1], embedding: &[], at: None }
+}
+
+/// The newest 300 rows.
+fn recent() -> BaselineRows {
+    let row = |row: u16| [f32::from(row % 20) / 10.0 - 1.0, f32::from(row % 7)];
+    BaselineRows { rows: (0..300).flat_map(row).collect(), at: Vec::new() }
+}
+
 struct Story {
     cycle: Cycle,
     settings: CycleSettings,
@@ -58,7 +70,10 @@ impl Story {
     fn tell(&mut self, what: &str, reports: &[Report]) {
         for report in reports {
             let said = match report {
-                Report::Drift { noticed, opened } => format!("drift by {}, opened {opened}", noticed.watcher.name()),
+                Report::Drift { findings, opened, .. } => {
+                    let by = findings.last().map_or("nobody", |finding| finding.watcher.name());
+                    format!("drift by {by}, opened {opened}")
+                }
                 Report::Retrain { order } => {
                     let rows = order.rows;
                     format!(
@@ -78,6 +93,7 @@ impl Story {
                 Report::Promote { run, from, to } => {
                     format!("run {run} promoted {} over {}", self.name(*to), self.name(*from))
                 }
+                Report::Rebaseline { rows } => format!("baseline of {rows} rows"),
                 Report::Rollback { from, to } => format!("rolled back from {} to {}", self.name(*from), self.name(*to)),
             };
             let _ = writeln!(self.text, "{what:<12}{said}");
@@ -89,7 +105,7 @@ impl Story {
         for _ in 0..count {
             #[expect(clippy::cast_precision_loss, reason = "a small number")]
             let row = [(self.sample % 20) as f32 / 10.0 - 1.0, (self.sample % 7) as f32];
-            let mut reports = self.cycle.sample(&Sample { row: &row, answer: &[0.9, 0.1], at: None }, &self.settings);
+            let mut reports = self.cycle.sample(&sample(&row), &self.settings);
             let loss = if self.sample * 7 % 10 < wrong { 1.0 } else { 0.0 };
             let serving = self.cycle.orders().serve;
             reports.extend(self.cycle.label(&label(self.sample, loss, serving), &self.settings));
@@ -109,7 +125,7 @@ impl Story {
             let loss = f64::from(u8::from(differs));
             if gain > 0.0 { evidence.push(loss, 0.0) } else { evidence.push(0.0, loss) }
         }
-        self.step(Event::Judged { run: order.run, candidate: named(candidate), evidence, recent: vec![0.5; 2 * 300] })
+        self.step(Event::Judged { run: order.run, candidate: named(candidate), evidence, recent: recent() })
     }
 
     fn step(&mut self, event: Event) -> &mut Self {
@@ -124,7 +140,7 @@ impl Story {
 
     fn roll_back(&mut self) -> &mut Self {
         let (model, _) = model();
-        self.step(Event::RollBack { reference: model.manifest.reference, baseline: model.baseline })
+        self.step(Event::RollBack { reference: model.manifest.reference, baseline: BaselineRows::of(&model) })
     }
 
     /// Power off, power on: the state comes back from its bytes.
@@ -235,14 +251,32 @@ fn moved_inputs_raise_an_alarm_that_names_the_features() {
     let mut seen = None;
     for row in 0_u16..400 {
         let moved = [f32::from(row % 20) / 10.0 + 3.0, f32::from(row % 7)];
-        for report in story.cycle.sample(&Sample { row: &moved, answer: &[0.9, 0.1], at: None }, &story.settings) {
-            if let Report::Drift { noticed, .. } = report {
-                seen.get_or_insert((row, noticed.features.clone()));
+        for report in story.cycle.sample(&sample(&moved), &story.settings) {
+            if let Report::Drift { findings, opened, .. } = report {
+                seen.get_or_insert((row, findings, opened));
             }
         }
     }
-    let (row, features) = seen.expect("half of the features moved by three of their ranges");
-    assert!(row < 300, "after {row} rows");
-    assert_eq!(features[0].0, "x");
-    assert!(features.len() == 1 && features[0].1 > 0.25, "{features:?}");
+    let (row, findings, opened) = seen.expect("half of the features moved by three of their ranges");
+    assert!(row < 300 && opened, "after {row} rows");
+    let measures: Vec<_> = findings.into_iter().map(|finding| finding.measure).collect();
+    assert_eq!(measures, [Measure::Feature("x".into()), Measure::Features]);
+}
+
+#[test]
+fn what_a_person_takes_for_normal_raises_no_alarm_and_too_few_rows_are_no_baseline() {
+    let mut story = Story::new("trigger:psi");
+    story.rows(400, 0);
+    let moved = |row: u16| [f32::from(row % 20) / 10.0 + 3.0, f32::from(row % 7)];
+    let baseline = |rows: u16| Event::Rebaseline {
+        baseline: BaselineRows { rows: (0..rows).flat_map(moved).collect(), at: Vec::new() },
+    };
+    let before = story.cycle.clone();
+    let refused = story.cycle.step(baseline(199), &story.settings).unwrap_err();
+    assert_eq!(refused, Refusal::TooFewRows { known: 199, missing: 1 });
+    assert_eq!(story.cycle, before, "a refusal changes nothing");
+    assert_eq!(story.cycle.step(baseline(200), &story.settings), Ok(vec![Report::Rebaseline { rows: 200 }]));
+    for row in 0..1000 {
+        assert_eq!(story.cycle.sample(&sample(&moved(row)), &story.settings), []);
+    }
 }

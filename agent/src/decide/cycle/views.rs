@@ -4,6 +4,7 @@ use trainer_core::digest::Digest;
 use super::Cycle;
 use crate::decide::trigger::Trigger;
 use crate::decide::watch::Watch;
+use crate::decide::watch::finding::Finding;
 
 impl Cycle {
     /// The model that serves, the one before it, and the one the device came with.
@@ -22,6 +23,11 @@ impl Cycle {
     #[must_use]
     pub fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// What drift tests said lately, oldest first.
+    pub fn findings(&self) -> impl DoubleEndedIterator<Item = &Finding> {
+        self.drifts.lately()
     }
 
     /// Trigger state, for status.

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 pub mod adwin;
 pub mod bins;
+pub mod calibrate;
 pub mod cbpe;
+pub mod compare;
 pub mod ddm;
 pub mod distances;
 pub mod e_detector;

@@ -121,6 +121,30 @@ impl Columns {
         }
     }
 
+    /// Counts its rows from `samples` on, so that findings carry the numbers of the stream they are part of.
+    #[must_use]
+    pub fn counted_from(mut self, samples: u64) -> Self {
+        self.samples = samples;
+        self
+    }
+
+    /// A row that is counted and not looked at.
+    pub fn skip(&mut self) {
+        self.samples += 1;
+    }
+
+    /// Columns of a row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Event time of sample number `sample`, as far back as it is remembered.
+    #[must_use]
+    pub fn dated(&self, sample: u64) -> Option<Timestamp> {
+        self.marks.back(sample, 0).1
+    }
+
     /// Freezes a new baseline from raw rows `[n, columns]` (NaN is missing; an unfinished last row is ignored) and starts every test anew.
     ///
     /// `times` are the event times of the rows, in any order, used only if there is one for each. Rows over at least 47 hours give each

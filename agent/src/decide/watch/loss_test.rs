@@ -21,10 +21,11 @@
 use serde::{Deserialize, Serialize};
 use trainer_core::model::Reference;
 
+use super::Watcher;
 use super::episode::Episode;
 use super::finding::{Finding, Grade, Measure, Since};
 use super::trace::Trace;
-use super::{Direction, Watcher};
+use crate::decide::drift::Direction;
 use crate::decide::drift::e_detector::{EDetector, EDetectorSettings};
 use crate::decide::drift::special::beta_quantile;
 

@@ -1,5 +1,10 @@
 //! Which drift tests run, and how strict they are.
+#![expect(clippy::cast_precision_loss, reason = "a handful of families")]
 use serde::{Deserialize, Serialize};
+
+use super::columns::{ColumnSettings, ColumnTest};
+use super::joint::JointSettings;
+use super::performance::PerformanceSettings;
 
 /// A test, by the name that settings and policies give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -96,29 +101,147 @@ impl Watcher {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WatchSettings {
-    /// Which tests may raise an alarm. Default: e_sr and psi; ADWIN and Page-Hinkley are there for comparison.
+    /// Tests that run. Default: e_sr, segments, psi, mean, quality, prediction and qt_ewma, which share one run length; the others are
+    /// there for comparison and promise none. A test that is left out costs nothing.
     pub watchers: Vec<Watcher>,
-    /// Labelled rows to a false alarm of `e_sr`, on average. Default 10,000.
+    /// Rows to a false alarm of all of them together, on average: 100 to 1e9. Losses take half of it, in labelled rows; what looks at
+    /// rows without labels takes the other half. Default 10,000; `hone drift calibrate` computes it from "1 per 30 days".
     pub run_length_rows: f64,
-    /// PSI above which a feature has drifted, if its chi-square p-value agrees. Default 0.25.
-    pub psi: f64,
-    /// Share of features that must have drifted. Default 0.5.
-    pub share: f64,
-    /// Rows in the window of `psi`; at least 200, or small samples raise false alarms. Default 200.
-    pub window_rows: usize,
-    /// Rows from one look of `psi` to the next. Default 64.
+    /// Values in the window that is compared with the baseline; 200 to 4096. Default 200, the fewest at which a PSI of 0.25 is not
+    /// chance; 500 is sensible where rows come fast, or where the baseline has fewer than 500 rows.
+    pub window_rows: u32,
+    /// Rows from one comparison with the baseline to the next; 1 to 4096. Default 64, a third of the window.
     pub every_rows: u32,
+    /// Bins of a number, of equal share in the baseline; 2 to 64. Default 10, to which the known rules for PSI belong. Takes effect
+    /// at the next baseline.
+    pub bins: u32,
+    /// PSI above which a feature has drifted, if its chi-square p-value agrees; 0.01 to 10. Default 0.25, about a shift by half a
+    /// standard deviation, because people know it.
+    pub psi: f64,
+    /// Share of the features that must have drifted before the data as a whole have; above 0, at most 1. Default 0.5.
+    pub share: f64,
+    /// ADWIN's bound of a false cut for one feature at a run length of 10,000 rows; 1e-9 to 0.1. Default 0.002.
+    pub mean_level: f64,
+    /// Fraction of the limit a statistic must fall below before its feature is reported again; 0.1 to 1. Default 0.8.
+    pub release: f64,
+    /// All features together, or the embedding.
+    pub joint: JointSettings,
+    /// Losses, segments, classes, and the estimate without labels.
+    pub performance: PerformanceSettings,
 }
 
 impl Default for WatchSettings {
     fn default() -> Self {
+        let columns = ColumnSettings::default();
         Self {
-            watchers: vec![Watcher::ESr, Watcher::Psi],
+            watchers: vec![
+                Watcher::ESr,
+                Watcher::Segments,
+                Watcher::Psi,
+                Watcher::Mean,
+                Watcher::Quality,
+                Watcher::Prediction,
+                Watcher::QtEwma,
+            ],
             run_length_rows: 10_000.0,
-            psi: 0.25,
-            share: 0.5,
-            window_rows: 200,
-            every_rows: 64,
+            window_rows: columns.window_rows,
+            every_rows: columns.every_rows,
+            bins: columns.bins,
+            psi: columns.psi,
+            share: columns.share,
+            mean_level: columns.mean_level,
+            release: columns.release,
+            joint: JointSettings::default(),
+            performance: PerformanceSettings::default(),
+        }
+    }
+}
+
+/// Rows to a false alarm of each family of tests.
+///
+/// A family at run length `A/w` raises a share `w` of the false alarms of a run length `A`; the shares of the families that run sum
+/// to 1. Losses take half, because they say that something is wrong and not only that something is different; the rest is split
+/// evenly, and what runs alone takes everything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct RunLengths {
+    pub(super) performance: f64,
+    pub(super) features: f64,
+    pub(super) answers: f64,
+    pub(super) joint: f64,
+}
+
+impl WatchSettings {
+    fn runs(&self, any: &[Watcher]) -> bool {
+        any.iter().any(|watcher| self.watchers.contains(watcher))
+    }
+
+    pub(super) fn run_lengths(&self) -> RunLengths {
+        let losses = self.runs(&[Watcher::ESr, Watcher::Classes, Watcher::Segments]);
+        let families = [
+            self.runs(&[Watcher::Psi, Watcher::Mean, Watcher::Quality]),
+            self.runs(&[Watcher::Prediction]),
+            self.runs(&[Watcher::QtEwma]),
+        ];
+        let others = families.into_iter().filter(|runs| *runs).count();
+        let of_losses = if others == 0 { 1.0 } else { 2.0 };
+        let of_others = others.max(1) as f64 * if losses { 2.0 } else { 1.0 };
+        let all = self.run_length_rows.clamp(100.0, 1e9);
+        let other = all * of_others;
+        RunLengths { performance: all * of_losses, features: other, answers: other, joint: other }
+    }
+
+    pub(super) fn feature_columns(&self, run_length_rows: f64) -> ColumnSettings {
+        let tests = [
+            (Watcher::Psi, ColumnTest::Bins),
+            (Watcher::Mean, ColumnTest::Mean),
+            (Watcher::Quality, ColumnTest::Quality),
+        ];
+        let tests = tests.into_iter().filter(|(watcher, _)| self.watchers.contains(watcher)).map(|(_, test)| test);
+        ColumnSettings { tests: tests.collect(), ..self.answer_columns(run_length_rows) }
+    }
+
+    /// Answers are never missing, and their mean moves with the inputs: their shares per bin are what tells.
+    pub(super) fn answer_columns(&self, run_length_rows: f64) -> ColumnSettings {
+        ColumnSettings {
+            tests: vec![ColumnTest::Bins],
+            run_length_rows,
+            window_rows: self.window_rows,
+            every_rows: self.every_rows,
+            bins: self.bins,
+            psi: self.psi,
+            share: self.share,
+            mean_level: self.mean_level,
+            release: self.release,
+        }
+    }
+
+    pub(super) fn joint_settings(&self) -> JointSettings {
+        JointSettings { newma: self.joint.newma || self.watchers.contains(&Watcher::Newma), ..self.joint.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_the_families_that_run_sum_to_one() {
+        use Watcher::{ESr, Mean, Prediction, Psi, QtEwma};
+        for watchers in
+            [vec![ESr], vec![Psi, Mean], vec![ESr, Psi], vec![Psi, QtEwma], vec![ESr, Psi, Prediction, QtEwma]]
+        {
+            let settings = WatchSettings { watchers, ..WatchSettings::default() };
+            let lengths = settings.run_lengths();
+            let mut share = 0.0;
+            for (any, length) in [
+                (&[ESr][..], lengths.performance),
+                (&[Psi, Mean], lengths.features),
+                (&[Prediction], lengths.answers),
+                (&[QtEwma], lengths.joint),
+            ] {
+                share += if settings.runs(any) { settings.run_length_rows / length } else { 0.0 };
+            }
+            assert!((share - 1.0).abs() < 1e-12, "{:?}: {share}", settings.watchers);
         }
     }
 }

@@ -74,6 +74,7 @@ fn router(app: App) -> Router {
         .route("/v1/records", get(v1::records))
         .route("/v1/reports", get(v1::reports))
         .route("/v1/runs", get(v1::runs))
+        .route("/v1/rebaseline", post(v1::rebaseline))
         .route("/v1/commands", post(v1::command))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)

@@ -13,7 +13,7 @@ use trainer_core::schema::{Schema, Task};
 use super::problem::Problem;
 use super::{App, Door};
 use crate::shell::clock::{self, shown};
-use crate::shell::daemon::{self, Command, Question};
+use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX};
 use crate::shell::store::Record;
 
 /// Records, reports and runs in one answer, at most.
@@ -159,6 +159,39 @@ pub(super) async fn command(
         Wire::Rollback {} => Command::RollBack,
     };
     Ok(Json(app.shared.command(command).await?))
+}
+
+/// Which rows are the new baseline.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Baseline {
+    /// The newest so many.
+    rows: Option<usize>,
+    /// Those from this moment on, RFC 3339.
+    since: Option<String>,
+}
+
+pub(super) async fn rebaseline(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
+    let body = commanded(&app, body)?;
+    let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
+    let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    let Baseline { rows, since } =
+        serde_json::from_slice(body).map_err(|error| malformed(format!("not a baseline: {error}")))?;
+    if rows.is_some_and(|rows| rows > REBASELINE_ROWS_MAX) {
+        return Err(malformed(format!("`rows` is at most {REBASELINE_ROWS_MAX}")));
+    }
+    let since = since
+        .map(|text| clock::moment(&text).ok_or(text))
+        .transpose()
+        .map_err(|text| malformed(format!("`{text}` is no moment: write `since` like 2026-11-21T00:40:00Z")))?;
+    let recorder = app.shared.recorder.clone();
+    // What was answered a moment ago counts too; a disk that refuses is told of in the status.
+    let flush = move || drop(recorder.flush());
+    spawn_blocking(flush).await.map_err(|_| Problem::stopping())?;
+    Ok(Json(app.shared.command(Command::Rebaseline { rows, since }).await?))
 }
 
 pub(super) async fn offer(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Value>, Problem> {

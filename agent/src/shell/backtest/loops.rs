@@ -5,9 +5,10 @@ use trainer_core::snapshot::Snapshot;
 
 use super::summary::{Happened, Summary};
 use super::{Account, Backtest, BacktestError, Shelf, Stored};
-use crate::decide::cycle::{Cycle, CycleSettings, Event, Label, Order, OrderTask, Report, Sample};
+use crate::decide::cycle::{Cycle, CycleSettings, Event, Order, OrderTask, Report};
 use crate::decide::plan;
 use crate::decide::policy::Policy;
+use crate::decide::sample::{BaselineRows, Label, Sample};
 use crate::decide::watch::BASELINE_ROWS_MAX;
 use crate::shell::compare::compare;
 
@@ -24,10 +25,14 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
     let mut work = Work::default();
     for row in test.first..test.rows.len() {
         let serving = replay.shelf[&replay.cycle.orders().serve].clone();
-        serving.model.answer(test.rows.x(row), &mut work);
+        if replay.cycle.watch().wants_embedding() {
+            serving.model.embed(test.rows.x(row), &mut work);
+        } else {
+            serving.model.answer(test.rows.x(row), &mut work);
+        }
         let loss = replay.account.answer(&serving.model, &work.answer, test.rows.y(row));
         let at = test.times.map(|times| times[row]);
-        let sample = Sample { row: test.rows.x(row), answer: &work.answer, at };
+        let sample = Sample { row: test.rows.x(row), answer: &work.answer, embedding: &work.h, at };
         let reports = replay.cycle.sample(&sample, &replay.settings);
         replay.note(row, reports);
         pending.push_back((row, loss, serving.digest, work.answer.clone()));
@@ -91,7 +96,8 @@ impl Replay<'_> {
         let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
         let evidence = compare(&rival.model, &self.shelf[&candidate].model, &holdout);
         let from = (row + 1).saturating_sub(BASELINE_ROWS_MAX);
-        let recent = self.test.rows.slice(from..row + 1).x;
+        let at = self.test.times.map_or_else(Vec::new, |times| times[from..row + 1].to_vec());
+        let recent = BaselineRows { rows: self.test.rows.slice(from..row + 1).x, at };
         Ok(Event::Judged { run: order.run, candidate, evidence, recent })
     }
 

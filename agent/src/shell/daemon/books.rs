@@ -135,7 +135,7 @@ impl Books {
                     row.finished_at = Some(clock::now());
                 }),
                 Report::Rollback { from, .. } => rejected.push(*from),
-                Report::Drift { .. } | Report::Waiting { .. } => {}
+                Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => {}
             }
             tracing::info!(kind, "{payload}");
             self.say(&kind, &payload);

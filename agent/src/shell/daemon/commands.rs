@@ -5,7 +5,15 @@ use trainer_core::model::{Model, Strategy};
 
 use super::keeper::{Keeper, Saved};
 use super::shared::{Command, Declined};
+use super::work::baseline;
 use crate::decide::cycle::{self, Cycle, Refusal, Report};
+use crate::decide::sample::BaselineRows;
+use crate::decide::time::Timestamp;
+use crate::decide::watch::BASELINE_ROWS_MAX;
+use crate::shell::store::Record;
+
+/// Rows a person may choose as baseline: read at once, 2 MB at 128 features.
+pub const REBASELINE_ROWS_MAX: usize = 4_096;
 
 impl Keeper {
     pub(super) fn command(&mut self, command: Command) -> Result<Value, Declined> {
@@ -13,17 +21,35 @@ impl Keeper {
             return self.offer(&bytes, &model);
         }
         let event = match command {
+            Command::Rebaseline { rows, since } => self.rebaseline(rows, since)?,
             Command::Retrain(strategy) => cycle::Event::Retrain { strategy },
             Command::RollBack | Command::Offer { .. } => self.roll_back()?,
         };
         self.follow(event)
     }
 
+    /// The newest stored rows of the champion's features, oldest first.
+    fn rebaseline(&self, rows: Option<usize>, since: Option<Timestamp>) -> Result<cycle::Event, Declined> {
+        let width = match (&self.saved, self.shared.slot.serving()) {
+            (Some(_), Some(serving)) => serving.champion.model.schema().features.len(),
+            _ => return Err(no_model()),
+        };
+        let most = if since.is_some() { REBASELINE_ROWS_MAX } else { BASELINE_ROWS_MAX };
+        let wanted = rows.unwrap_or(most).min(REBASELINE_ROWS_MAX);
+        let found = self.shared.reader.recent(wanted, None).map_err(|error| declined("disk", &error.chain()))?;
+        let fits = |record: &Record| {
+            let record = &record.record;
+            record.features.len() == width && since.is_none_or(|since| record.event_at >= since)
+        };
+        let baseline = baseline(found.into_iter().rev().filter(fits).map(|record| record.record));
+        Ok(cycle::Event::Rebaseline { baseline })
+    }
+
     fn roll_back(&mut self) -> Result<cycle::Event, Declined> {
         let saved = self.saved.as_ref().ok_or_else(no_model)?;
         let previous = saved.cycle.models().1.ok_or_else(|| declined("refused", &Refusal::NoPrevious))?;
         let loaded = self.load(&previous).map_err(|reason| declined("bundle", &reason))?;
-        let (reference, baseline) = (loaded.model.manifest.reference, loaded.model.baseline.clone());
+        let (reference, baseline) = (loaded.model.manifest.reference, BaselineRows::of(&loaded.model));
         Ok(cycle::Event::RollBack { reference, baseline })
     }
 
@@ -80,10 +106,15 @@ impl Keeper {
             let code = match refusal {
                 Refusal::Busy(_) => "busy",
                 Refusal::TooFew(_) => "too_few_labels",
+                Refusal::TooFewRows { .. } => "too_few_rows",
                 Refusal::NoPrevious | Refusal::Pointless(..) => "refused",
             };
             declined(code, &refusal)
         })?;
+        let rows = reports.iter().find_map(|report| match report {
+            Report::Rebaseline { rows } => Some(*rows),
+            _ => None,
+        });
         let run = reports.iter().find_map(|report| match report {
             Report::Retrain { order } => Some(order.run),
             _ => None,
@@ -93,7 +124,11 @@ impl Keeper {
             return Err(self.not_stored());
         }
         let champion = self.saved.as_ref().map(|saved| saved.cycle.models().0);
-        Ok(json!({"run": run, "champion": champion}))
+        let mut answer = json!({"run": run, "champion": champion});
+        if let Some(rows) = rows {
+            answer["rows"] = json!(rows);
+        }
+        Ok(answer)
     }
 
     fn not_stored(&self) -> Declined {

@@ -10,6 +10,7 @@ use super::keeper::{ATTEMPTS_MAX, Keeper};
 use super::shared::Event;
 use super::work::Bench;
 use crate::decide::cycle::{self, Order, Orders};
+use crate::decide::sample::BaselineRows;
 use crate::shell::inference::{Loaded, Serving};
 use crate::shell::store::StoreError;
 
@@ -96,7 +97,7 @@ impl Keeper {
                 return;
             };
             let Some(saved) = &mut self.saved else { return };
-            let (reference, baseline) = (loaded.model.manifest.reference, loaded.model.baseline.clone());
+            let (reference, baseline) = (loaded.model.manifest.reference, BaselineRows::of(&loaded.model));
             let event = cycle::Event::FallBack { to: loaded.digest, reference, baseline };
             let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
             self.books.note(&reports, &saved.cycle);

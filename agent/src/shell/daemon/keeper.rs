@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use trainer_core::digest::Digest;
+use trainer_core::model::Work;
 use trainer_core::train::TrainSettings;
 
 use super::books::Books;
 use super::shared::{Event, Shared};
 use super::views;
 use super::work::{Undone, Worked};
-use crate::decide::cycle::{self, Cycle, CycleSettings, Label, Report, Sample};
+use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
+use crate::decide::sample::{Label, Sample};
 use crate::decide::time::Timestamp;
 use crate::shell::models::ModelStore;
 use crate::shell::store::Record;
@@ -100,10 +102,10 @@ impl Keeper {
 
     /// Serves what the stored state orders, and counts the labels again that were stored after it.
     pub(super) fn begin(&mut self) {
-        if let Some(saved) = &mut self.saved {
-            saved.cycle.adopt(&self.rules.cycle);
-        }
         self.serve();
+        if let (Some(saved), Some(serving)) = (&mut self.saved, self.shared.slot.serving()) {
+            saved.cycle.adopt(&self.rules.cycle, &serving.champion.model);
+        }
         loop {
             let after = self.saved.as_ref().map_or(i64::MAX, |saved| saved.ordinal);
             let rows = match self.shared.reader.labelled_since(after, REPLAYED_AT_ONCE) {
@@ -135,8 +137,12 @@ impl Keeper {
         };
         let mut reports = Vec::new();
         let schema = serving.champion.model.schema();
+        let (embedded, mut work) = (saved.cycle.watch().wants_embedding(), Work::default());
         for (row, answer) in rows.chunks_exact(schema.features.len()).zip(answers.chunks_exact(schema.outputs())) {
-            let sample = Sample { row, answer, at: Some(at) };
+            if embedded {
+                serving.champion.model.embed(row, &mut work);
+            }
+            let sample = Sample { row, answer, embedding: &work.h, at: Some(at) };
             reports.extend(saved.cycle.sample(&sample, &self.rules.cycle));
             self.changed += 1;
         }

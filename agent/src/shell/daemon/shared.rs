@@ -74,6 +74,13 @@ pub enum Question {
 pub enum Command {
     /// Train a candidate now.
     Retrain(Strategy),
+    /// Measure features against the newest stored rows from now on.
+    Rebaseline {
+        /// How many; none for [`BASELINE_ROWS_MAX`](crate::decide::watch::BASELINE_ROWS_MAX).
+        rows: Option<usize>,
+        /// Only rows whose event time is not before this.
+        since: Option<Timestamp>,
+    },
     /// Serve the previous model again.
     RollBack,
     /// Judge this bundle and serve it if it passes; the first one ever serves at once.

@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 use super::keeper::Keeper;
 use super::shared::Question;
 use crate::decide::cycle::Cycle;
+use crate::decide::watch::WatchView;
+use crate::decide::watch::columns::{ColumnView, Standing};
+use crate::decide::watch::finding::{Finding, Measure};
 use crate::shell::clock::shown;
 use crate::shell::store::StoreError;
 
@@ -59,30 +62,78 @@ fn loss(cycle: &Cycle) -> Value {
 
 fn drift(cycle: &Cycle, keeper: &Keeper) -> Value {
     let (samples, labels) = cycle.counts();
-    let threshold = keeper.rules.cycle.watch.psi;
-    let features = cycle.watch().features().into_iter().map(|feature| {
-        let psi = feature
-            .psi
-            .map_or(Value::Null, |(value, expected, p)| json!({"value": value, "expected": expected, "p": p}));
-        json!({
-            "name": feature.name,
-            "psi": psi,
-            "drifted": feature.psi.is_some_and(|(value, ..)| value > threshold),
-            "rows": feature.rows,
-            "missing": feature.missing,
-            "out_of_range": feature.out_of_range,
-        })
-    });
+    let settings = &keeper.rules.cycle.watch;
+    let WatchView { features, answers, joint, performance, gathering } = cycle.watch().view();
+    let findings: Vec<_> = cycle.findings().rev().map(finding).collect();
     json!({
         "state": "watching",
         "policy": keeper.rules.cycle.policy.to_string(),
         "samples": samples,
         "labels": labels,
-        "psi_threshold": threshold,
-        "share_threshold": keeper.rules.cycle.watch.share,
-        "features": features.collect::<Vec<_>>(),
+        "run_length_rows": settings.run_length_rows,
+        "psi_threshold": settings.psi,
+        "share_threshold": settings.share,
+        "features": features.iter().map(column).collect::<Vec<_>>(),
+        "answers": answers.iter().map(column).collect::<Vec<_>>(),
+        "answers_gathered": gathering,
+        "joint": joint,
         "loss": loss(cycle),
+        "estimate": performance.estimate.as_ref().map(|view| {
+            json!({
+                "accuracy": view.estimate.map(|estimate| estimate.accuracy),
+                "expected": view.expected,
+                "realised": view.realised,
+                "gap": view.gap,
+                "calibrated": view.calibrated,
+            })
+        }),
+        "performance": performance,
+        "segments": performance.segments,
+        "findings": findings,
         "trigger": cycle.trigger(),
+    })
+}
+
+/// A finding with its time as people read it.
+fn finding(finding: &Finding) -> Value {
+    let mut value = json!(finding);
+    value["since_at"] = json!(finding.since_at.map(shown));
+    value
+}
+
+fn column(column: &ColumnView) -> Value {
+    let name = match &column.measure {
+        Measure::Feature(name) => name.as_str(),
+        Measure::PredictedClass => "predicted class",
+        _ => "score",
+    };
+    let distances = column.distances.as_ref();
+    json!({
+        "name": name,
+        "psi": distances.map(|distances| {
+            json!({"value": distances.reading.psi, "expected": distances.reading.null_mean, "p": distances.reading.p})
+        }),
+        "js": distances.map(|distances| distances.jensen_shannon),
+        "tvd": distances.map(|distances| distances.total_variation),
+        "hellinger": distances.map(|distances| distances.hellinger),
+        "ks": distances.map(|distances| distances.ks),
+        "ks_p": distances.map(|distances| distances.ks_p),
+        "drifted": column.standing == Standing::Alarmed,
+        "standing": column.standing,
+        "held": column.held,
+        "baseline_rows": column.baseline_rows,
+        "rows": column.rows,
+        "step_rows": column.step_rows,
+        "missing": column.missing,
+        "missing_rate": column.missing_rate,
+        "out_of_range": column.out_of_range,
+        "out_of_range_rate": column.out_of_range_rate,
+        "untimed": column.untimed,
+        "correlation": column.correlation,
+        "block_rows": column.block_rows,
+        "season": column.has_season,
+        "mean_baseline": column.mean_baseline,
+        "mean": column.mean_now,
     })
 }
 

@@ -11,12 +11,13 @@ use trainer_core::train::TrainSettings;
 use crate::decide::cycle::{Order, OrderTask};
 use crate::decide::gate::Evidence;
 use crate::decide::plan;
+use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
 use crate::shell::compare::compare;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
 use crate::shell::recorder::RecorderHandle;
-use crate::shell::store::{LabelledRow, RecordReader, StoreError};
+use crate::shell::store::{LabelledRow, NewRecord, RecordReader, StoreError};
 use crate::shell::trainer::{Trainer, TrainerError};
 
 /// How many times the wanted history is read before it is balanced by class.
@@ -49,8 +50,8 @@ pub struct Worked {
 pub(super) struct Done {
     pub(super) candidate: Digest,
     pub(super) evidence: Evidence,
-    /// Newest raw rows `[n, features]`, oldest first.
-    pub(super) recent: Vec<f32>,
+    /// Newest rows, oldest first.
+    pub(super) recent: BaselineRows,
     pub(super) snapshot: Option<Digest>,
     pub(super) cost: Cost,
 }
@@ -158,11 +159,21 @@ impl Bench {
         Ok(plan::balance(&rows_of(schema, &sample), &schema.task, count(wanted)))
     }
 
-    fn recent(&self, schema: &Schema) -> Result<Vec<f32>, Undone> {
+    fn recent(&self, schema: &Schema) -> Result<BaselineRows, Undone> {
         let records = self.reader.recent(BASELINE_ROWS_MAX, None)?;
         let fitting = records.into_iter().rev().filter(|record| record.record.features.len() == schema.features.len());
-        Ok(fitting.flat_map(|record| record.record.features).collect())
+        Ok(baseline(fitting.map(|record| record.record)))
     }
+}
+
+/// Records as the rows of a baseline, in their order.
+pub(super) fn baseline(records: impl Iterator<Item = NewRecord>) -> BaselineRows {
+    let mut rows = BaselineRows::default();
+    for record in records {
+        rows.rows.extend_from_slice(&record.features);
+        rows.at.push(record.event_at);
+    }
+    rows
 }
 
 /// Reads a bundle that was hashed when it was fetched.

@@ -4,6 +4,7 @@
 //! bytes ─► table (texts, line numbers) ─► roles (label, features, time, segment) ─► rows kept ─► kinds ─► numbers
 //! ```
 
+pub mod columns;
 mod error;
 mod kinds;
 mod table;
@@ -108,6 +109,12 @@ pub struct Dataset {
 ///
 /// [`CsvError`] if the file cannot be read or [`parse`] refuses it.
 pub fn read(path: &Path, options: &CsvOptions) -> Result<Dataset, CsvError> {
+    let (file, bytes) = bytes_of(path)?;
+    parse(&file, &bytes, options)
+}
+
+/// Name and content of the file at `path`.
+fn bytes_of(path: &Path) -> Result<(String, Vec<u8>), CsvError> {
     let file = path.display().to_string();
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => CsvError::NoSuchFile { file: file.clone() },
@@ -117,7 +124,8 @@ pub fn read(path: &Path, options: &CsvOptions) -> Result<Dataset, CsvError> {
     if bytes > FILE_BYTES_MAX {
         return Err(CsvError::TooLarge { file, bytes });
     }
-    parse(&file, &std::fs::read(path).map_err(unreadable)?, options)
+    let content = std::fs::read(path).map_err(unreadable)?;
+    Ok((file, content))
 }
 
 /// Reads comma-separated `bytes` with one header line; `name` is used in errors.
@@ -388,21 +396,9 @@ mod tests {
 
     #[test]
     fn a_file_without_rows_to_use_is_refused() {
-        refused(
-            "",
-            &options("y"),
-            expect!["press.csv: the file is empty; a header line and labelled rows are expected"],
-        );
-        refused(
-            "\n\r\n",
-            &options("y"),
-            expect!["press.csv: the file is empty; a header line and labelled rows are expected"],
-        );
-        refused(
-            "x,y\n",
-            &options("y"),
-            expect!["press.csv: line 1 is the header and no row follows; add labelled rows"],
-        );
+        refused("", &options("y"), expect!["press.csv: the file is empty; a header line and rows are expected"]);
+        refused("\n\r\n", &options("y"), expect!["press.csv: the file is empty; a header line and rows are expected"]);
+        refused("x,y\n", &options("y"), expect!["press.csv: line 1 is the header and no row follows; add rows"]);
         let dropping = CsvOptions { drop_incomplete: true, ..options("y") };
         refused(
             "x,y\n1,\n,on\n",
@@ -422,7 +418,7 @@ mod tests {
             expect!["press.csv: column `y` holds only the class `on`; add rows of another class, or check --label"],
         );
         let error = read(Path::new("/nonexistent/press.csv"), &options("y")).expect_err("there is no such file");
-        expect!["/nonexistent/press.csv: no such file; check the path given to --data"].assert_eq(&error.to_string());
+        expect!["/nonexistent/press.csv: no such file; check the path"].assert_eq(&error.to_string());
     }
 
     #[test]

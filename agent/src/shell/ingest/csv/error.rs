@@ -9,15 +9,15 @@ use super::{CATEGORIES_MAX, CLASSES_MAX, FILE_BYTES_MAX};
 /// variant says what its fields are.
 #[derive(Debug, Error)]
 pub enum CsvError {
-    #[error("{file}: no such file; check the path given to --data")]
+    #[error("{file}: no such file; check the path")]
     NoSuchFile { file: String },
     #[error("{file}: cannot be read; check its permissions and that it is a file")]
     Unreadable { file: String, source: io::Error },
     #[error("{file}: {bytes} bytes are more than the limit of {FILE_BYTES_MAX}; split it or leave columns out")]
     TooLarge { file: String, bytes: u64 },
-    #[error("{file}: the file is empty; a header line and labelled rows are expected")]
+    #[error("{file}: the file is empty; a header line and rows are expected")]
     Empty { file: String },
-    #[error("{file}: line 1 is the header and no row follows; add labelled rows")]
+    #[error("{file}: line 1 is the header and no row follows; add rows")]
     HeaderOnly { file: String },
     #[error(
         "{file}: no row is left to use: {unlabelled} without a label, {dropped_incomplete} dropped as incomplete; \

@@ -55,8 +55,30 @@ impl Table {
         if table.rows.is_empty() { Err(CsvError::HeaderOnly { file: file.to_owned() }) } else { Ok(table) }
     }
 
+    /// One value per line, without a header; `name` is the column's. A line without a value is a missing one.
+    pub(super) fn of_lines(file: &str, name: &str, bytes: &[u8]) -> Result<Self, CsvError> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let (mut rows, mut lines) = (Vec::new(), Vec::new());
+        for (line, text) in (1..).zip(bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n')) {
+            let column = || format!("`{name}`");
+            let text = std::str::from_utf8(text).map_err(|_| CsvError::InvalidUtf8 {
+                file: file.to_owned(),
+                line,
+                column: column(),
+            })?;
+            rows.push(StringRecord::from(vec![text.trim()]));
+            lines.push(line);
+        }
+        Ok(Self { file: file.to_owned(), header: StringRecord::from(vec![name]), rows, lines })
+    }
+
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Names of the columns that have one, with their places.
+    pub(super) fn names(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.header.iter().enumerate().filter(|(_, name)| !name.is_empty())
     }
 
     pub(super) fn header(&self, column: usize) -> &str {
@@ -104,7 +126,7 @@ impl Table {
         Ok(())
     }
 
-    fn column(&self, name: &str, role: &'static str) -> Result<usize, CsvError> {
+    pub(super) fn column(&self, name: &str, role: &'static str) -> Result<usize, CsvError> {
         if let Some(column) = self.header.iter().position(|other| other == name && !name.is_empty()) {
             return Ok(column);
         }
