@@ -50,15 +50,18 @@ impl Classes {
         say: &mut Vec<Finding>,
     ) {
         let loss = f64::from(u8::from(truth != answer));
-        let sides: [(&mut Vec<LossTest>, usize, fn(String) -> Measure); 2] =
-            [(&mut self.recall, truth, Measure::Recall), (&mut self.precision, answer, Measure::Precision)];
-        for (tests, class, measure) in sides {
-            let place = class.min(self.apart);
-            if let Some(test) = tests.get_mut(place)
-                && let Some(heard) = test.take(loss, ordinal, quiet)
-            {
-                say.push(test.finding(heard, Watcher::Classes, measure(name(classes, place, self.apart))));
-            }
+        let (missed, taken_for) = (truth.min(self.apart), answer.min(self.apart));
+        if let Some(test) = self.recall.get_mut(missed)
+            && let Some(heard) = test.take(loss, ordinal, quiet)
+        {
+            let measure = Measure::Recall(name(classes, missed, self.apart));
+            say.push(test.finding(heard, Watcher::Classes, measure));
+        }
+        if let Some(test) = self.precision.get_mut(taken_for)
+            && let Some(heard) = test.take(loss, ordinal, quiet)
+        {
+            let measure = Measure::Precision(name(classes, taken_for, self.apart));
+            say.push(test.finding(heard, Watcher::Classes, measure));
         }
     }
 

@@ -48,7 +48,7 @@ struct Segment {
 pub(super) struct Segments {
     law: Law,
     /// Names kept apart; [`OTHER`] comes on top.
-    segments_max: usize,
+    names_max: usize,
     /// Own rows that a segment learns its bound from.
     calibration_labels: u64,
     /// Promised rows to a false alarm of all of them together; none if they are only shown.
@@ -57,8 +57,8 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    pub(super) fn new(law: Law, segments_max: usize, calibration_labels: u64, run_length_rows: Option<f64>) -> Self {
-        Self { law, segments_max, calibration_labels, run_length_rows, by_name: BTreeMap::new() }
+    pub(super) fn new(law: Law, names_max: usize, calibration_labels: u64, run_length_rows: Option<f64>) -> Self {
+        Self { law, names_max, calibration_labels, run_length_rows, by_name: BTreeMap::new() }
     }
 
     /// Takes the loss of a row of segment `name`; allocates for a name seen the first time, and when there is something to say.
@@ -86,7 +86,7 @@ impl Segments {
             return name;
         }
         let kept_apart = self.by_name.len() - usize::from(self.by_name.contains_key(OTHER));
-        let name = if kept_apart < self.segments_max && name.len() <= NAME_BYTES_MAX { name } else { OTHER };
+        let name = if kept_apart < self.names_max && name.len() <= NAME_BYTES_MAX { name } else { OTHER };
         if !self.by_name.contains_key(name) {
             let test = self.run_length_rows.map(|rows| LossTest::learning(self.law, rows, self.calibration_labels));
             let fresh = Segment { labels: 0, recent: VecDeque::new(), test };

@@ -55,6 +55,11 @@ fn classified(
     performance.label(&Outcome { loss: error, answer: &row, truth: &[truth as f32], segment, ordinal })
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "made-up confidences")]
+fn single(x: f64) -> f32 {
+    x as f32
+}
+
 fn error(draws: &mut Draws, rate: f64) -> f64 {
     f64::from(u8::from(draws.uniform() < rate))
 }
@@ -82,7 +87,9 @@ fn every_test_finds_a_risen_error_and_none_a_fallen_one() {
                 (finding.watcher, &finding.measure, finding.direction),
                 (*watcher, &Measure::Loss, Direction::Up)
             );
-            assert!(since <= 5_000 + row && since > 5_700, "{watcher:?} at {row} says since {since}");
+            // The field's detectors date by a bucket's edge or a best value long ago; the e-CUSUM is held to it.
+            let earliest = if *watcher == Watcher::ESr { 5_950 } else { 5_000 };
+            assert!((earliest..=5_000 + row).contains(&since), "{watcher:?} at {row} says since {since}");
             assert!(matches!(finding.picture, Picture::Trace { ref values, .. } if values.len() >= 60));
         }
         // EDDM looks at distances and may stumble; the others never speak of good news.
@@ -244,8 +251,8 @@ fn answers_that_grow_unsure_are_a_notice_once() {
     let mut draws = Draws::new(8);
     let mut said = Vec::new();
     for row in 0..8_000_u64 {
-        let low = if row < 6_000 { 0.8 } else { 0.5 };
-        let p = (low + (1.0 - low) * draws.uniform()) as f32;
+        let low = if row < 6_000 { 0.8_f32 } else { 0.5 };
+        let p = low + (1.0 - low) * single(draws.uniform());
         said.extend(performance.sample(&[1.0 - p, p], row).map(|finding| (row, finding)));
     }
     let [(row, finding)] = said.as_slice() else { panic!("{said:?}") };

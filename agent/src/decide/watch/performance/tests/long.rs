@@ -53,3 +53,39 @@ fn long_figures_of_the_overall_test() {
         }
     }
 }
+
+#[test]
+#[ignore = "records figures; run with --nocapture"]
+fn long_figures_of_the_river_tests() {
+    for watcher in &ALL[1..9] {
+        for correlation in [0.0, 0.3, 0.5] {
+            let (mut quiet, mut delays) = (0, Vec::new());
+            for seed in 0..50 {
+                let settings = PerformanceSettings { quiet_labels: 1, ..PerformanceSettings::default() };
+                let mut performance = Performance::new(&settings, &classification(2), 10_000.0, &[*watcher]);
+                let mut draws = Draws::new(seed);
+                let mut last = 0.0;
+                let mut found = None;
+                for row in 0..12_000_u64 {
+                    let rate = if row < 10_000 { 0.2 } else { 0.4 };
+                    last = error(&mut draws, rate + correlation * (last - rate));
+                    let said = performance.label(&loss(last, row)).len();
+                    if row < 10_000 {
+                        quiet += said;
+                    } else if said > 0 {
+                        found = found.or(Some(row - 10_000));
+                    }
+                }
+                delays.extend(found);
+            }
+            delays.sort_unstable();
+            println!(
+                "{}: correlation {correlation}: {:.2} per 10,000; .2 to .4: {:?} rows, {} of 50 found",
+                watcher.name(),
+                quiet as f64 / 50.0,
+                delays.get(delays.len() / 2),
+                delays.len()
+            );
+        }
+    }
+}
