@@ -237,7 +237,7 @@ fn a_table_that_cannot_be_used_is_refused_with_its_line_and_what_to_do() {
     bench.write("infinite.csv", text.replacen("hot", "inf", 1));
     refuses("infinite.csv", &["infinite.csv:2", "`inf` in column `temp`", "correct it"]);
     bench.write("empty.csv", "");
-    refuses("empty.csv", &["is empty", "a header line and labelled rows"]);
+    refuses("empty.csv", &["is empty", "a header line and rows"]);
     bench.write("header.csv", "temp,load,state\n");
     refuses("header.csv", &["no row follows", "add rows"]);
     bench.write("binary.csv", [b"temp,state\n".as_slice(), &[0xff, 0xfe, 0, 1], b",on\n"].concat());

@@ -196,8 +196,10 @@ mod tests {
             (reference.clone(), normal(5, 199, 3.0)),
             (reference[..199].to_vec(), normal(6, 500, 3.0)),
         ];
-        use Verdict::{Drift, None, Notice, TooFewRows};
-        assert_eq!(verdicts(&pairs), [Drift, Notice, None, TooFewRows, TooFewRows]);
+        assert_eq!(
+            verdicts(&pairs),
+            [Verdict::Drift, Verdict::Notice, Verdict::None, Verdict::TooFewRows, Verdict::TooFewRows]
+        );
     }
 
     #[test]
@@ -226,7 +228,7 @@ mod tests {
     #[test]
     fn nothing_to_compare_with_is_no_verdict_and_no_panic() {
         let gap = vec![f64::NAN; 500];
-        let huge = vec![f64::MAX, f64::MIN, 0.0].repeat(200);
+        let huge = [f64::MAX, f64::MIN, 0.0].repeat(200);
         let ones = vec![1.0; 500];
         assert_eq!(
             verdicts(&[(gap.clone(), ones.clone()), (ones.clone(), gap), (Vec::new(), ones.clone())]),
