@@ -70,7 +70,7 @@ impl Principal {
         }
         let count = rows.len() / width;
         let (means, rates): (Vec<f32>, Vec<f32>) =
-            (0..width).map(|column| moments(rows.iter().skip(column).step_by(width))).unzip();
+            (0..width).map(|column| moments(&rows.iter().skip(column).step_by(width))).unzip();
         if rates.iter().all(|rate| *rate == 0.0) {
             return Err(PrincipalError::Constant { rows: count });
         }
@@ -135,7 +135,7 @@ fn standardised(x: f32, mean: f32, rate: f32) -> f32 {
 }
 
 /// Mean, and one over the standard deviation or 0.
-fn moments<'a>(column: impl Iterator<Item = &'a f32> + Clone) -> (f32, f32) {
+fn moments<'a>(column: &(impl Iterator<Item = &'a f32> + Clone)) -> (f32, f32) {
     let values = || column.clone().filter(|x| x.is_finite()).map(|x| f64::from(*x));
     let count = values().count();
     if count == 0 {
@@ -243,8 +243,9 @@ fn diagonalise(matrix: &mut [Vec<f64>]) -> Vec<Vec<f64>> {
                 for line in matrix.iter_mut().chain(rotation.iter_mut()) {
                     (line[p], line[q]) = turn(line[p], line[q]);
                 }
-                for column in 0..size {
-                    (matrix[p][column], matrix[q][column]) = turn(matrix[p][column], matrix[q][column]);
+                let (upper, lower) = matrix.split_at_mut(q);
+                for (a, b) in upper[p].iter_mut().zip(&mut lower[0]) {
+                    (*a, *b) = turn(*a, *b);
                 }
             }
         }
@@ -310,7 +311,7 @@ mod tests {
         row[0] = f32::INFINITY;
         let mean = principal.means[0];
         let imputed = [mean, row[1], row[2], row[3], row[4], row[5]];
-        assert_eq!(principal.project(&row).0, principal.project(&imputed).0);
+        assert_eq!(principal.project(&row).0.map(f32::to_bits), principal.project(&imputed).0.map(f32::to_bits));
         row[1] = f32::MAX;
         assert!(principal.project(&row).0.iter().all(|x| x.is_finite()));
     }

@@ -168,15 +168,11 @@ fn thresholds(maxima: &[Vec<f32>], run_length: f64) -> Vec<f32> {
 
 fn printed(tables: &[Vec<Vec<f32>>]) -> String {
     let rows = |by_window: &Vec<f32>| by_window.iter().map(|h| format!("{h:.4}")).collect::<Vec<_>>().join(", ");
-    let mut text = String::new();
-    for run_length in 0..RUN_LENGTHS.len() {
-        text += &format!("    // Run length {}.\n    [\n", RUN_LENGTHS[run_length]);
-        for by_run_length in tables {
-            text += &format!("        [{}],\n", rows(&by_run_length[run_length]));
-        }
-        text += "    ],\n";
-    }
-    text
+    let tables_of = |(place, run_length): (usize, &f64)| {
+        let lines: String = tables.iter().map(|table| format!("        [{}],\n", rows(&table[place]))).collect();
+        format!("    // Run length {run_length}.\n    [\n{lines}    ],\n")
+    };
+    RUN_LENGTHS.iter().enumerate().map(tables_of).collect()
 }
 
 #[test]

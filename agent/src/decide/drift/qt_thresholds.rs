@@ -46,7 +46,8 @@ impl Thresholds {
     /// [`RUN_LENGTH_MIN`] to [`RUN_LENGTH_MAX`]. The first five rows have no verdict.
     #[must_use]
     pub fn promised(reference_rows: f64, run_length: f64) -> Self {
-        let run_length = run_length.max(RUN_LENGTH_MIN).min(RUN_LENGTH_MAX);
+        let run_length =
+            if run_length.is_nan() { RUN_LENGTH_MIN } else { run_length.clamp(RUN_LENGTH_MIN, RUN_LENGTH_MAX) };
         let inverse = 1.0 / reference_rows.max(REFERENCE_ROWS_MIN);
         let (longer, length_share) = between(&RUN_LENGTHS.map(f64::ln), run_length.ln());
         // Falling in N, so that the axis rises in −1/N.

@@ -31,6 +31,8 @@ use reference::{Reference, untie, whole};
 pub const BASELINE_ROWS_MIN: usize = 192;
 /// Baseline rows that are used; of more, the newest ones.
 pub const BASELINE_ROWS_MAX: usize = 2048;
+/// Longest run length that may be promised: thirty years of a row a second.
+const RUN_LENGTH_ROWS_MAX: f64 = 1e9;
 /// Points of a finding's picture.
 const TRACE_POINTS: usize = 64;
 /// Fed rows without another notice before NEWMA may speak again.
@@ -127,7 +129,11 @@ impl Joint {
     /// have one. Of more than [`BASELINE_ROWS_MAX`] rows the newest are used.
     #[must_use]
     pub fn new(settings: &JointSettings, run_length_rows: f64, rows: &[f32], width: usize) -> Self {
-        let run_length_rows = run_length_rows.max(RUN_LENGTH_MIN).min(1e9);
+        let run_length_rows = if run_length_rows.is_nan() {
+            RUN_LENGTH_MIN
+        } else {
+            run_length_rows.clamp(RUN_LENGTH_MIN, RUN_LENGTH_ROWS_MAX)
+        };
         let reference = Reference::new(settings, rows, width).map(Box::new);
         let dimension = reference.as_ref().map_or(0, |reference| reference.principal.components());
         let (every_min, every_max) = paces(run_length_rows);
@@ -306,7 +312,8 @@ fn paces(run_length_rows: f64) -> (u32, u32) {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 10⁷")]
     let (least, most) = ((run_length_rows / RUN_LENGTH_MAX).ceil() as u32, (run_length_rows / RUN_LENGTH_MIN) as u32);
     // Without a common divisor with hours and days, so that every time of the day is fed.
-    let least = (least.max(1)..).find(|rows| *rows == 1 || (rows % 2) * (rows % 3) * (rows % 5) > 0).unwrap_or(least);
+    let least =
+        (least.max(1)..least + 30).find(|rows| *rows == 1 || (rows % 2) * (rows % 3) * (rows % 5) > 0).unwrap_or(least);
     (least, most)
 }
 

@@ -1,6 +1,9 @@
 //! What the joint watch promises, measured on streams of known law: run length, false alarms under dependence, delay.
 //!
 //! The long ones are ignored: `cargo test --workspace --lib -- --ignored --nocapture joint::promises` prints what they measured.
+//! Measured with these seeds, rows from the first tested one to the first alarm: 8 columns 988 and 1,014 for 1,000 (2,048 and 512
+//! baseline rows), 10,194 and 9,701 for 10,000. Alarms in 10,000 rows at a run length of 10,000: independent 0.95, AR(1) of 0.3
+//! 1.18, of 0.5 0.73, of 0.7 0.54, of 0.9 none (97 of 100 silent for want of independent baseline rows), daily sine 0.76 and 0.78.
 use super::*;
 use crate::decide::drift::seeded::Draws;
 
@@ -51,6 +54,9 @@ impl Stream {
         Joint::new(&JointSettings::default(), run_length_rows, &rows, self.width)
     }
 }
+
+/// A name and a stream by its seed.
+type Law = (&'static str, fn(u64) -> Stream);
 
 /// Mean rows from the first tested row to the first alarm, each run with a baseline of its own.
 fn reached(width: usize, run_length_rows: f64, baseline_rows: usize, runs: u64) -> f64 {
@@ -148,7 +154,7 @@ fn dependent_rows_do_not_flood() {
 #[test]
 #[ignore = "a minute; prints the false alarms of dependent streams"]
 fn dependent_rows_do_not_flood_in_many_runs() {
-    let laws: [(&str, fn(u64) -> Stream); 7] = [
+    let laws: [Law; 7] = [
         ("independent", |seed| Stream::new(8, seed)),
         ("AR(1) 0.3", |seed| Stream::autoregressive(8, seed, 0.3)),
         ("AR(1) 0.5", |seed| Stream::autoregressive(8, seed, 0.5)),

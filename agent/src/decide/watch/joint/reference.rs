@@ -85,7 +85,7 @@ impl Reference {
         for (place, stretch) in newest.chunks(STRETCH_ROWS * width).enumerate() {
             if place % STRETCHES == 0 { first.extend_from_slice(stretch) } else { second.extend_from_slice(stretch) }
         }
-        let components = settings.components.clamp(1, COMPONENTS_MAX as u32) as usize;
+        let components = (settings.components as usize).clamp(1, COMPONENTS_MAX);
         let principal = Principal::new(&first, width, components).map_err(|error| match error {
             PrincipalError::Shape { .. } => Silent::Width { width: width as u64 },
             PrincipalError::Constant { .. } => Silent::Constant,

@@ -89,13 +89,14 @@ fn incomplete_and_foreign_rows_are_counted_and_left_out() {
 fn columns_of_few_values_keep_the_promise() {
     let mut draws = Draws::new(8);
     let mut row = || -> Vec<f32> { (0..3).map(|_| if draws.uniform() < 0.3 { 1.0 } else { 0.0 }).collect() };
-    let mut alarms = 0;
-    for _ in 0..10 {
+    let mut tested = 0;
+    for _ in 0..20 {
         let baseline: Vec<f32> = (0..2048).flat_map(|_| row()).collect();
         let mut joint = Joint::new(&JointSettings::default(), 2000.0, &baseline, 3);
-        alarms += (0..4000).filter(|_| joint.sample(&row()).is_some()).count();
+        tested += (0..20_000).take_while(|_| joint.sample(&row()).is_none()).count();
     }
-    assert!((5..=36).contains(&alarms), "{alarms}, not 20 or so");
+    // 20 runs of a mean of 2,256 with the warm-up have a standard error of 450; ties left as they are alarm at once.
+    assert!((1200..3600).contains(&(tested / 20)), "{}", tested / 20);
 }
 
 #[test]
