@@ -63,7 +63,7 @@ impl Phase {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// One mean per slot, in the units of the values.
-    means: Vec<f64>,
+    means: Vec<f32>,
     /// Rows each mean rests on; 0 where the neighbours were joined.
     rows: Vec<u32>,
 }
@@ -122,7 +122,9 @@ impl Profile {
             let (since, gap) = ((slot + SLOTS - before) % SLOTS, (after + SLOTS - before) % SLOTS);
             mean(before) + (mean(after) - mean(before)) * (since as f64 / gap as f64)
         };
-        Self { means: (0..SLOTS).map(mean_of).collect(), rows: sums.iter().map(|(_, rows)| *rows).collect() }
+        #[expect(clippy::cast_possible_truncation, reason = "the values were f32, and the state is saved often")]
+        let means = (0..SLOTS).map(|slot| mean_of(slot).clamp(f32::MIN.into(), f32::MAX.into()) as f32).collect();
+        Self { means, rows: sums.iter().map(|(_, rows)| *rows).collect() }
     }
 
     /// Share of the variance that is gone after the profile is subtracted, each row judged without itself.
@@ -138,8 +140,8 @@ impl Profile {
     /// The usual value at a phase.
     #[must_use]
     pub fn at(&self, phase: Phase) -> f64 {
-        let before = self.means.get(phase.before).copied().unwrap_or(0.0);
-        let after = self.means.get(phase.after).copied().unwrap_or(0.0);
+        let mean = |slot: usize| f64::from(self.means.get(slot).copied().unwrap_or(0.0));
+        let (before, after) = (mean(phase.before), mean(phase.after));
         before + (after - before) * phase.weight_after
     }
 
@@ -207,7 +209,8 @@ mod tests {
         let left: f64 = later.iter().map(|at| (sine(*at) - profile.at(Phase::of(*at))).powi(2)).sum();
         assert!((left / 1000.0).sqrt() < 0.08, "{}", (left / 1000.0).sqrt());
         // Rows left out of their own mean scatter like new ones: sqrt(0.3² + 0.3²/42).
-        let out: f64 = values.iter().zip(&times).map(|(x, at)| profile.residual_left_out(*x, Phase::of(*at)).powi(2)).sum();
+        let out: f64 =
+            values.iter().zip(&times).map(|(x, at)| profile.residual_left_out(*x, Phase::of(*at)).powi(2)).sum();
         assert!(((out / 1000.0).sqrt() - 0.303).abs() < 0.02, "{}", (out / 1000.0).sqrt());
     }
 
@@ -255,7 +258,10 @@ mod tests {
     fn every_moment_has_a_phase() {
         for at in [i64::MIN, -1, 0, HOUR_US / 2, DAY_US - 1, i64::MAX] {
             let phase = Phase::of(Timestamp(at));
-            assert!(phase.before < SLOTS && phase.after < SLOTS && (0.0..1.0).contains(&phase.weight_after), "{phase:?}");
+            assert!(
+                phase.before < SLOTS && phase.after < SLOTS && (0.0..1.0).contains(&phase.weight_after),
+                "{phase:?}"
+            );
         }
         assert_eq!(Phase::of(Timestamp(HOUR_US / 2)), Phase { before: 0, after: 1, weight_after: 0.0 });
     }

@@ -220,7 +220,8 @@ impl Columns {
         let run_length_rows = self.settings.test_run_length_rows() * tests.max(1) as f64;
         let tested = self.settings.has(ColumnTest::Quality);
         for column in &mut self.columns {
-            let (missing, outside) = (column.missing.end_block(run_length_rows), column.outside.end_block(run_length_rows));
+            let (missing, outside) =
+                (column.missing.end_block(run_length_rows), column.outside.end_block(run_length_rows));
             let Measure::Feature(name) = &column.spec.measure else {
                 continue;
             };

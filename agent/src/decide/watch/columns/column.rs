@@ -13,7 +13,7 @@ use crate::decide::drift::season::Phase;
 use crate::decide::time::Timestamp;
 
 /// Looks that the trace of a column remembers.
-const TRACE_LOOKS: usize = 32;
+const TRACE_LOOKS: usize = 16;
 /// Blocks that the second guard joined of which the window takes one value: so a window of 200 spans at least 50 of the long ones.
 const JOINED_PER_VALUE: u32 = 4;
 
@@ -88,7 +88,13 @@ impl Column {
     }
 
     /// Freezes a new law from this column's raw values and starts everything anew.
-    pub(super) fn rebaseline(&mut self, raw: &[f32], times: Option<&[Timestamp]>, settings: &ColumnSettings, share: Share) {
+    pub(super) fn rebaseline(
+        &mut self,
+        raw: &[f32],
+        times: Option<&[Timestamp]>,
+        settings: &ColumnSettings,
+        share: Share,
+    ) {
         let mut values = Vec::with_capacity(raw.len());
         let mut stamps = Vec::with_capacity(times.map_or(0, <[Timestamp]>::len));
         let mut missing = Vec::with_capacity(raw.len());

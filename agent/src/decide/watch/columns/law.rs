@@ -47,17 +47,17 @@ impl Law {
             #[expect(clippy::cast_possible_truncation, reason = "they came from f32")]
             let indices: Vec<f32> = rows.values.iter().map(|value| *value as f32).collect();
             let bins = FrozenBins::categories(&indices, usize::try_from(count).ok()?).ok()?;
-            let coordinates: Vec<f64> =
-                indices.iter().filter_map(|index| bins.bin(*index)).map(f64::from).collect();
+            let coordinates: Vec<f64> = indices.iter().filter_map(|index| bins.bin(*index)).map(f64::from).collect();
             return Some(Self::of(bins, &coordinates, None, None));
         }
         let first = *rows.values.first()?;
         let constant = rows.values.iter().all(|value| value.total_cmp(&first).is_eq()).then_some(first);
-        let profile = rows.times.filter(|_| constant.is_none()).and_then(|times| match Profile::learn(rows.values, times) {
-            Ok(profile) => Some((profile, Learned::Here)),
-            Err(NoSeason::TooShort { .. }) => earlier.map(|profile| (profile.clone(), Learned::Earlier)),
-            Err(NoSeason::Steady { .. }) => None,
-        });
+        let profile =
+            rows.times.filter(|_| constant.is_none()).and_then(|times| match Profile::learn(rows.values, times) {
+                Ok(profile) => Some((profile, Learned::Here)),
+                Err(NoSeason::TooShort { .. }) => earlier.map(|profile| (profile.clone(), Learned::Earlier)),
+                Err(NoSeason::Steady { .. }) => None,
+            });
         let coordinates: Vec<f64> = match (&profile, rows.times, constant) {
             (_, _, Some(constant)) => rows.values.iter().map(|value| (value - constant).abs()).collect(),
             (Some((profile, Learned::Here)), Some(times), _) => {
@@ -78,7 +78,8 @@ impl Law {
     fn of(bins: FrozenBins, coordinates: &[f64], constant: Option<f64>, profile: Option<Profile>) -> Self {
         let n = coordinates.len().max(1) as f64;
         let varies = coordinates.windows(2).any(|pair| pair[0].total_cmp(&pair[1]).is_ne());
-        let mean = if varies { coordinates.iter().sum::<f64>() / n } else { coordinates.first().copied().unwrap_or(0.0) };
+        let mean =
+            if varies { coordinates.iter().sum::<f64>() / n } else { coordinates.first().copied().unwrap_or(0.0) };
         let square: f64 = coordinates.iter().map(|value| (value - mean).powi(2)).sum();
         let deviation = if varies { (square / n).sqrt() } else { 0.0 };
         Self { bins, mean, deviation, constant, profile, block_rows: block_rows(lag_one(coordinates)) }

@@ -154,15 +154,13 @@ fn said(
 ) -> Finding {
     let (since, since_at) = marks.back(samples, column.window_span_rows());
     let watcher = if matches!(column.spec.measure, Measure::Feature(_)) { Watcher::Psi } else { Watcher::Prediction };
-    let (direction, picture) = column.law.as_ref().zip(column.window.as_ref()).map_or(
-        (Direction::Both, Picture::None),
-        |(law, window)| {
+    let (direction, picture) =
+        column.law.as_ref().zip(column.window.as_ref()).map_or((Direction::Both, Picture::None), |(law, window)| {
             let (reference, current) = (law.bins.proportions(), window.proportions());
             let edges = law.bins.edges().to_vec();
             let direction = if edges.is_empty() { Direction::Both } else { moved(reference, &current) };
             (direction, Picture::Histogram { edges, reference: reference.to_vec(), current })
-        },
-    );
+        });
     Finding {
         watcher,
         measure: column.spec.measure.clone(),

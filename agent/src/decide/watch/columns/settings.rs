@@ -70,7 +70,8 @@ impl ColumnSettings {
     /// The setting, its value and what would be accepted.
     pub fn check(&self) -> Result<(), SettingError> {
         let within = |value: f64, low: f64, high: f64| value >= low && value <= high;
-        let refuse = |name, value, low, high, expected| require(within(value, low, high), "columns", name, value, expected);
+        let refuse =
+            |name, value, low, high, expected| require(within(value, low, high), "columns", name, value, expected);
         refuse("run_length_rows", self.run_length_rows, 100.0, 1e12, "100 to 1e12")?;
         refuse("window_rows", self.window_rows.into(), 200.0, 4096.0, "200 to 4096")?;
         refuse("every_rows", self.every_rows.into(), 1.0, 4096.0, "1 to 4096")?;

@@ -145,10 +145,6 @@ fn false_alarms(stream: Stream, width: usize, times: Times, runs: u64) -> Tally 
             device.step(0.0).iter().for_each(|finding| tally.count(finding, 1.0 / runs as f64));
         }
         profiled += device.columns.views().iter().filter(|view| view.has_season).count();
-        if seed == 0 {
-            let view = &device.columns.views()[0];
-            println!("   first: rows {} step {} block {} correlation {:.2}", view.rows, view.step_rows, view.block_rows, view.correlation);
-        }
     }
     let Tally { psi, mean, quality, share, notices } = tally;
     println!(
@@ -191,9 +187,8 @@ fn delay(stream: Stream, width: usize, times: Times, shift: f64, runs: u64) -> (
     for seed in 0..runs {
         let mut device = Device::new(stream, width, times, 7000 + seed, &ColumnSettings::default());
         (0..3000).for_each(|_| drop(device.step(0.0)));
-        let about = |finding: &Finding| {
-            finding.grade == Grade::Alarm && finding.measure == Measure::Feature("c0".to_owned())
-        };
+        let about =
+            |finding: &Finding| finding.grade == Grade::Alarm && finding.measure == Measure::Feature("c0".to_owned());
         delays.push((0..5000).find(|_| device.step(shift).iter().any(about)).unwrap_or(5000));
     }
     delays.sort_unstable();

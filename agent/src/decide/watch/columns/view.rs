@@ -99,7 +99,11 @@ impl Column {
             has_season: law.is_some_and(|law| law.profile().is_some()),
             mean_baseline: numeric.map(|law| law.raw(0.0)),
             mean_now: numeric.and_then(|law| Some(law.raw(self.mean.mean()?))),
-            held: Held { mean: self.mean.is_held(), missing: self.missing.is_held(), out_of_range: self.outside.is_held() },
+            held: Held {
+                mean: self.mean.is_held(),
+                missing: self.missing.is_held(),
+                out_of_range: self.outside.is_held(),
+            },
         }
     }
 
