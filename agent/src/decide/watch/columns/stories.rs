@@ -22,7 +22,7 @@ fn frozen(specs: Vec<ColumnSpec>, rows: usize, mut draw: impl FnMut(usize) -> f3
 
 /// Feeds `rows` rows and returns what was said about which test and measure, each with its grade.
 fn said(columns: &mut Columns, rows: usize, mut draw: impl FnMut(usize) -> f32) -> Vec<Finding> {
-    let width = columns.columns.len();
+    let width = columns.list.len();
     (0..rows)
         .flat_map(|_| {
             let row: Vec<f32> = (0..width).map(&mut draw).collect();
@@ -132,15 +132,9 @@ fn missing_values_infinities_and_impossible_values_are_counted_and_their_rates_r
         turn += 1;
         match (index, turn % 2) {
             (0, 0) => f32::NAN,
-            (0, _) => normal(&mut draws),
-            (1, 0) => {
-                if turn % 4 == 0 {
-                    f32::INFINITY
-                } else {
-                    11.0
-                }
-            }
-            (1, _) => normal(&mut draws),
+            (1, 0) if turn.is_multiple_of(4) => f32::INFINITY,
+            (1, 0) => 11.0,
+            (0 | 1, _) => normal(&mut draws),
             (_, 0) => 7.0,
             _ => f32::from(u8::try_from(draws.below(3)).unwrap()),
         }
@@ -177,7 +171,7 @@ fn a_column_without_a_usable_baseline_is_shown_and_never_judged() {
 fn fewer_rows_than_bins_give_few_bins_and_no_verdict() {
     let mut draws = Draws::new(6);
     let mut columns = frozen(vec![number("a")], 7, |_| normal(&mut draws));
-    assert_eq!(columns.columns[0].law.as_ref().unwrap().bins.bins(), 2);
+    assert_eq!(columns.list[0].law.as_ref().unwrap().bins.bins(), 2);
     let findings = said(&mut columns, 1000, |_| normal(&mut draws));
     assert!(alarms(&findings, Watcher::Psi).is_empty());
     assert_eq!(columns.views()[0].distances, None);

@@ -62,7 +62,7 @@ impl Source {
 }
 
 fn time_of(row: usize) -> Timestamp {
-    Timestamp(row as i64 * STEP_US)
+    Timestamp(i64::try_from(row).unwrap_or(0) * STEP_US)
 }
 
 /// Times are handed over, or kept back.
