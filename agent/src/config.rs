@@ -57,11 +57,11 @@ pub enum ConfigError {
     #[error("`{key}` is {value}, it must be {range}")]
     Range {
         /// The key with its section.
-        key: &'static str,
+        key: String,
         /// What was set.
         value: String,
         /// What is allowed.
-        range: &'static str,
+        range: String,
     },
 }
 
@@ -224,7 +224,7 @@ mod tests {
     fn a_value_out_of_range_is_refused_with_its_range() {
         refused(
             "[cycle.watch]\nwindow_rows = 3\n",
-            &expect![[r"`cycle.watch.window_rows` is 3, it must be 20 to 100000"]],
+            &expect![[r"`cycle.watch.window_rows` is 3, it must be 200 to 4096"]],
         );
         refused(
             "[agent]\nlisten = \"0.0.0.0:8600\"\n",

@@ -3,9 +3,11 @@ use core::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use trainer_core::schema::Task;
 
 use super::{Config, ConfigError};
 use crate::decide::policy::Policy;
+use crate::decide::watch::performance::PerformanceError;
 use crate::shell::recorder::RecorderSettings;
 use crate::shell::store::FileSettings;
 
@@ -85,9 +87,10 @@ impl Default for RecordsSettings {
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let Config { agent, records, cycle, training } = config;
     let mut refused = None;
-    let mut hold = |good: bool, key: &'static str, value: &dyn std::fmt::Display, range: &'static str| {
+    let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {
-            refused = Some(ConfigError::Range { key, value: value.to_string(), range });
+            refused =
+                Some(ConfigError::Range { key: key.to_owned(), value: value.to_string(), range: range.to_owned() });
         }
     };
     let listen = agent.listen == "off" || agent.address().is_some_and(|address| address.ip().is_loopback());
@@ -139,16 +142,26 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         &cycle.policy,
         "static, fixed:LABELS, trigger:NAME or value in this version of `hone run`",
     );
-    hold(
-        (2.0..=1e9).contains(&watch.run_length_rows),
-        "cycle.watch.run_length_rows",
-        &watch.run_length_rows,
-        "2 to 1000000000",
-    );
-    hold(watch.psi > 0.0 && watch.psi <= 100.0, "cycle.watch.psi", &watch.psi, "above 0, up to 100");
-    hold(watch.share > 0.0 && watch.share <= 1.0, "cycle.watch.share", &watch.share, "above 0, up to 1");
-    hold((20..=100_000).contains(&watch.window_rows), "cycle.watch.window_rows", &watch.window_rows, "20 to 100000");
-    hold((1..=100_000).contains(&watch.every_rows), "cycle.watch.every_rows", &watch.every_rows, "1 to 100000");
+    for (key, value, [least, most]) in [
+        ("run_length_rows", watch.run_length_rows, [100.0, 1e9]),
+        ("window_rows", watch.window_rows.into(), [200.0, 4096.0]),
+        ("every_rows", watch.every_rows.into(), [1.0, 4096.0]),
+        ("bins", watch.bins.into(), [2.0, 64.0]),
+        ("psi", watch.psi, [0.01, 10.0]),
+        ("share", watch.share, [f64::MIN_POSITIVE, 1.0]),
+        ("mean_level", watch.mean_level, [1e-9, 0.1]),
+        ("release", watch.release, [0.1, 1.0]),
+        ("joint.components", watch.joint.components.into(), [1.0, 16.0]),
+        ("joint.release", watch.joint.release, [0.1, 1.0]),
+    ] {
+        let range = if key == "share" { "above 0, up to 1".to_owned() } else { format!("{least} to {most}") };
+        hold((least..=most).contains(&value), &format!("cycle.watch.{key}"), &value, &range);
+    }
+    if let Err(PerformanceError::Range { field, value, least, most }) =
+        watch.performance.validate(&[], &Task::Regression { targets: Vec::new() })
+    {
+        hold(false, &format!("cycle.watch.performance.{field}"), &value, &format!("{least} to {most}"));
+    }
     let trigger = &cycle.trigger;
     hold((1..=100_000).contains(&trigger.rows_first), "cycle.trigger.rows_first", &trigger.rows_first, "1 to 100000");
     let most = trigger.rows_first..=1_000_000;

@@ -436,7 +436,7 @@ mod tests {
             }
             // At distance 0, 2 and 4 from the newest, where they are still held.
             window.thin(2);
-            let expected: &[u64] = if capacity == 4 { &[0, 1, 0, 0, 0, 1] } else { &[1, 0, 1, 0, 0, 1] };
+            let expected: &[u64] = if capacity == 4 { &[0, 0, 1, 0, 0, 1] } else { &[1, 0, 1, 0, 0, 1] };
             assert_eq!(window.counts(), expected);
             for _ in 0..capacity {
                 window.push(Some(4));

@@ -2,12 +2,15 @@
 //!
 //! Detectors promise nothing on autocorrelated values: at a lag-1 correlation of 0.7 and no drift ADWIN fires 18 times per 10,000.
 //! Means of `(1+ρ)/(1−ρ)` rows are nearly independent again (0.25 times).
+#![expect(clippy::cast_precision_loss, reason = "fewer than 256 rows")]
 use serde::{Deserialize, Serialize};
 
 use super::{Alarm, Detector, usable};
 
 /// Forgetting of the running moments: about the last 256 rows count.
 const FORGETTING: f64 = 1.0 / 256.0;
+/// See [`FORGETTING`].
+const MEMORY_ROWS: u64 = 256;
 /// Correlation up to which values are fed one by one.
 pub const CORRELATION_MAX: f64 = 0.2;
 /// Longest block the measured correlation asks for; a block whose means still correlate is doubled once.
@@ -41,7 +44,8 @@ impl LagOne {
         }
         self.rows += 1;
         let d = x - self.mean;
-        self.mean += FORGETTING * d;
+        // A plain mean at first: with the weight of later rows a first row far out would look like a trend for hundreds of rows.
+        self.mean += d * if self.rows < MEMORY_ROWS { 1.0 / self.rows as f64 } else { FORGETTING };
         self.variance = (1.0 - FORGETTING) * (self.variance + FORGETTING * d * d);
         self.covariance = (1.0 - FORGETTING) * (self.covariance + FORGETTING * d * self.previous.unwrap_or(0.0));
         self.previous = Some(d);
@@ -294,6 +298,18 @@ mod tests {
                 .sum();
             assert!((measured - correlation).abs() < 0.06, "{measured} for {correlation}");
         }
+    }
+
+    #[test]
+    fn independent_rows_are_seldom_taken_for_a_trend() {
+        let long = |seed: &u64| {
+            let mut guard = BlockMeans::new();
+            for x in autoregressive(0.0, 2000, 0.0, 2000, *seed) {
+                guard.feed(x);
+            }
+            guard.block_rows() > 2
+        };
+        assert!((0..200).filter(long).count() <= 4);
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Phase {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// One mean per slot, in the units of the values.
-    means: Vec<f64>,
+    means: Vec<f32>,
     /// Rows each mean rests on; 0 where the neighbours were joined.
     rows: Vec<u32>,
 }
@@ -122,7 +122,9 @@ impl Profile {
             let (since, gap) = ((slot + SLOTS - before) % SLOTS, (after + SLOTS - before) % SLOTS);
             mean(before) + (mean(after) - mean(before)) * (since as f64 / gap as f64)
         };
-        Self { means: (0..SLOTS).map(mean_of).collect(), rows: sums.iter().map(|(_, rows)| *rows).collect() }
+        #[expect(clippy::cast_possible_truncation, reason = "the values were f32, and the state is saved often")]
+        let means = (0..SLOTS).map(|slot| mean_of(slot).clamp(f32::MIN.into(), f32::MAX.into()) as f32).collect();
+        Self { means, rows: sums.iter().map(|(_, rows)| *rows).collect() }
     }
 
     /// Share of the variance that is gone after the profile is subtracted, each row judged without itself.
@@ -138,8 +140,8 @@ impl Profile {
     /// The usual value at a phase.
     #[must_use]
     pub fn at(&self, phase: Phase) -> f64 {
-        let before = self.means.get(phase.before).copied().unwrap_or(0.0);
-        let after = self.means.get(phase.after).copied().unwrap_or(0.0);
+        let mean = |slot: usize| f64::from(self.means.get(slot).copied().unwrap_or(0.0));
+        let (before, after) = (mean(phase.before), mean(phase.after));
         before + (after - before) * phase.weight_after
     }
 

@@ -94,7 +94,7 @@ impl ColumnSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Columns {
     settings: ColumnSettings,
-    columns: Vec<Column>,
+    list: Vec<Column>,
     /// Rows taken since creation.
     samples: u64,
     /// Rows since the last look, and since the last block of the rates.
@@ -112,7 +112,7 @@ impl Columns {
     pub fn new(columns: Vec<ColumnSpec>, settings: &ColumnSettings) -> Self {
         Self {
             settings: settings.within_range(),
-            columns: columns.into_iter().map(Column::new).collect(),
+            list: columns.into_iter().map(Column::new).collect(),
             samples: 0,
             look_rows: 0,
             block_rows: 0,
@@ -136,7 +136,7 @@ impl Columns {
     /// Columns of a row.
     #[must_use]
     pub fn width(&self) -> usize {
-        self.columns.len()
+        self.list.len()
     }
 
     /// Event time of sample number `sample`, as far back as it is remembered.
@@ -152,7 +152,7 @@ impl Columns {
     /// without times give none. Rows in time order also tell how far they follow their own past, and count for less accordingly.
     /// Without a row nothing changes.
     pub fn rebaseline(&mut self, rows: &[f32], times: Option<&[Timestamp]>) {
-        let width = self.columns.len().max(1);
+        let width = self.list.len().max(1);
         let count = rows.len() / width;
         if count == 0 {
             return;
@@ -160,7 +160,7 @@ impl Columns {
         let times = times.filter(|times| times.len() == count);
         let share = self.share();
         let mut raw = Vec::with_capacity(count);
-        for (index, column) in self.columns.iter_mut().enumerate() {
+        for (index, column) in self.list.iter_mut().enumerate() {
             raw.clear();
             raw.extend(rows.chunks_exact(width).map(|row| row[index]));
             column.rebaseline(&raw, times, &self.settings, share);
@@ -176,7 +176,7 @@ impl Columns {
         }
         self.settings = settings;
         let share = self.share();
-        for column in &mut self.columns {
+        for column in &mut self.list {
             column.restart(&self.settings, share);
         }
         self.start_over();
@@ -189,13 +189,13 @@ impl Columns {
     }
 
     fn share(&self) -> Share {
-        Share { mean_delta: self.settings.mean_delta(self.columns.len()), rate_tests: self.rate_tests() }
+        Share { mean_delta: self.settings.mean_delta(self.list.len()), rate_tests: self.rate_tests() }
     }
 
     /// Two for every feature; answers are never missing.
     fn rate_tests(&self) -> usize {
         let is_feature = |column: &&Column| matches!(column.spec.measure, Measure::Feature(_));
-        2 * self.columns.iter().filter(is_feature).count()
+        2 * self.list.iter().filter(is_feature).count()
     }
 
     /// Takes one raw row (a value for each column; those that a short row lacks are missing) and returns what became noteworthy.
@@ -209,8 +209,8 @@ impl Columns {
             self.marks.note(self.samples, at);
         }
         let (phase, release) = (at.map(Phase::of), self.settings.release);
-        let width = row.len().min(self.columns.len());
-        let (given, lacking) = self.columns.split_at_mut(width);
+        let width = row.len().min(self.list.len());
+        let (given, lacking) = self.list.split_at_mut(width);
         for (column, x) in given.iter_mut().zip(row) {
             if let Some(shift) = column.take(*x, phase, release) {
                 findings.push(shifted(column, shift, self.samples, &self.marks, &self.settings));
@@ -227,7 +227,7 @@ impl Columns {
         self.look_rows += 1;
         if self.look_rows >= self.settings.every_rows {
             self.look_rows = 0;
-            for column in &mut self.columns {
+            for column in &mut self.list {
                 column.look(release);
             }
             if self.settings.has(ColumnTest::Bins) {
@@ -243,7 +243,7 @@ impl Columns {
         #[expect(clippy::cast_precision_loss, reason = "nobody watches 2^53 columns")]
         let run_length_rows = self.settings.test_run_length_rows() * tests.max(1) as f64;
         let tested = self.settings.has(ColumnTest::Quality);
-        for column in &mut self.columns {
+        for column in &mut self.list {
             let (missing, outside) =
                 (column.missing.end_block(run_length_rows), column.outside.end_block(run_length_rows));
             let Measure::Feature(name) = &column.spec.measure else {
@@ -261,7 +261,7 @@ impl Columns {
     /// Every column as it stands, in the order given at creation.
     #[must_use]
     pub fn views(&self) -> Vec<ColumnView> {
-        self.columns.iter().map(Column::view).collect()
+        self.list.iter().map(Column::view).collect()
     }
 
     /// Rows taken since creation; findings count in these.

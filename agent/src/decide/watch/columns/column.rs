@@ -13,7 +13,7 @@ use crate::decide::drift::season::Phase;
 use crate::decide::time::Timestamp;
 
 /// Looks that the trace of a column remembers.
-const TRACE_LOOKS: usize = 32;
+const TRACE_LOOKS: usize = 16;
 /// Blocks that the second guard joined of which the window takes one value: so a window of 200 spans at least 50 of the long ones.
 const JOINED_PER_VALUE: u32 = 4;
 

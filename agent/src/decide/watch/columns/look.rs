@@ -72,13 +72,13 @@ impl Columns {
     /// Compares every column with its baseline and returns what became noteworthy since the last look.
     pub(super) fn look_at_bins(&mut self) -> Vec<Finding> {
         let settings = &self.settings;
-        let readings: Vec<(usize, Reading)> = (self.columns.iter().enumerate())
+        let readings: Vec<(usize, Reading)> = (self.list.iter().enumerate())
             .filter_map(|(index, column)| Some((index, column.read(Exact::WhereSmall)?)))
             .collect();
         let adjusted = holm(&readings.iter().map(|(_, reading)| reading.p).collect::<Vec<_>>());
         let mut findings = Vec::new();
         for ((index, reading), p) in readings.iter().zip(adjusted) {
-            let column = &mut self.columns[*index];
+            let column = &mut self.list[*index];
             let next = step(column.standing, reading.psi, p, settings);
             if next > column.standing {
                 let grade = if next == Standing::Alarmed { Grade::Alarm } else { Grade::Notice };
@@ -93,9 +93,9 @@ impl Columns {
     /// The data as a whole: the share of features in alarm.
     fn look_at_share(&mut self, readings: &[(usize, Reading)]) -> Option<Finding> {
         let is_feature = |column: &&Column| matches!(column.spec.measure, Measure::Feature(_));
-        let features = self.columns.iter().filter(is_feature).count();
+        let features = self.list.iter().filter(is_feature).count();
         let alarmed = |column: &&Column| column.standing == Standing::Alarmed;
-        let drifted = self.columns.iter().filter(is_feature).filter(alarmed).count();
+        let drifted = self.list.iter().filter(is_feature).filter(alarmed).count();
         let share = drifted as f64 / features.max(1) as f64;
         if self.share_held {
             self.share_held = share >= self.settings.release * self.settings.share;
@@ -106,7 +106,7 @@ impl Columns {
         }
         self.share_held = true;
         let mut strongest: Vec<(&Column, f64)> = (readings.iter())
-            .map(|(index, reading)| (&self.columns[*index], reading.psi))
+            .map(|(index, reading)| (&self.list[*index], reading.psi))
             .filter(|(column, _)| is_feature(column) && alarmed(column))
             .collect();
         strongest.sort_by(|first, second| second.1.total_cmp(&first.1));

@@ -31,7 +31,7 @@ pub(super) struct MeanWatch {
     sum: f64,
     groups: BlockMeans,
     adwin: Option<Adwin>,
-    /// Standardised mean when the column was last reported.
+    /// How far the mean went from the baseline since it was reported, in standard deviations.
     held: Option<f64>,
 }
 
@@ -78,10 +78,11 @@ impl MeanWatch {
         let value = self.groups.feed(value)?;
         let alarm = self.adwin.as_mut()?.update(value)?;
         let now = self.mean()?;
-        if self.held.is_some_and(|held| now.abs() <= held.abs() / release) {
+        let is_away = (alarm.direction == Direction::Up) == (now > 0.0);
+        if self.held.is_some_and(|held| !is_away || now.abs() <= held / release) {
             return None;
         }
-        self.held = Some(now);
+        self.held = Some(now.abs());
         let scale = self.scale();
         Some(Shift {
             statistic: alarm.statistic / scale,
@@ -93,10 +94,9 @@ impl MeanWatch {
 
     /// Once per look: a column whose mean came back may be reported again.
     pub(super) fn look(&mut self, release: f64) {
-        if let (Some(held), Some(mean)) = (self.held, self.mean())
-            && mean.abs() < release * held.abs()
-        {
-            self.held = None;
+        if let (Some(held), Some(mean)) = (self.held, self.mean()) {
+            let came_back = mean.abs() < release * held;
+            self.held = (!came_back).then_some(held.max(mean.abs()));
         }
     }
 

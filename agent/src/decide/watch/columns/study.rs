@@ -62,7 +62,7 @@ impl Source {
 }
 
 fn time_of(row: usize) -> Timestamp {
-    Timestamp(row as i64 * STEP_US)
+    Timestamp(i64::try_from(row).unwrap_or(0) * STEP_US)
 }
 
 /// Times are handed over, or kept back.
@@ -145,13 +145,6 @@ fn false_alarms(stream: Stream, width: usize, times: Times, runs: u64) -> Tally 
             device.step(0.0).iter().for_each(|finding| tally.count(finding, 1.0 / runs as f64));
         }
         profiled += device.columns.views().iter().filter(|view| view.has_season).count();
-        if seed == 0 {
-            let view = &device.columns.views()[0];
-            println!(
-                "   first: rows {} step {} block {} correlation {:.2}",
-                view.rows, view.step_rows, view.block_rows, view.correlation
-            );
-        }
     }
     let Tally { psi, mean, quality, share, notices } = tally;
     println!(
