@@ -28,7 +28,7 @@ use super::watch::{BASELINE_ROWS_MIN, Watch};
 use drifts::Drifts;
 pub use facts::{Event, FINDINGS_MAX, Order, OrderTask, Orders, Reason, Refusal, Report};
 pub use settings::CycleSettings;
-use settings::{acts, watch_settings};
+use settings::{acts, opens_on, watch_settings};
 
 /// Label numbers that can be traced back to their samples.
 const TRACED: usize = 4_096;
@@ -128,7 +128,7 @@ impl Cycle {
             };
             let since_at =
                 finding.since_at.or_else(|| self.watch.dated(sample.unwrap_or_else(|| self.sample_of(since))));
-            let opened = settings.trigger.opens_on(&finding) && self.heard(since, sample, settings);
+            let opened = opens_on(&finding, settings) && self.heard(since, sample, settings);
             self.drifts.say(Finding { since_at, ..finding });
             if opened {
                 reports.extend(self.drifts.flush(acts(settings)));

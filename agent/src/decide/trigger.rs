@@ -13,7 +13,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::watch::Watcher;
-use super::watch::finding::{Finding, Grade, Measure};
 
 /// When retrains are tried after an alarm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,16 +33,6 @@ impl Default for TriggerSettings {
     fn default() -> Self {
         let on = vec![Watcher::ESr, Watcher::Segments, Watcher::Psi, Watcher::QtEwma];
         Self { rows_first: 100, rows_max: 1_600, cooling_labels: 100, on }
-    }
-}
-
-impl TriggerSettings {
-    /// Whether a finding opens an episode: an alarm of a test that is listed, about more than one feature alone.
-    #[must_use]
-    pub fn opens_on(&self, finding: &Finding) -> bool {
-        finding.grade == Grade::Alarm
-            && self.on.contains(&finding.watcher)
-            && !matches!((finding.watcher, &finding.measure), (Watcher::Psi, Measure::Feature(_)))
     }
 }
 

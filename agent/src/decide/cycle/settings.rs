@@ -5,7 +5,8 @@ use crate::decide::gate::GateSettings;
 use crate::decide::policy::Policy;
 use crate::decide::trigger::TriggerSettings;
 use crate::decide::value::ValueSettings;
-use crate::decide::watch::WatchSettings;
+use crate::decide::watch::finding::{Finding, Grade, Measure};
+use crate::decide::watch::{WatchSettings, Watcher};
 
 /// Everything the loop can be told about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ pub struct CycleSettings {
 impl Default for CycleSettings {
     fn default() -> Self {
         Self {
-            policy: Policy::Trigger { watchers: WatchSettings::default().watchers },
+            policy: Policy::Trigger { watchers: Vec::new() },
             seed: 0,
             watch: WatchSettings::default(),
             trigger: TriggerSettings::default(),
@@ -43,10 +44,25 @@ pub(super) fn acts(settings: &CycleSettings) -> bool {
     matches!(settings.policy, Policy::Trigger { .. } | Policy::Value)
 }
 
-/// A trigger policy names its own tests; every other one watches with the configured ones.
+/// A trigger policy may name its own tests; every other one watches with the configured ones.
 pub(super) fn watch_settings(settings: &CycleSettings) -> WatchSettings {
     match &settings.policy {
-        Policy::Trigger { watchers } => WatchSettings { watchers: watchers.clone(), ..settings.watch.clone() },
-        Policy::Static | Policy::Fixed { .. } | Policy::Value | Policy::Continual => settings.watch.clone(),
+        Policy::Trigger { watchers } if !watchers.is_empty() => {
+            WatchSettings { watchers: watchers.clone(), ..settings.watch.clone() }
+        }
+        Policy::Static | Policy::Fixed { .. } | Policy::Trigger { .. } | Policy::Value | Policy::Continual => {
+            settings.watch.clone()
+        }
     }
+}
+
+/// Whether a finding may open an episode: an alarm about more than one feature alone, of a test that the policy names or, where
+/// it names none, that the settings list.
+pub(super) fn opens_on(finding: &Finding, settings: &CycleSettings) -> bool {
+    let listed = match &settings.policy {
+        Policy::Trigger { watchers } if !watchers.is_empty() => watchers,
+        _ => &settings.trigger.on,
+    };
+    let alone = matches!((finding.watcher, &finding.measure), (Watcher::Psi, Measure::Feature(_)));
+    finding.grade == Grade::Alarm && listed.contains(&finding.watcher) && !alone
 }

@@ -17,12 +17,21 @@ fn model() -> (Model, Digest) {
     let schema = Schema { features: vec![feature("x"), feature("y")], task };
     let mut rows = Rows::empty(2, 1);
     for row in 0_u16..400 {
-        let x = f32::from(row % 20) / 10.0 - 1.0;
-        rows.push(&[x, f32::from(row % 7)], &[f32::from(u8::from(x > 0.0))]);
+        let [x, y] = self::row(row.into());
+        rows.push(&[x, y], &[f32::from(u8::from(x > 0.0))]);
     }
     let mut model = base(&schema, &Spec::default(), &rows, &[], &TrainSettings::default(), 0).unwrap().model;
     let (_, digest) = bundle::write(&mut model);
     (model, digest)
+}
+
+/// Row number `number`: even numbers in [-1, 1) and [0, 7), without order.
+fn row(number: u64) -> [f32; 2] {
+    let mixed = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    #[expect(clippy::cast_precision_loss, reason = "20 bits")]
+    let even = |shift: u32| ((mixed >> shift) & 0xF_FFFF) as f32 / 1_048_576.0;
+    [even(40) * 2.0 - 1.0, even(16) * 7.0]
 }
 
 /// A digest that prints as its own number.
@@ -43,7 +52,6 @@ fn sample(row: &[f32]) -> Sample<'_> {
 
 /// The newest 300 rows.
 fn recent() -> BaselineRows {
-    let row = |row: u16| [f32::from(row % 20) / 10.0 - 1.0, f32::from(row % 7)];
     BaselineRows { rows: (0..300).flat_map(row).collect(), at: Vec::new() }
 }
 
@@ -103,8 +111,7 @@ impl Story {
     /// `count` samples, each labelled at once and answered wrongly in `wrong` of ten.
     fn rows(&mut self, count: u64, wrong: u64) -> &mut Self {
         for _ in 0..count {
-            #[expect(clippy::cast_precision_loss, reason = "a small number")]
-            let row = [(self.sample % 20) as f32 / 10.0 - 1.0, (self.sample % 7) as f32];
+            let row = row(self.sample);
             let mut reports = self.cycle.sample(&sample(&row), &self.settings);
             let loss = if self.sample * 7 % 10 < wrong { 1.0 } else { 0.0 };
             let serving = self.cycle.orders().serve;
@@ -165,7 +172,7 @@ fn rising_errors_lead_to_a_gated_refitted_and_promoted_head_also_across_restarts
     let mut story = Story::new("trigger:e_sr");
     story.rows(300, 0).rows(120, 5).restart().judged(1, 0.4).restart().judged(2, 0.0).rows(50, 0);
     story.check(&expect![[r#"
-        label 310   drift by e_sr, opened true
+        label 307   drift by e_sr, opened true
         label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
                     gate of run 1, candidate 01: passed
                     run 1 promoted 02 over factory
@@ -178,7 +185,7 @@ fn a_candidate_that_is_no_better_is_refused_and_the_next_size_is_tried() {
     let mut story = Story::new("trigger:e_sr");
     story.rows(300, 0).rows(120, 5).judged(1, -0.3).rows(100, 1);
     story.check(&expect![[r#"
-        label 310   drift by e_sr, opened true
+        label 307   drift by e_sr, opened true
         label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
                     gate of run 1, candidate 01: refused
         label 500   run 2 Drift: Train { strategy: Head, seed: 2 } on 200 rows, 40 held out, 0 older
@@ -191,7 +198,7 @@ fn a_refit_that_spoils_what_passed_is_left_aside() {
     let mut story = Story::new("trigger:e_sr");
     story.rows(300, 0).rows(120, 5).judged(1, 0.4).judged(2, -0.5);
     story.check(&expect![[r#"
-        label 310   drift by e_sr, opened true
+        label 307   drift by e_sr, opened true
         label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
                     gate of run 1, candidate 01: passed
                     run 1 promoted 01 over factory
@@ -249,8 +256,9 @@ fn moved_inputs_raise_an_alarm_that_names_the_features() {
     let mut story = Story::new("trigger:psi");
     story.rows(400, 0);
     let mut seen = None;
-    for row in 0_u16..400 {
-        let moved = [f32::from(row % 20) / 10.0 + 3.0, f32::from(row % 7)];
+    for row in 0..400 {
+        let [x, y] = self::row(1_000 + row);
+        let moved = [x + 3.0, y];
         for report in story.cycle.sample(&sample(&moved), &story.settings) {
             if let Report::Drift { findings, opened, .. } = report {
                 seen.get_or_insert((row, findings, opened));
@@ -267,8 +275,11 @@ fn moved_inputs_raise_an_alarm_that_names_the_features() {
 fn what_a_person_takes_for_normal_raises_no_alarm_and_too_few_rows_are_no_baseline() {
     let mut story = Story::new("trigger:psi");
     story.rows(400, 0);
-    let moved = |row: u16| [f32::from(row % 20) / 10.0 + 3.0, f32::from(row % 7)];
-    let baseline = |rows: u16| Event::Rebaseline {
+    let moved = |number: u64| {
+        let [x, y] = row(1_000 + number);
+        [x + 3.0, y]
+    };
+    let baseline = |rows: u64| Event::Rebaseline {
         baseline: BaselineRows { rows: (0..rows).flat_map(moved).collect(), at: Vec::new() },
     };
     let before = story.cycle.clone();
