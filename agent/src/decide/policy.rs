@@ -17,9 +17,9 @@ pub enum Policy {
         /// Labels between two retrains.
         labels: u64,
     },
-    /// After an alarm of one of these.
+    /// After alarms, enough new labels, or by the clock.
     Trigger {
-        /// Tests that count.
+        /// Tests that count. None named: the configured ones, and new labels as a reason of their own.
         watchers: Vec<Watcher>,
     },
     /// When the expected gain exceeds the cost, and after alarms of the default tests.
@@ -36,6 +36,14 @@ pub enum Policy {
 )]
 pub struct PolicyError(pub String);
 
+impl Policy {
+    /// Whether enough new labels are a reason of their own. A policy that names its tests has no other reason but the clock.
+    #[must_use]
+    pub fn counts_labels(&self) -> bool {
+        matches!(self, Self::Trigger { watchers } if watchers.is_empty())
+    }
+}
+
 impl FromStr for Policy {
     type Err = PolicyError;
 
@@ -49,7 +57,7 @@ impl FromStr for Policy {
                 let labels = labels.parse().ok().filter(|labels| (1..=1_000_000_000).contains(labels));
                 Ok(Self::Fixed { labels: labels.ok_or_else(refuse)? })
             }
-            Some(("trigger", "any")) => Ok(Self::Trigger { watchers: vec![Watcher::ESr, Watcher::Psi] }),
+            Some(("trigger", "any")) => Ok(Self::Trigger { watchers: Vec::new() }),
             Some(("trigger", names)) => {
                 let one =
                     |name: &str| Watcher::ALL.into_iter().find(|watcher| watcher.name() == name).ok_or_else(refuse);
@@ -65,7 +73,7 @@ impl fmt::Display for Policy {
         match self {
             Self::Static => write!(f, "static"),
             Self::Fixed { labels } => write!(f, "fixed:{labels}"),
-            Self::Trigger { watchers } if *watchers == [Watcher::ESr, Watcher::Psi] => write!(f, "trigger:any"),
+            Self::Trigger { watchers } if watchers.is_empty() => write!(f, "trigger:any"),
             Self::Trigger { watchers } => {
                 let names: Vec<_> = watchers.iter().map(|watcher| watcher.name()).collect();
                 write!(f, "trigger:{}", names.join("+"))

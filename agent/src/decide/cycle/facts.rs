@@ -13,10 +13,12 @@ use crate::decide::watch::Noticed;
 pub enum Reason {
     /// An alarm.
     Drift,
-    /// The fixed schedule.
+    /// The fixed schedule, or the clock.
     Schedule,
     /// Accumulated staleness.
     Staleness,
+    /// Enough new labels since the last attempt.
+    Labels,
     /// A person.
     Command,
     /// A bundle from outside.

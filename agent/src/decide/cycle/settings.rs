@@ -28,7 +28,7 @@ pub struct CycleSettings {
 impl Default for CycleSettings {
     fn default() -> Self {
         Self {
-            policy: Policy::Trigger { watchers: WatchSettings::default().watchers },
+            policy: Policy::Trigger { watchers: Vec::new() },
             seed: 0,
             watch: WatchSettings::default(),
             trigger: TriggerSettings::default(),
@@ -38,10 +38,14 @@ impl Default for CycleSettings {
     }
 }
 
-/// A trigger policy names its own tests; every other one watches with the configured ones.
+/// A trigger policy may name its own tests; every other one watches with the configured ones.
 pub(super) fn watch_settings(settings: &CycleSettings) -> WatchSettings {
     match &settings.policy {
-        Policy::Trigger { watchers } => WatchSettings { watchers: watchers.clone(), ..settings.watch.clone() },
-        Policy::Static | Policy::Fixed { .. } | Policy::Value | Policy::Continual => settings.watch.clone(),
+        Policy::Trigger { watchers } if !watchers.is_empty() => {
+            WatchSettings { watchers: watchers.clone(), ..settings.watch.clone() }
+        }
+        Policy::Static | Policy::Fixed { .. } | Policy::Trigger { .. } | Policy::Value | Policy::Continual => {
+            settings.watch.clone()
+        }
     }
 }
