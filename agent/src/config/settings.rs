@@ -7,6 +7,7 @@ use trainer_core::schema::Task;
 
 use super::{Config, ConfigError};
 use crate::decide::policy::Policy;
+use crate::decide::trigger::Combine;
 use crate::decide::watch::performance::PerformanceError;
 use crate::shell::recorder::RecorderSettings;
 use crate::shell::store::FileSettings;
@@ -166,6 +167,24 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     hold((1..=100_000).contains(&trigger.rows_first), "cycle.trigger.rows_first", &trigger.rows_first, "1 to 100000");
     let most = trigger.rows_first..=1_000_000;
     hold(most.contains(&trigger.rows_max), "cycle.trigger.rows_max", &trigger.rows_max, "`rows_first` to 1000000");
+    let million = 1..=1_000_000;
+    let older = trigger.rows_older;
+    hold(older <= 1_000_000, "cycle.trigger.rows_older", &older, "0 to 1000000");
+    let combine = &trigger.combine;
+    let within = combine.within_rows;
+    hold(million.contains(&within), "cycle.trigger.combine.within_rows", &within, "1 to 1000000");
+    let quiet = combine.quiet_rows;
+    hold(quiet <= 1_000_000, "cycle.trigger.combine.quiet_rows", &quiet, "0 to 1000000");
+    let least = !matches!(combine.tests, Combine::AtLeast(0));
+    hold(least, "cycle.trigger.combine.tests", &"at_least = 0", "\"any\", \"all\" or { at_least = 1 } and more");
+    let every = trigger.labels.every;
+    hold(every <= 1_000_000_000, "cycle.trigger.labels.every", &every, "0 to 1000000000");
+    let backoff = trigger.labels.backoff_max;
+    hold(million.contains(&backoff), "cycle.trigger.labels.backoff_max", &backoff, "1 to 1000000");
+    let hours = trigger.schedule.every_h;
+    // Windows are cut in whole minutes.
+    let cadence = hours == 0.0 || (1.0 / 60.0..=8_760.0).contains(&hours);
+    hold(cadence, "cycle.trigger.schedule.every_h", &hours, "0, or a minute (0.0167) to 8760");
     let gate = &cycle.gate;
     for (key, margin) in [("cycle.gate.margin", gate.margin), ("cycle.gate.margin_weak", gate.margin_weak)] {
         hold((0.0..=1.0).contains(&margin), key, &margin, "0 to 1");

@@ -8,6 +8,7 @@
 //! ```
 mod drifts;
 mod facts;
+mod reasons;
 mod settings;
 mod views;
 
@@ -19,16 +20,15 @@ use trainer_core::model::{Model, Reference, Strategy};
 
 use super::gate::{self, Check, Evidence, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
-use super::policy::Policy;
 use super::sample::{BaselineRows, Label, Sample};
-use super::trigger::Trigger;
+use super::trigger::{Heard, Outcome, Trigger};
 use super::value::{self, Staleness};
 use super::watch::finding::{Finding, Since};
-use super::watch::{BASELINE_ROWS_MIN, Watch};
+use super::watch::{BASELINE_ROWS_MIN, Watch, Watcher};
 use drifts::Drifts;
 pub use facts::{Event, FINDINGS_MAX, Order, OrderTask, Orders, Reason, Refusal, Report};
 pub use settings::CycleSettings;
-use settings::{acts, opens_on, watch_settings};
+use settings::{acts, openers, opens_on, watch_settings};
 
 /// Label numbers that can be traced back to their samples.
 const TRACED: usize = 4_096;
@@ -55,6 +55,9 @@ pub struct Cycle {
     trained_through: u64,
     /// Hold-out loss of the candidate that is being refitted.
     judged_loss: f64,
+    /// Whether it was better by more than chance.
+    #[serde(default)]
+    judged_gained: bool,
     /// Sample number of each of the last labels.
     traced: VecDeque<u64>,
     rejected: VecDeque<Digest>,
@@ -80,6 +83,7 @@ impl Cycle {
             scheduled: 0,
             trained_through: 0,
             judged_loss: 0.0,
+            judged_gained: false,
             traced: VecDeque::new(),
             rejected: VecDeque::new(),
             drifts: Drifts::default(),
@@ -106,7 +110,7 @@ impl Cycle {
             self.traced.pop_front();
         }
         self.traced.push_back(sample);
-        self.trigger = self.trigger.labelled(sample, self.labels);
+        self.trigger.labelled(sample, self.labels);
         let mut reports = Vec::new();
         // The late errors of an earlier model say nothing about this one.
         if label.answered_by == self.champion {
@@ -128,7 +132,7 @@ impl Cycle {
             };
             let since_at =
                 finding.since_at.or_else(|| self.watch.dated(sample.unwrap_or_else(|| self.sample_of(since))));
-            let opened = opens_on(&finding, settings) && self.heard(since, sample, settings);
+            let opened = opens_on(&finding, settings) && self.heard(finding.watcher, since, sample, settings);
             self.drifts.say(Finding { since_at, ..finding });
             if opened {
                 reports.extend(self.drifts.flush(acts(settings)));
@@ -138,15 +142,13 @@ impl Cycle {
     }
 
     /// An alarm that may open an episode; whether it did.
-    fn heard(&mut self, since: u64, sample: Option<u64>, settings: &CycleSettings) -> bool {
-        let (trigger, opened) = self.trigger.alarm(since, sample, self.labels, &settings.trigger);
-        self.trigger = match trigger {
+    fn heard(&mut self, watcher: Watcher, since: u64, sample: Option<u64>, settings: &CycleSettings) -> bool {
+        let heard = Heard { watcher, row: self.samples, since, sample };
+        let opened = self.trigger.alarm(heard, openers(settings), self.labels, &settings.trigger);
+        if opened && !acts(settings) {
             // A policy that does not act on alarms says so once per episode it would have opened.
-            Trigger::Episode { .. } if !acts(settings) => {
-                Trigger::Cooling { until: self.labels + settings.trigger.rows_max }
-            }
-            trigger => trigger,
-        };
+            self.trigger.cool(self.labels + settings.trigger.rows_max);
+        }
         opened
     }
 
@@ -161,39 +163,6 @@ impl Cycle {
         // Labels may come in any order: new is what follows the last label of an older sample.
         let newer = self.traced.iter().rev().take_while(|known| **known >= sample).count();
         self.labels - newer as u64
-    }
-
-    /// Orders work if some is due and none is under way.
-    fn consider(&mut self, settings: &CycleSettings, reports: &mut Vec<Report>) {
-        if self.work.is_some() {
-            return;
-        }
-        if let Some(attempt) = self.trigger.due(self.labels) {
-            let wanted = plan::plan(attempt.since, self.labels, settings.trigger.rows_max, 0, self.trained_through);
-            match wanted {
-                Ok(rows) => reports.push(self.order(Reason::Drift, Strategy::Head, rows, settings)),
-                Err(_) => self.trigger = self.trigger.attempted(false, self.labels, &settings.trigger),
-            }
-            return;
-        }
-        let (reason, newest) = match settings.policy {
-            Policy::Fixed { labels } if self.labels - self.scheduled >= labels => {
-                self.scheduled = self.labels;
-                (Reason::Schedule, settings.trigger.rows_max)
-            }
-            Policy::Value if self.staleness.opens(&settings.value) => {
-                self.staleness = Staleness::default();
-                (Reason::Staleness, settings.value.window_rows)
-            }
-            Policy::Fixed { .. } | Policy::Value | Policy::Static | Policy::Trigger { .. } | Policy::Continual => {
-                return;
-            }
-        };
-        let from = self.labels.saturating_sub(newest);
-        match plan::plan(from, self.labels, newest, newest / 2, self.trained_through) {
-            Ok(rows) => reports.push(self.order(reason, Strategy::Head, rows, settings)),
-            Err(TooFew { missing, .. }) => reports.push(Report::Waiting { reason, missing }),
-        }
     }
 
     fn order(&mut self, reason: Reason, strategy: Strategy, rows: RowsWanted, settings: &CycleSettings) -> Report {
@@ -215,7 +184,8 @@ impl Cycle {
             Event::Retrain { strategy } => {
                 self.idle()?;
                 let newest = settings.trigger.rows_max.min(self.labels);
-                let rows = plan::plan(self.labels - newest, self.labels, newest, newest / 2, self.trained_through)?;
+                let older = settings.trigger.rows_older;
+                let rows = plan::plan(self.labels - newest, self.labels, newest, older, self.trained_through)?;
                 Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
             }
             Event::Offered { candidate } => self.offered(candidate),
@@ -266,7 +236,7 @@ impl Cycle {
         let from = self.champion;
         self.reject(from);
         self.serve(previous, None, Some(reference), baseline);
-        self.trigger = Trigger::default();
+        self.trigger.restart(self.labels);
         Ok(vec![Report::Rollback { from, to: previous }])
     }
 
@@ -278,7 +248,7 @@ impl Cycle {
         }
         self.work = None;
         self.serve(to, self.previous.filter(|previous| *previous != to), Some(reference), baseline);
-        self.trigger = Trigger::default();
+        self.trigger.restart(self.labels);
         vec![Report::Rollback { from, to }]
     }
 
@@ -316,6 +286,8 @@ impl Cycle {
         match order.task {
             OrderTask::Train { .. } if passed => {
                 self.judged_loss = evidence.losses().1;
+                let (gain, error) = evidence.gain();
+                self.judged_gained = gain > error;
                 self.work = Some(Order { refit_of: Some(candidate), ..order });
             }
             OrderTask::Judge { .. } if passed => {
@@ -376,8 +348,16 @@ impl Cycle {
 
     fn ended(&mut self, reason: Reason, promoted: bool, recent: &BaselineRows, settings: &CycleSettings) {
         self.staleness = Staleness::default();
+        if reason == Reason::Labels {
+            let outcome = match (promoted, self.judged_gained) {
+                (false, _) => Outcome::Refused,
+                (true, false) => Outcome::Even,
+                (true, true) => Outcome::Gained,
+            };
+            self.trigger.attempted_labels(outcome, self.labels, &settings.trigger);
+        }
         if reason == Reason::Drift {
-            self.trigger = self.trigger.attempted(promoted, self.labels, &settings.trigger);
+            self.trigger.attempted(promoted, self.labels, &settings.trigger);
             if !self.trigger.is_open() && !promoted && !recent.rows.is_empty() {
                 // The inputs moved and no better model exists: this is the new normal.
                 self.watch.rebaseline(recent);

@@ -17,10 +17,12 @@ pub const FINDINGS_MAX: usize = 16;
 pub enum Reason {
     /// An alarm.
     Drift,
-    /// The fixed schedule.
+    /// The fixed schedule, or the clock.
     Schedule,
     /// Accumulated staleness.
     Staleness,
+    /// Enough new labels since the last attempt.
+    Labels,
     /// A person.
     Command,
     /// A bundle from outside.

@@ -56,13 +56,22 @@ pub(super) fn watch_settings(settings: &CycleSettings) -> WatchSettings {
     }
 }
 
-/// Whether a finding may open an episode: an alarm about more than one feature alone, of a test that the policy names or, where
-/// it names none, that the settings list.
-pub(super) fn opens_on(finding: &Finding, settings: &CycleSettings) -> bool {
-    let listed = match &settings.policy {
+/// Tests whose alarms may open an episode: those that the policy names or, where it names none, that the settings list.
+fn listed(settings: &CycleSettings) -> &[Watcher] {
+    match &settings.policy {
         Policy::Trigger { watchers } if !watchers.is_empty() => watchers,
         _ => &settings.trigger.on,
-    };
+    }
+}
+
+/// How many of them run.
+pub(super) fn openers(settings: &CycleSettings) -> usize {
+    let running = watch_settings(settings).watchers;
+    listed(settings).iter().filter(|watcher| running.contains(watcher)).count()
+}
+
+/// Whether a finding may open an episode: an alarm of such a test, about more than one feature alone.
+pub(super) fn opens_on(finding: &Finding, settings: &CycleSettings) -> bool {
     let alone = matches!((finding.watcher, &finding.measure), (Watcher::Psi, Measure::Feature(_)));
-    finding.grade == Grade::Alarm && listed.contains(&finding.watcher) && !alone
+    finding.grade == Grade::Alarm && listed(settings).contains(&finding.watcher) && !alone
 }

@@ -8,6 +8,8 @@ use trainer_core::spec::Spec;
 use trainer_core::train::{TrainSettings, base};
 
 use super::*;
+use crate::decide::time::Timestamp;
+use crate::decide::watch::Watcher;
 use crate::decide::watch::finding::Measure;
 
 /// A small model of two features and two classes, with its digest.
@@ -173,7 +175,7 @@ fn rising_errors_lead_to_a_gated_refitted_and_promoted_head_also_across_restarts
     story.rows(300, 0).rows(120, 5).restart().judged(1, 0.4).restart().judged(2, 0.0).rows(50, 0);
     story.check(&expect![[r#"
         label 307   drift by e_sr, opened true
-        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 800 older
                     gate of run 1, candidate 01: passed
                     run 1 promoted 02 over factory
         serves 02, keeps factory, no work
@@ -186,9 +188,9 @@ fn a_candidate_that_is_no_better_is_refused_and_the_next_size_is_tried() {
     story.rows(300, 0).rows(120, 5).judged(1, -0.3).rows(100, 1);
     story.check(&expect![[r#"
         label 307   drift by e_sr, opened true
-        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 800 older
                     gate of run 1, candidate 01: refused
-        label 500   run 2 Drift: Train { strategy: Head, seed: 2 } on 200 rows, 40 held out, 0 older
+        label 500   run 2 Drift: Train { strategy: Head, seed: 2 } on 200 rows, 40 held out, 800 older
         serves factory, keeps nothing, run 2 open
     "#]]);
 }
@@ -199,7 +201,7 @@ fn a_refit_that_spoils_what_passed_is_left_aside() {
     story.rows(300, 0).rows(120, 5).judged(1, 0.4).judged(2, -0.5);
     story.check(&expect![[r#"
         label 307   drift by e_sr, opened true
-        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 0 older
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 800 older
                     gate of run 1, candidate 01: passed
                     run 1 promoted 01 over factory
         serves 01, keeps factory, no work
@@ -290,4 +292,68 @@ fn what_a_person_takes_for_normal_raises_no_alarm_and_too_few_rows_are_no_baseli
     for row in 0..1000 {
         assert_eq!(story.cycle.sample(&sample(&moved(row)), &story.settings), []);
     }
+}
+
+#[test]
+fn new_labels_alone_lead_to_attempts_that_come_more_rarely_while_nothing_is_gained() {
+    let mut story = Story::new("trigger:any");
+    story.settings.trigger.labels.every = 100;
+    story.settings.watch.watchers = vec![Watcher::ESr];
+    story.cycle.adopt(&story.settings, &model().0);
+    story.rows(100, 0).judged(1, -0.2).rows(200, 0).restart().judged(2, 0.0).judged(3, 0.0);
+    story.rows(400, 0).judged(4, 0.3).judged(5, 0.0).rows(100, 0);
+    story.check(&expect![[r#"
+        label 100   run 1 Labels: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 800 older
+                    gate of run 1, candidate 01: refused
+        label 300   run 2 Labels: Train { strategy: Head, seed: 2 } on 300 rows, 60 held out, 800 older
+                    gate of run 2, candidate 02: passed
+                    run 2 promoted 03 over factory
+        label 700   run 3 Labels: Train { strategy: Head, seed: 3 } on 700 rows, 140 held out, 800 older
+                    gate of run 3, candidate 04: passed
+                    run 3 promoted 05 over 03
+        label 800   run 4 Labels: Train { strategy: Head, seed: 4 } on 800 rows, 100 held out, 800 older
+        serves 05, keeps 03, run 4 open
+    "#]]);
+}
+
+#[test]
+fn a_policy_that_names_its_tests_has_no_other_reason_and_a_static_one_none_at_all() {
+    for policy in ["trigger:psi", "static"] {
+        let mut story = Story::new(policy);
+        story.settings.trigger.labels.every = 50;
+        story.rows(300, 0);
+        assert_eq!(story.text, "", "{policy}");
+    }
+}
+
+#[test]
+fn the_clock_orders_one_attempt_a_night_and_waits_for_work_under_way() {
+    let mut story = Story::new("trigger:psi");
+    story.settings.trigger.schedule.hours = "22:00-05:00".parse().unwrap();
+    let night =
+        |day: i64, minute: i64| Timestamp(1_795_219_200_000_000 + (day * 1_440 + 22 * 60 + minute) * 60_000_000);
+    let tick = |story: &mut Story, now: Timestamp| {
+        let reports = story.cycle.tick(now, &story.settings);
+        story.tell("tick", &reports);
+    };
+    tick(&mut story, night(0, 0));
+    story.rows(100, 0);
+    tick(&mut story, night(0, 1));
+    story.step(Event::Retrain { strategy: Strategy::Head });
+    tick(&mut story, night(1, 0));
+    story.judged(1, -0.2);
+    tick(&mut story, night(1, -30));
+    tick(&mut story, night(1, 5));
+    story.judged(2, -0.2).restart();
+    tick(&mut story, night(1, 6));
+    story.settings.policy = Policy::Static;
+    tick(&mut story, night(2, 0));
+    story.check(&expect![[r#"
+        tick        waiting for 40 labels
+                    run 1 Command: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 800 older
+                    gate of run 1, candidate 01: refused
+        tick        run 2 Schedule: Train { strategy: Head, seed: 2 } on 100 rows, 20 held out, 800 older
+                    gate of run 2, candidate 02: refused
+        serves factory, keeps nothing, no work
+    "#]]);
 }

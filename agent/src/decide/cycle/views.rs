@@ -32,7 +32,7 @@ impl Cycle {
 
     /// Trigger state, for status.
     #[must_use]
-    pub fn trigger(&self) -> Trigger {
-        self.trigger
+    pub fn trigger(&self) -> &Trigger {
+        &self.trigger
     }
 }

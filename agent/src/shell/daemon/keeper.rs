@@ -21,6 +21,7 @@ use super::work::{Undone, Worked};
 use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
 use crate::decide::sample::{Label, Sample};
 use crate::decide::time::Timestamp;
+use crate::shell::clock;
 use crate::shell::models::ModelStore;
 use crate::shell::store::Record;
 use crate::shell::trainer::Trainer;
@@ -228,6 +229,14 @@ impl Keeper {
             // The outcome is in the counts; a full queue means that the next time is soon enough.
             let _ = self.shared.recorder.retire(self.rules.keep_bytes);
             self.books.forget_old();
+        }
+        if let Some(saved) = &mut self.saved {
+            let reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
+            if !reports.is_empty() {
+                // The window of the schedule that was used is stored with the report of it.
+                self.changed += 1;
+                self.after(&reports);
+            }
         }
         if self.books.is_waiting() {
             if self.commit() {
