@@ -19,6 +19,7 @@ pub mod network;
 pub mod normalize;
 pub mod ridge;
 pub mod schema;
+pub mod session;
 pub mod snapshot;
 pub mod spec;
 pub mod train;
