@@ -5,3 +5,4 @@ mod daemon;
 mod numbers;
 mod scan;
 mod tidy;
+mod training;

@@ -14,6 +14,7 @@ pub mod fit;
 pub mod horizons;
 mod judge;
 mod kernel;
+pub mod memory;
 pub mod model;
 pub mod network;
 pub mod normalize;

@@ -76,6 +76,13 @@ pub enum CheckpointError {
     Other,
 }
 
+/// Whether `checkpoint` belongs to the training of the snapshot `key` with these choices.
+///
+/// Fails with [`CheckpointError`], which says why not.
+pub fn check(checkpoint: &[u8], key: [u8; 32], choices: RunChoices) -> Result<(), CheckpointError> {
+    Session::new(&mut Undisturbed, key, choices, Some(checkpoint)).map(|_| ())
+}
+
 /// Everything that a resume needs beside the snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Journal {

@@ -38,7 +38,26 @@ pub struct Snapshot {
     pub seed: u64,
 }
 
-/// What stands before the rows.
+/// What a snapshot says of itself before its rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outline {
+    /// What is trained.
+    pub strategy: Strategy,
+    /// The model it starts from; none for a base model.
+    pub parent: Option<Digest>,
+    /// How it is trained.
+    pub settings: TrainSettings,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Features of a row.
+    pub features: u32,
+    /// Numbers in a truth.
+    pub truths: u32,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// What stands before the rows, as it is stored.
 #[derive(Serialize, Deserialize)]
 struct Head {
     task: SnapshotTask,
@@ -165,11 +184,54 @@ impl Snapshot {
         if rest.is_empty() { Ok(snapshot) } else { Err(unreadable("bytes behind its end")) }
     }
 
+    /// What is trained.
+    #[must_use]
+    pub fn strategy(&self) -> Strategy {
+        match self.task {
+            SnapshotTask::Base { .. } => Strategy::Base,
+            SnapshotTask::Adapt { strategy, .. } => strategy,
+        }
+    }
+
+    /// Schema and layers of a base training, none of a retraining; fails with [`SnapshotError::Unreadable`].
+    pub fn base_of(&self) -> Result<Option<(Schema, Spec)>, SnapshotError> {
+        let text = |error: serde_json::Error| SnapshotError::Unreadable(error.to_string());
+        let SnapshotTask::Base { schema, spec } = &self.task else {
+            return Ok(None);
+        };
+        let schema: Schema = serde_json::from_str(&schema.0).map_err(text)?;
+        if schema.features.len() != self.rows.features || schema.truths() != self.rows.truths {
+            return Err(unreadable("rows do not fit the schema"));
+        }
+        Ok(Some((schema, serde_json::from_str(&spec.0).map_err(text)?)))
+    }
+
+    /// Reads what stands before the rows; fails as [`Snapshot::read`] does.
+    pub fn outline(from: &mut impl Read) -> Result<Outline, SnapshotError> {
+        let head = Head::read(&mut Hashing { from, hasher: Hasher::default() })?;
+        let (strategy, parent) = match head.task {
+            SnapshotTask::Base { .. } => (Strategy::Base, None),
+            SnapshotTask::Adapt { parent, strategy } => (strategy, Some(Digest::from(parent))),
+        };
+        let Head { settings, seed, features, truths, rows, .. } = head;
+        Ok(Outline { strategy, parent, settings, seed, features, truths, rows })
+    }
+
     /// Reads one snapshot from a stream, and the digest of its bytes; the rows are read once, into their place.
     ///
     /// Fails with [`SnapshotError::Unreadable`] if the bytes are no snapshot of this layout, or with [`SnapshotError::Read`].
     pub fn read(from: &mut impl Read) -> Result<(Self, Digest), SnapshotError> {
         let mut from = Hashing { from, hasher: Hasher::default() };
+        let head = Head::read(&mut from)?;
+        let (features, truths) = (head.features as usize, head.truths as usize);
+        let rows = usize::try_from(head.rows).map_err(|_| unreadable("too many rows"))?;
+        let rows = Rows { features, truths, x: from.numbers(rows * features)?, y: from.numbers(rows * truths)? };
+        Ok((Self { task: head.task, rows, settings: head.settings, seed: head.seed }, from.hasher.finish()))
+    }
+}
+
+impl Head {
+    fn read<R: Read>(from: &mut Hashing<'_, R>) -> Result<Self, SnapshotError> {
         let (mut magic, mut length) = ([0; 16], [0; 4]);
         from.read_exact(&mut magic)?;
         if magic != MAGIC {
@@ -182,15 +244,12 @@ impl Snapshot {
         }
         let mut head = vec![0; length as usize];
         from.read_exact(&mut head)?;
-        let head: Head = postcard::from_bytes(&head).map_err(|error| unreadable(&error.to_string()))?;
-        let (features, truths) = (head.features as usize, head.truths as usize);
+        let head: Self = postcard::from_bytes(&head).map_err(|error| unreadable(&error.to_string()))?;
         let bytes = head.rows.checked_mul(4 * (u64::from(head.features) + u64::from(head.truths)));
-        if features == 0 || truths == 0 || bytes.is_none_or(|bytes| bytes > ROWS_BYTES_MAX) {
+        if head.features == 0 || head.truths == 0 || bytes.is_none_or(|bytes| bytes > ROWS_BYTES_MAX) {
             return Err(unreadable("rows of no width, or too many of them"));
         }
-        let rows = usize::try_from(head.rows).map_err(|_| unreadable("too many rows"))?;
-        let rows = Rows { features, truths, x: from.numbers(rows * features)?, y: from.numbers(rows * truths)? };
-        Ok((Self { task: head.task, rows, settings: head.settings, seed: head.seed }, from.hasher.finish()))
+        Ok(head)
     }
 }
 
@@ -249,15 +308,22 @@ pub fn run_in(
     surroundings: &mut dyn Surroundings,
 ) -> Result<Outcome, SnapshotError> {
     let (snapshot, name) = Snapshot::read(from)?;
+    run_read(snapshot, name, parent, choices, checkpoint, surroundings)
+}
+
+/// [`run_in`] of a snapshot that has been read; `name` is the digest of its bytes.
+pub fn run_read(
+    snapshot: Snapshot,
+    name: Digest,
+    parent: Option<&[u8]>,
+    choices: RunChoices,
+    checkpoint: Option<&[u8]>,
+    surroundings: &mut dyn Surroundings,
+) -> Result<Outcome, SnapshotError> {
     let mut session = Session::new(surroundings, *name.as_bytes(), choices, checkpoint)?;
-    let text = |error: serde_json::Error| SnapshotError::Unreadable(error.to_string());
     let (mut trained, parent) = match &snapshot.task {
-        SnapshotTask::Base { schema, spec } => {
-            let schema: Schema = serde_json::from_str(&schema.0).map_err(text)?;
-            let spec: Spec = serde_json::from_str(&spec.0).map_err(text)?;
-            if schema.features.len() != snapshot.rows.features || schema.truths() != snapshot.rows.truths {
-                return Err(unreadable("rows do not fit the schema"));
-            }
+        SnapshotTask::Base { .. } => {
+            let (schema, spec) = snapshot.base_of()?.expect("a base training has them");
             let Snapshot { rows, settings, seed, .. } = &snapshot;
             (train::base_in(&mut session, &schema, &spec, rows, settings, *seed)?, None)
         }

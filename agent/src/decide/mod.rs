@@ -4,6 +4,7 @@ pub mod drift;
 pub mod gate;
 pub mod plan;
 pub mod policy;
+pub mod retention;
 pub mod time;
 pub mod trigger;
 pub mod value;
