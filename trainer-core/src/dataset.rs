@@ -81,7 +81,20 @@ pub(crate) struct AtCut<'a> {
     cache: Cache,
 }
 
+/// How features at the cut are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// As they are.
+    Numbers,
+    /// Rounded to bytes, in a quarter of the memory.
+    Bytes,
+    /// Not at all: computed anew each time, at the cost of a forward pass of the frozen layers.
+    Nothing,
+}
+
 enum Cache {
+    /// Nothing is kept.
+    None,
     /// `[rows, columns]`.
     Full(Vec<f32>),
     /// `[rows, columns]` codes of the values `low + code · step`.
@@ -89,8 +102,8 @@ enum Cache {
 }
 
 impl<'a> AtCut<'a> {
-    /// Runs the rows through the frozen layers; as bytes they take a quarter of the memory.
-    pub(crate) fn new(encoded: Encoded<'a>, byte: bool, session: &mut Session<'_>) -> Result<Self, Stopped> {
+    /// Runs the rows through the frozen layers and keeps what they give.
+    pub(crate) fn new(encoded: Encoded<'a>, keeping: Keeping, session: &mut Session<'_>) -> Result<Self, Stopped> {
         let network = &encoded.model.network;
         let (columns, rows) = (network.mid(), encoded.len());
         let (mut scratch, mut input) = (Scratch::default(), Vec::new());
@@ -99,8 +112,11 @@ impl<'a> AtCut<'a> {
             encoded.input(row, &mut input);
             network.forward(&input, scratch);
         };
+        if keeping == Keeping::Nothing {
+            return Ok(Self { encoded, columns, cache: Cache::None });
+        }
         let mut cache = Cache::Full(Vec::new());
-        if byte {
+        if keeping == Keeping::Bytes {
             let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
             let take = rows.min(SCALE_ROWS);
             for index in 0..take {
@@ -117,6 +133,7 @@ impl<'a> AtCut<'a> {
         for row in 0..rows {
             run(row, &mut scratch);
             match &mut cache {
+                Cache::None => unreachable!("returned above"),
                 Cache::Full(values) => values.extend_from_slice(&scratch.mid),
                 Cache::Byte { codes, low, step } => {
                     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
@@ -137,6 +154,12 @@ impl Examples for AtCut<'_> {
     fn input(&self, row: usize, into: &mut Vec<f32>) {
         let range = row * self.columns..(row + 1) * self.columns;
         match &self.cache {
+            Cache::None => {
+                let (mut encoded, mut scratch) = (Vec::new(), Scratch::default());
+                self.encoded.input(row, &mut encoded);
+                self.encoded.model.network.forward(&encoded, &mut scratch);
+                into.extend_from_slice(&scratch.mid);
+            }
             Cache::Full(values) => into.extend_from_slice(&values[range]),
             Cache::Byte { codes, low, step } => {
                 into.extend(codes[range].iter().map(|code| low + f32::from(*code) * step));

@@ -410,7 +410,7 @@ mod tests {
         assert!(train_in(&mut once, None, RunChoices::default(), &normed(), 5).is_err());
         let kept = once.kept.unwrap();
         let open = |key, micro_batch, bytes: &[u8]| {
-            let choices = RunChoices { micro_batch, last_step: None };
+            let choices = RunChoices { micro_batch, ..RunChoices::default() };
             Session::new(&mut Undisturbed, key, choices, Some(bytes)).err()
         };
         assert_eq!(open([7; 32], 0, &kept), None);

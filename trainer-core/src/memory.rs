@@ -7,17 +7,19 @@ use crate::train::TrainSettings;
 
 /// Bytes of a number.
 const F32: u64 = 4;
-/// Copies of the trained weights during a step: weights, two moments, gradient, burn's leaves, its gradients and the copies
-/// that they are read through, the best network so far.
-const TRAINED_COPIES: u64 = 9;
+/// Copies of the trained weights: weights, two moments, gradient, burn's leaves and gradients, the best network so far, and
+/// what a checkpoint holds of them while it is written.
+const TRAINED_COPIES: u64 = 14;
 /// Copies of the whole network beside the two in the models: the one being trained, the one being judged, the best fit.
 const NETWORK_COPIES: u64 = 3;
-/// Copies of the trained weights in a checkpoint: weights, moments, best, and the fit before; twice for a vector that grows.
-const CHECKPOINT_COPIES: u64 = 8;
 /// Tensors of a layer's size that forward and backward keep at the same time.
 const ACTIVATION_COPIES: u64 = 4;
+/// The parent as bytes and as a model, and the candidate, in tenths: names, manifest and views take the rest.
+const MODEL_TENTHS: u64 = 33;
 /// What a process holds before it trains anything, small vectors and reserve.
-const FIXED_BYTES: u64 = 384 * 1024;
+const FIXED_BYTES: u64 = 256 * 1024;
+/// What burn and its matrix products hold once any layer is trained.
+const GRADIENT_BYTES: u64 = 2_250_000;
 
 /// The numbers that a training's memory depends on.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +54,8 @@ pub struct Shape {
     pub micro_batch: u64,
     /// Whether features at the cut are kept as bytes.
     pub quantised: bool,
+    /// Whether features at the cut are computed anew each time instead of being kept.
+    pub recompute: bool,
     /// Heads of all horizons and ridges.
     pub heads: u64,
 }
@@ -105,6 +109,7 @@ impl Shape {
             batch: settings.fit.batch.max(1) as u64,
             micro_batch: 0,
             quantised: settings.tail.quantised,
+            recompute: false,
             heads: heads as u64,
         }
     }
@@ -116,8 +121,7 @@ impl Shape {
     pub fn peak_bytes(&self) -> u64 {
         let rows = F32 * self.rows * (self.features + self.truths);
         let model = F32 * (self.weights + self.luggage);
-        // The snapshot's parent as bytes and as a model, and the candidate.
-        let models = if self.strategy == Strategy::Base { model } else { 3 * model };
+        let models = if self.strategy == Strategy::Base { model } else { model * MODEL_TENTHS / 10 };
         let phases = [self.fit_bytes(), self.head_bytes(), 2 * model];
         rows + models + phases.into_iter().max().unwrap_or(0) + FIXED_BYTES
     }
@@ -127,15 +131,16 @@ impl Shape {
             return 0;
         }
         let part = if self.micro_batch == 0 { self.batch } else { self.micro_batch.min(self.batch) };
-        let weights = self.trained * (TRAINED_COPIES + CHECKPOINT_COPIES) + self.weights * NETWORK_COPIES;
+        let weights = self.trained * TRAINED_COPIES + self.weights * NETWORK_COPIES;
         let step = ACTIVATION_COPIES * part * self.activations + self.batch * (self.inputs + self.outputs);
         let cache = match (self.strategy, self.quantised) {
+            _ if self.recompute => 0,
             (Strategy::Tail, true) => self.rows * self.mid,
             (Strategy::Tail, false) => F32 * self.rows * self.mid,
             _ => 0,
         };
         let order = 8 * self.rows;
-        F32 * (weights + step) + cache + order
+        F32 * (weights + step) + cache + order + GRADIENT_BYTES
     }
 
     fn head_bytes(&self) -> u64 {
@@ -145,8 +150,8 @@ impl Shape {
         if self.strategy == Strategy::Base {
             return F32 * (sums + sample + self.weights);
         }
-        // Two sums per level, the last levels of a full histogram, and the factory's and the open ones.
-        let levels = 2 * u64::from((self.rows / 32).max(1).ilog2() + 1) + 3;
+        // Two sums per level of a full histogram, and the factory's, the open one and one in the making.
+        let levels = 2 * u64::from((self.rows / 64 + 1).next_power_of_two().ilog2()) + 3;
         let solving = 2 * d * d + 2 * d * outputs;
         let said = 2 * self.rows.div_ceil(2) * outputs;
         F32 * (sums * levels + d * outputs * self.heads + solving + said).max(sample)
@@ -160,4 +165,42 @@ fn weights(network: &Network, from: usize) -> u64 {
         Weights::Plain(_) => 0,
     };
     network.layers[from..].iter().map(|layer| count(layer) as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(strategy: Strategy) -> Shape {
+        Shape {
+            strategy,
+            rows: 1_000,
+            features: 10,
+            truths: 1,
+            inputs: 10,
+            outputs: 2,
+            weights: 5_000,
+            trained: 4_000,
+            activations: 100,
+            mid: 64,
+            embedding: 160,
+            luggage: 20_000,
+            batch: 32,
+            micro_batch: 0,
+            quantised: false,
+            recompute: false,
+            heads: 16,
+        }
+    }
+
+    #[test]
+    fn what_takes_less_memory_is_predicted_to() {
+        let tail = shape(Strategy::Tail);
+        let byte = Shape { quantised: true, ..tail.clone() };
+        let anew = Shape { recompute: true, ..tail.clone() };
+        let parts = Shape { micro_batch: 4, ..anew.clone() };
+        let peaks = [&tail, &byte, &anew, &parts, &shape(Strategy::Head)].map(Shape::peak_bytes);
+        assert!(peaks.is_sorted_by(|more, less| more > less), "{peaks:?}");
+        assert_eq!(tail.peak_bytes() - byte.peak_bytes(), 3 * 1_000 * 64);
+    }
 }

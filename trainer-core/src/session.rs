@@ -58,6 +58,9 @@ pub struct RunChoices {
     pub micro_batch: u64,
     /// The gradient step after which the surroundings wanted it to finish; none if it ran to its own end.
     pub last_step: Option<u64>,
+    /// Whether features at the cut are computed anew each time instead of being kept; changes time and memory, no bit.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 /// The training was told to stop; what it had is in its last checkpoint.

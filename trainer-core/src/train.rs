@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use crate::autodiff::Loss;
 use crate::bundle;
 use crate::dataset::{
-    AtCut, BASELINE_ROWS, Encoded, GOLDEN_ROWS, anchors, encoded_sample, gram, holdout, newest, stride, target_scales,
+    AtCut, BASELINE_ROWS, Encoded, GOLDEN_ROWS, Keeping, anchors, encoded_sample, gram, holdout, newest, stride,
+    target_scales,
 };
 use crate::embed::Embedding;
 use crate::fit::{Examples, Fit, FitSettings};
@@ -264,7 +265,12 @@ fn retrain(
         let examples: Box<dyn Examples> = if from == 0 {
             Box::new(encoded)
         } else {
-            Box::new(AtCut::new(encoded, settings.tail.quantised, session)?)
+            let keeping = match (settings.tail.quantised, session.choices().recompute) {
+                (true, _) => Keeping::Bytes,
+                (false, true) => Keeping::Nothing,
+                (false, false) => Keeping::Numbers,
+            };
+            Box::new(AtCut::new(encoded, keeping, session)?)
         };
         let loss = loss_of(model);
         let fit = Fit { from, examples: &*examples, loss, settings: &fitting, held, pull, seed };
@@ -457,5 +463,23 @@ mod tests {
     fn too_few_rows_are_counted() {
         let error = adapt(&factory(), Strategy::Head, &rows(12, 0.0, 1), &TrainSettings::default(), 0).unwrap_err();
         assert_eq!(error.to_string(), "12 rows are too few to train on: 8 more labelled rows are needed");
+    }
+    #[test]
+    fn features_at_the_cut_may_be_kept_computed_anew_or_rounded_to_bytes() {
+        let model = factory();
+        let turned = rows(400, 1.0, 3);
+        let tail = |recompute: bool, quantised: bool| {
+            let mut undisturbed = Undisturbed;
+            let choices = RunChoices { recompute, ..RunChoices::default() };
+            let mut session = Session::new(&mut undisturbed, [0; 32], choices, None).unwrap();
+            let mut settings = TrainSettings::default();
+            settings.tail.quantised = quantised;
+            adapt_in(&mut session, &model, Strategy::Tail, &turned, &settings, 5).unwrap().model
+        };
+        let kept = tail(false, false);
+        assert_eq!(tail(true, false), kept, "computing anew changes no bit");
+        let bytes = tail(false, true);
+        assert_ne!(bytes.network, kept.network);
+        assert!(accuracy(&bytes, &rows(500, 1.0, 4)) > 0.93, "bytes must do");
     }
 }

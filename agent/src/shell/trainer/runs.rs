@@ -140,6 +140,17 @@ pub fn record(
     write_durable(&path, &text).map_err(|source| StoreError::io("write", &path, source))
 }
 
+/// Removes the run record and the checkpoint of a snapshot that is gone.
+///
+/// # Errors
+/// [`StoreError::Io`] if the disk refuses.
+pub fn forget(snapshots: &ModelStore, snapshot: &Digest) -> Result<(), StoreError> {
+    ["run", "checkpoint"].into_iter().try_for_each(|extension| {
+        let path = snapshots.path(snapshot).with_extension(extension);
+        remove_durable(&path).map_err(|source| StoreError::io("remove", &path, source))
+    })
+}
+
 /// Removes snapshots beyond `bytes_max`, oldest first, and what lies beside snapshots that are gone; `kept` always stay, as does
 /// the newest. Returns how many snapshots went.
 ///
@@ -273,5 +284,32 @@ impl Shelf {
         let task = Task { snapshot, parent, choices: record.choices, limits: Limits::default(), checkpoint: None };
         let finished = trainer.run(task, &mut |_, _| Say::GoOn)?;
         Ok(Repeated { record, found: finished.digest, usage: finished.usage })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_takes_the_oldest_snapshots_with_what_lies_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ModelStore::open(folder.path(), "snapshot").unwrap();
+        let names: Vec<Digest> = (0..4_u8).map(|name| store.put(&[name; 100]).unwrap()).collect();
+        for (age, name) in names.iter().enumerate() {
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000 + age as u64);
+            fs::File::open(store.path(name)).unwrap().set_modified(at).unwrap();
+            fs::write(store.path(name).with_extension("run"), "{}").unwrap();
+        }
+        let orphan = store.path(&Digest::of(b"gone")).with_extension("checkpoint");
+        fs::write(&orphan, "").unwrap();
+        assert_eq!(sweep(folder.path(), &names[..1], 250).unwrap(), 2);
+        let mut kept = [names[0], names[3]];
+        kept.sort_unstable();
+        assert_eq!(store.list().unwrap(), kept);
+        assert!(!store.path(&names[1]).with_extension("run").exists() && !orphan.exists());
+        assert!(store.path(&names[0]).with_extension("run").exists());
+        forget(&store, &names[0]).unwrap();
+        assert!(!store.path(&names[0]).with_extension("run").exists());
     }
 }

@@ -7,6 +7,7 @@ use rustix::time::ClockId;
 use trainer_core::bundle;
 use trainer_core::digest::Digest;
 use trainer_core::memory::Shape;
+use trainer_core::model::Strategy;
 use trainer_core::network::Network;
 use trainer_core::session::{self, Progress, Surroundings, Wish};
 use trainer_core::snapshot::{self, Outcome, Snapshot, SnapshotError};
@@ -113,7 +114,7 @@ fn train(job: &Job, snapshot: Snapshot, name: Digest, into: &mut impl Write) -> 
     let predicted = match job.limits.memory_bytes {
         Some(limit) => match fitting(shape, limit) {
             Ok(shape) => {
-                choices.micro_batch = shape.micro_batch;
+                (choices.micro_batch, choices.recompute) = (shape.micro_batch, shape.recompute);
                 shape.peak_bytes()
             }
             Err(least) => return Answer::Refused { reason: too_large(least, limit) },
@@ -155,9 +156,14 @@ fn shape(snapshot: &Snapshot, parent: Option<&[u8]>, micro_batch: u64) -> Result
     Ok(Shape::adapt(&model, snapshot.strategy(), rows, settings, micro_batch))
 }
 
-/// The shape with the largest micro-batch that fits the limit, or the least number of bytes it could do with.
+/// The shape that fits the limit: first without kept features, which changes no bit, then with the largest micro-batch that
+/// does; or the least number of bytes it could do with.
 fn fitting(mut shape: Shape, limit: u64) -> Result<Shape, u64> {
     while shape.peak_bytes() > limit {
+        if shape.strategy == Strategy::Tail && !shape.quantised && !shape.recompute {
+            shape.recompute = true;
+            continue;
+        }
         let part = if shape.micro_batch == 0 { shape.batch } else { shape.micro_batch };
         if part <= 1 {
             return Err(shape.peak_bytes());
