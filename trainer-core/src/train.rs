@@ -477,7 +477,7 @@ mod tests {
             adapt_in(&mut session, &model, Strategy::Tail, &turned, &settings, 5).unwrap().model
         };
         let kept = tail(false, false);
-        assert_eq!(tail(true, false), kept, "computing anew changes no bit");
+        assert_eq!(tail(true, false).network, kept.network, "computing anew changes no bit");
         let bytes = tail(false, true);
         assert_ne!(bytes.network, kept.network);
         assert!(accuracy(&bytes, &rows(500, 1.0, 4)) > 0.93, "bytes must do");
