@@ -108,7 +108,7 @@ fn the_predicted_peak_is_never_too_low_and_at_most_thirty_per_cent_too_high() {
 fn a_hundred_thousand_weights_and_twenty_thousand_rows_fit_into_32_megabytes() {
     let widths = [256, 192, 96];
     let parent = parent(128, 6, &widths);
-    let weights: usize = bundle::read(&parent).unwrap().network.work_mac(0) as usize;
+    let weights = bundle::read(&parent).unwrap().network.work_mac(0);
     assert!(weights > 100_000, "{weights}");
     for strategy in [Strategy::Head, Strategy::Tail, Strategy::Full] {
         let mut task = task(&parent, strategy, rows(20_000, 128, 6, 2), 1);

@@ -312,6 +312,9 @@ pub fn run_in(
 }
 
 /// [`run_in`] of a snapshot that has been read; `name` is the digest of its bytes.
+///
+/// # Panics
+/// Never: a base training has a schema and a spec.
 pub fn run_read(
     snapshot: Snapshot,
     name: Digest,

@@ -61,16 +61,18 @@ pub(super) fn train_worker() -> Result<()> {
 }
 
 /// A failure at the shelf as the command's end.
-pub(super) fn fail(error: ShelfError) -> Fail {
-    let (code, hint) = match &error {
-        ShelfError::Unknown { .. } | ShelfError::Ambiguous(_) => (Exit::Input, None),
+pub(super) fn fail(error: impl std::borrow::Borrow<ShelfError>) -> Fail {
+    let error = error.borrow();
+    let (code, hint) = match error {
+        ShelfError::Unknown { .. } | ShelfError::Ambiguous(_) | ShelfError::Trainer(TrainerError::Refused(_)) => {
+            (Exit::Input, None)
+        }
         ShelfError::Unfinished(_) => (Exit::Input, Some("wait until `hone status` shows its end")),
         ShelfError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             (Exit::Input, Some("it may have been removed to save space, or `--state-dir` names another device"))
         }
         ShelfError::Read { .. } | ShelfError::Store(_) => (Exit::Disk, Some("look at the disk with `hone status`")),
         ShelfError::Snapshot(_) => (Exit::Input, Some("`hone snapshot verify` tells which files are damaged")),
-        ShelfError::Trainer(TrainerError::Refused(_)) => (Exit::Input, None),
         ShelfError::Trainer(_) => (Exit::Internal, None),
     };
     let message = error.to_string();
@@ -78,7 +80,7 @@ pub(super) fn fail(error: ShelfError) -> Fail {
     if let Some(hint) = hint {
         fail = fail.hint(hint);
     }
-    match std::error::Error::source(&error) {
+    match std::error::Error::source(error) {
         Some(source) => fail.because(source.to_string()),
         None => fail,
     }

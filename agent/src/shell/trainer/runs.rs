@@ -125,6 +125,9 @@ pub fn checkpoint_path(snapshots: &ModelStore, snapshot: &Digest) -> PathBuf {
 ///
 /// # Errors
 /// [`StoreError::Io`] if the disk refuses.
+///
+/// # Panics
+/// Never: a run record is plain data.
 pub fn record(
     snapshots: &ModelStore,
     snapshot: Digest,

@@ -106,6 +106,7 @@ pub fn limit_heap(bytes: u64) {
 }
 
 /// Lets this process run and read only when nobody else wants to; whether the scheduler and the disk agreed.
+#[must_use]
 pub fn step_back() -> (bool, bool) {
     let Some((scheduler, io)) = CALLS else {
         return (false, false);
