@@ -6,3 +6,4 @@ mod daemon;
 mod numbers;
 mod scan;
 mod tidy;
+mod training;

@@ -250,7 +250,7 @@ mod tests {
         ];
         let spec = Spec { cut: 3, layers };
         let settings = TrainSettings::default();
-        let first = base(&schema, &spec, &rows, &[], &settings, 3).unwrap().model;
+        let first = base(&schema, &spec, &rows, &settings, 3).unwrap().model;
         adapt(&first, Strategy::Head, &rows, &settings, 4).unwrap().model
     }
 

@@ -1,13 +1,19 @@
 //! How a model does on rows it was not trained on, and the temperature that makes its probabilities honest.
+use std::ops::Range;
+
 use crate::evaluate::Tally;
 use crate::model::{Model, Reference, Work, softmax};
 use crate::schema::Rows;
+use crate::session::{Session, Stopped};
 
 /// The factor on the scores that makes their softmax most likely, by golden-section search on its logarithm.
-pub(crate) fn temperature(seen: &[(Vec<f32>, Vec<f32>)]) -> f32 {
-    let loss = |log: f32| -> f64 {
-        let each = seen.iter().map(|(scores, y)| {
-            let mut p = scores.clone();
+/// `scores` and `y` are `[rows, outputs]`.
+pub(crate) fn temperature(scores: &[f32], y: &[f32], outputs: usize) -> f32 {
+    let mut p = Vec::with_capacity(outputs);
+    let mut loss = |log: f32| -> f64 {
+        let each = scores.chunks_exact(outputs).zip(y.chunks_exact(outputs)).map(|(scores, y)| {
+            p.clear();
+            p.extend_from_slice(scores);
             softmax(&mut p, log.exp());
             let right: f32 = p.iter().zip(y).map(|(p, y)| p * y).sum();
             -f64::from(right).max(1e-15).ln()
@@ -55,20 +61,35 @@ impl Losses {
     }
 }
 
-pub(crate) fn judge(model: &mut Model, rows: &Rows) {
+/// Judges `model` on the rows `range` and keeps the measures in its manifest.
+pub(crate) fn judge(
+    model: &mut Model,
+    rows: &Rows,
+    range: Range<usize>,
+    session: &mut Session<'_>,
+) -> Result<(), Stopped> {
     let (mut losses, mut work) = (Losses::new(model), Work::default());
-    for row in 0..rows.len() {
+    for row in range {
         model.answer(rows.x(row), &mut work);
         losses.push(model, &work.standard, rows.y(row));
+        session.row_done()?;
     }
     losses.write_into(model);
+    Ok(())
 }
 
-pub(crate) fn mean_loss(model: &Model, rows: &Rows) -> f64 {
-    let mut work = Work::default();
-    let losses = (0..rows.len()).map(|row| {
+pub(crate) fn mean_loss(
+    model: &Model,
+    rows: &Rows,
+    range: Range<usize>,
+    session: &mut Session<'_>,
+) -> Result<f64, Stopped> {
+    let (mut work, mut sum) = (Work::default(), 0.0);
+    let count = range.len().max(1) as f64;
+    for row in range {
         model.answer(rows.x(row), &mut work);
-        model.loss(&work.answer, rows.y(row))
-    });
-    losses.sum::<f64>() / rows.len().max(1) as f64
+        sum += model.loss(&work.answer, rows.y(row));
+        session.row_done()?;
+    }
+    Ok(sum / count)
 }

@@ -163,6 +163,11 @@ impl Model {
     /// What the heads should give for a truth: one-hot, or standardised targets, `[outputs]`.
     pub fn target(&self, truth: &[f32], into: &mut Vec<f32>) {
         into.clear();
+        self.append_target(truth, into);
+    }
+
+    /// [`Model::target`] behind what is there.
+    pub(crate) fn append_target(&self, truth: &[f32], into: &mut Vec<f32>) {
         match &self.schema().task {
             Task::Classification { classes } => {
                 let class = crate::evaluate::class_of(truth[0]);

@@ -174,39 +174,72 @@ impl Network {
         std::mem::swap(&mut scratch.output, &mut scratch.current);
     }
 
-    /// Sets the population statistics of the batch norms in layers `from..` from rows `[n, before(from)]`.
+    /// Sets the population statistics of the batch norms in layers `from..`; `fill` appends row `index`, `[before(from)]`.
     ///
-    /// Exact statistics of the final weights instead of a running average: same rows, same numbers.
-    pub fn estimate_norms(&mut self, from: usize, rows: &[f32]) {
-        let columns = self.before(from);
-        if rows.len() < columns || !self.spec.layers.iter().skip(from).any(|layer| *layer == Layer::BatchNorm) {
-            return;
-        }
-        let mut current: Vec<Vec<f32>> = rows.chunks_exact(columns).map(<[f32]>::to_vec).collect();
-        let mut next = Vec::new();
-        for layer in &mut self.layers[from..] {
-            if let Weights::Norm { mean, variance, .. } = layer
-                && !mean.is_empty()
-            {
-                (*mean, *variance) = moments(&current);
+    /// Exact statistics of the final weights instead of a running average: same rows, same numbers. Rows are streamed once
+    /// per norm, so that memory does not grow with them.
+    pub fn estimate_norms(&mut self, from: usize, rows: usize, fill: &mut dyn FnMut(usize, &mut Vec<f32>)) {
+        let (mut current, mut next) = (Vec::new(), Vec::new());
+        for index in from..self.layers.len() {
+            let is_batch_norm = self.spec.layers.get(index) == Some(&Layer::BatchNorm);
+            if !is_batch_norm || rows == 0 {
+                continue;
             }
-            for row in &mut current {
-                apply(layer, row, &mut next);
+            let mut sums = vec![(0.0_f64, 0.0_f64); self.after(index)];
+            for row in 0..rows {
+                current.clear();
+                fill(row, &mut current);
+                self.layers[from..index].iter().for_each(|layer| apply(layer, &mut current, &mut next));
+                // Welford's update: one pass, and no difference of large sums.
+                for ((mean, square), &x) in sums.iter_mut().zip(&current) {
+                    let distance = f64::from(x) - *mean;
+                    *mean += distance / (row + 1) as f64;
+                    *square += distance * (f64::from(x) - *mean);
+                }
+            }
+            if let Weights::Norm { mean, variance, .. } = &mut self.layers[index] {
+                #[expect(clippy::cast_possible_truncation, reason = "f64 sums kept as f32")]
+                let statistics = sums.iter().map(|(mean, square)| (*mean as f32, (square / rows as f64) as f32));
+                (*mean, *variance) = statistics.unzip();
             }
         }
     }
-}
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "f64 sums kept as f32")]
-fn moments(rows: &[Vec<f32>]) -> (Vec<f32>, Vec<f32>) {
-    let n = rows.len() as f64;
-    let column = |index: usize| rows.iter().map(move |row| f64::from(row[index]));
-    (0..rows[0].len())
-        .map(|index| {
-            let mean = column(index).sum::<f64>() / n;
-            (mean as f32, (column(index).map(|x| (x - mean).powi(2)).sum::<f64>() / n) as f32)
-        })
-        .unzip()
+    /// All numbers of layers `from..`, statistics of norms among them, in layer order.
+    pub(crate) fn numbers(&self, from: usize) -> Vec<f32> {
+        let mut numbers = Vec::new();
+        for layer in &self.layers[from..] {
+            match layer {
+                Weights::Linear { weight, bias } => [weight, bias].iter().for_each(|part| numbers.extend(*part)),
+                Weights::Norm { gamma, beta, mean, variance } => {
+                    [gamma, beta, mean, variance].iter().for_each(|part| numbers.extend(*part));
+                }
+                Weights::Plain(_) => {}
+            }
+        }
+        numbers
+    }
+
+    /// Puts back what [`Network::numbers`] of a network of this shape gave; whether there were as many as it takes.
+    pub(crate) fn set_numbers(&mut self, from: usize, numbers: &[f32]) -> bool {
+        let mut rest = numbers;
+        let mut fill = |part: &mut Vec<f32>| {
+            let (own, next) = rest.split_at(part.len().min(rest.len()));
+            part.clear();
+            part.extend_from_slice(own);
+            rest = next;
+        };
+        for layer in &mut self.layers[from..] {
+            match layer {
+                Weights::Linear { weight, bias } => [weight, bias].into_iter().for_each(&mut fill),
+                Weights::Norm { gamma, beta, mean, variance } => {
+                    [gamma, beta, mean, variance].into_iter().for_each(&mut fill);
+                }
+                Weights::Plain(_) => {}
+            }
+        }
+        rest.is_empty()
+    }
 }
 
 fn draw(inputs: usize, outputs: usize, seed: u64, index: usize) -> Weights {
@@ -301,7 +334,7 @@ mod tests {
     fn batch_norm_statistics_are_those_of_the_rows() {
         let spec = Spec { cut: 1, layers: vec![Layer::BatchNorm] };
         let mut network = Network::new(&spec, 1, 1, 0).unwrap();
-        network.estimate_norms(0, &[1.0, 3.0]);
+        network.estimate_norms(0, 2, &mut |row, into| into.push([1.0, 3.0][row]));
         let Weights::Norm { mean, variance, .. } = &network.layers[0] else { panic!("a norm") };
         assert_eq!((mean[0], variance[0]), (2.0, 1.0));
     }

@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 use crate::autodiff::Loss;
 use crate::bundle;
 use crate::dataset::{
-    BASELINE_ROWS, GOLDEN_ROWS, anchors, at_cut, encode, gram, holdout, newest, stride, target_scales, targets_of,
+    AtCut, BASELINE_ROWS, Encoded, GOLDEN_ROWS, Keeping, anchors, encoded_sample, gram, holdout, newest, stride,
+    target_scales,
 };
 use crate::embed::Embedding;
-use crate::fit::{Examples, FitSettings, fit};
+use crate::fit::{Examples, Fit, FitSettings};
 use crate::horizons::{HorizonSettings, Horizons, Scoring};
 use crate::judge::{Losses, judge, mean_loss, temperature};
 use crate::model::{FORMAT, Manifest, Model, Provenance, Reference, Strategy, Work, softmax};
@@ -15,6 +16,7 @@ use crate::network::{Network, Scratch};
 use crate::normalize::Normalizer;
 use crate::ridge::{Gram, SolveError, SolveMemory};
 use crate::schema::{Rows, Schema};
+use crate::session::{RunChoices, Session, Stopped, Undisturbed};
 use crate::spec::{Spec, SpecError};
 
 /// Labels per block while a head is trained that will be frozen.
@@ -26,10 +28,12 @@ pub const ROWS_MIN: usize = 20;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainSettings {
-    /// Gradient training of the base model and of `full`.
+    /// Gradient training of the base model; what `tail` and `full` do not set themselves.
     pub fit: FitSettings,
     /// Gradient training of `tail`.
     pub tail: TailSettings,
+    /// Gradient training of `full`.
+    pub full: FullSettings,
     /// Ridge heads.
     pub heads: HorizonSettings,
 }
@@ -42,11 +46,32 @@ pub struct TailSettings {
     pub epochs: usize,
     /// Step size of AdamW. Default 3e-3.
     pub learning_rate: f64,
+    /// Whether the features at the cut are kept as bytes, in a quarter of the memory. Default false: it costs some accuracy.
+    pub quantised: bool,
 }
 
 impl Default for TailSettings {
     fn default() -> Self {
-        Self { epochs: 40, learning_rate: 3e-3 }
+        Self { epochs: 40, learning_rate: 3e-3, quantised: false }
+    }
+}
+
+/// How all layers are retrained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FullSettings {
+    /// Most passes over the rows. Default 30.
+    pub epochs: usize,
+    /// Step size of AdamW. Default 1e-3, a third of the tail's: the backbone shall move little.
+    pub learning_rate: f64,
+    /// Strength of the pull of all weights towards the parent's (L2-SP; Li et al., ICML 2018). Default 0: replay holds the
+    /// old world better.
+    pub pull: f32,
+}
+
+impl Default for FullSettings {
+    fn default() -> Self {
+        Self { epochs: 30, learning_rate: 1e-3, pull: 0.0 }
     }
 }
 
@@ -81,17 +106,31 @@ pub enum TrainError {
     /// Training ran away.
     #[error("training gave weights that are not finite: lower the learning rate or look for broken values in the rows")]
     NotFinite,
+    /// It was told to stop.
+    #[error("training was told to stop; it can be resumed from its checkpoint")]
+    Stopped(#[from] Stopped),
 }
 
 /// Trains a base model from nothing: network, embedding, factory sums, anchors, baseline, golden rows.
 ///
-/// `rows` are in time order, taken `at` so many seconds since 1970 (empty if that is not known). Fails with [`TrainError`] for fewer than [`ROWS_MIN`] rows, an impossible spec, or weights
+/// `rows` are in time order. Fails with [`TrainError`] for fewer than [`ROWS_MIN`] rows, an impossible spec, or weights
 /// that ran away. Same rows, settings and seed: same bundle bytes on the same build and architecture.
 pub fn base(
     schema: &Schema,
     spec: &Spec,
     rows: &Rows,
-    at: &[i64],
+    settings: &TrainSettings,
+    seed: u64,
+) -> Result<Trained, TrainError> {
+    alone(|session| base_in(session, schema, spec, rows, settings, seed))
+}
+
+/// [`base`] in its surroundings; fails with [`TrainError::Stopped`] where they want it to stop.
+pub(crate) fn base_in(
+    session: &mut Session<'_>,
+    schema: &Schema,
+    spec: &Spec,
+    rows: &Rows,
     settings: &TrainSettings,
     seed: u64,
 ) -> Result<Trained, TrainError> {
@@ -99,7 +138,6 @@ pub fn base(
         return Err(TrainError::TooFewRows { found: rows.len(), needed: ROWS_MIN });
     }
     let normalizer = Normalizer::fit(schema, rows);
-    let encoded = encode(schema, &normalizer, rows);
     let network = Network::new(spec, schema.encoded(), schema.outputs(), seed)?;
     let targets = target_scales(schema, rows);
     let mut model = Model {
@@ -118,26 +156,32 @@ pub fn base(
         factory: Gram::new(0, schema.outputs()),
         anchors: anchors(schema, rows, seed),
         baseline: stride(rows, BASELINE_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(),
-        baseline_at: stride(rows, BASELINE_ROWS).filter_map(|row| at.get(row).copied()).collect(),
+        baseline_at: Vec::new(),
         golden: (stride(rows, GOLDEN_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(), Vec::new()),
         head: None,
         normalizer,
         network,
         targets,
     };
-    let y = targets_of(&model, rows);
-    let examples = Examples { x: &encoded, y: &y, columns: model.network.inputs, outputs: model.network.outputs };
     let held = holdout(rows.len(), settings.fit.holdout);
-    let loss = loss_of(&model);
-    let report = fit(&mut model.network, 0, examples, loss, &settings.fit, held, seed);
-    finite(&model.network)?;
+    let none = Rows::empty(rows.features, rows.truths);
+    let examples = Encoded { model: &model, parts: [&none, rows] };
+    let fit =
+        Fit { from: 0, examples: &examples, loss: loss_of(&model), settings: &settings.fit, held, pull: 0.0, seed };
+    session.steps_max = fit.steps_max();
+    let mut network = model.network.clone();
+    let report = fit.train(&mut network, session)?;
+    session.save(&mut None);
+    finite(&network)?;
     if let Some(judged) = report.judged {
-        let last = std::mem::replace(&mut model.network, judged);
-        judge(&mut model, &rows.slice(rows.len() - held..rows.len()));
-        model.network = last;
+        model.network = judged;
+        judge(&mut model, rows, rows.len() - held..rows.len(), session)?;
     }
-    model.embedding = Embedding::new(&model.network, &encoded, seed);
-    model.factory = gram(&model, rows);
+    model.network = network;
+    let sample = encoded_sample(&model, [&none, rows]);
+    model.embedding = Embedding::new(&model.network, &sample, seed);
+    drop(sample);
+    model.factory = gram(&model, rows, session)?;
     model.golden.1 = bundle::golden_answers(&model);
     let work = rows.len() as u64 * (model.work_mac(true) + model.factory.push_work_mac());
     Ok(Trained { model, work_mac: report.work_mac + work, epochs: report.epochs })
@@ -155,6 +199,18 @@ pub fn adapt(
     settings: &TrainSettings,
     seed: u64,
 ) -> Result<Trained, TrainError> {
+    alone(|session| adapt_in(session, parent, strategy, rows, settings, seed))
+}
+
+/// [`adapt`] in its surroundings; fails with [`TrainError::Stopped`] where they want it to stop.
+pub(crate) fn adapt_in(
+    session: &mut Session<'_>,
+    parent: &Model,
+    strategy: Strategy,
+    rows: &Rows,
+    settings: &TrainSettings,
+    seed: u64,
+) -> Result<Trained, TrainError> {
     if rows.len() < ROWS_MIN {
         return Err(TrainError::TooFewRows { found: rows.len(), needed: ROWS_MIN });
     }
@@ -162,14 +218,17 @@ pub fn adapt(
     let (mut work_mac, mut epochs) = (0, 0);
     if let Strategy::Tail | Strategy::Full | Strategy::Base = strategy {
         let from = if strategy == Strategy::Tail { model.network.spec.cut } else { 0 };
-        (work_mac, epochs) = retrain(&mut model, from, rows, settings, seed)?;
+        (work_mac, epochs) = retrain(session, &mut model, from, rows, settings, seed)?;
     }
-    let own = if strategy == Strategy::Head { None } else { Some(mean_loss(&model, &newest(rows))) };
-    work_mac += fit_head(&mut model, parent, rows, settings, strategy)?;
+    let own = match strategy {
+        Strategy::Head => None,
+        _ => Some(mean_loss(&model, rows, newest(rows), session)?),
+    };
+    work_mac += fit_head(session, &mut model, parent, rows, settings, strategy)?;
     if own.is_some_and(|own| own <= model.manifest.reference.mean) {
         model.head = None;
         model.manifest.temperature = 1.0;
-        judge(&mut model, &newest(rows));
+        judge(&mut model, rows, newest(rows), session)?;
     }
     model.manifest.provenance = provenance(strategy, seed, rows);
     model.golden.1 = bundle::golden_answers(&model);
@@ -178,6 +237,7 @@ pub fn adapt(
 
 /// Gradient training of layers `from..`; returns multiply-adds and passes.
 fn retrain(
+    session: &mut Session<'_>,
     model: &mut Model,
     from: usize,
     rows: &Rows,
@@ -191,22 +251,35 @@ fn retrain(
         refit: false,
         ..settings.fit.clone()
     };
-    let full = FitSettings { epochs: settings.fit.epochs / 2, refit: false, ..settings.fit.clone() };
-    let fitting = if from == 0 { full } else { tail };
+    let full = FitSettings {
+        epochs: settings.full.epochs,
+        learning_rate: settings.full.learning_rate,
+        refit: false,
+        ..settings.fit.clone()
+    };
+    let (fitting, pull) = if from == 0 { (full, settings.full.pull) } else { (tail, 0.0) };
     let (mut best, mut work_mac) = (None, 0);
-    for anchored in [true, false] {
-        let mut all = if anchored { model.anchors.clone() } else { Rows::empty(rows.features, rows.truths) };
-        all.x.extend_from_slice(&rows.x);
-        all.y.extend_from_slice(&rows.y);
-        let mut x = encode(model.schema(), &model.normalizer, &all);
+    let none = Rows::empty(rows.features, rows.truths);
+    for anchors in [&model.anchors, &none] {
+        let encoded = Encoded { model, parts: [anchors, rows] };
+        let all = encoded.len() as u64;
+        let examples: Box<dyn Examples> = if from == 0 {
+            Box::new(encoded)
+        } else {
+            let keeping = match (settings.tail.quantised, session.choices().recompute) {
+                (true, _) => Keeping::Bytes,
+                (false, true) => Keeping::Nothing,
+                (false, false) => Keeping::Numbers,
+            };
+            Box::new(AtCut::new(encoded, keeping, session)?)
+        };
+        let loss = loss_of(model);
+        let fit = Fit { from, examples: &*examples, loss, settings: &fitting, held, pull, seed };
+        session.steps_max = session.steps_max.max(2 * fit.steps_max());
         let mut network = model.network.clone();
-        if from > 0 {
-            x = at_cut(&network, &x);
-        }
-        let y = targets_of(model, &all);
-        let examples = Examples { x: &x, y: &y, columns: network.before(from), outputs: network.outputs };
-        let report = fit(&mut network, from, examples, loss_of(model), &fitting, held, seed);
-        work_mac += report.work_mac + all.len() as u64 * network.work_mac(0);
+        let report = fit.train(&mut network, session)?;
+        session.save(&mut None);
+        work_mac += report.work_mac + all * network.work_mac(0);
         if best.as_ref().is_none_or(|(loss, _, _)| report.held_loss < *loss) {
             best = Some((report.held_loss, network, report.epochs));
         }
@@ -217,11 +290,9 @@ fn retrain(
     model.head = None;
     model.manifest.temperature = 1.0;
     // New features: scales from the rows at hand, factory sums from what the factory left, its anchors.
-    let mut all = model.anchors.clone();
-    all.x.extend_from_slice(&rows.x);
-    let scale = model.embedding.measure(&model.network, &encode(model.schema(), &model.normalizer, &all));
+    let scale = model.embedding.measure(&model.network, &encoded_sample(model, [&model.anchors, rows]));
     model.embedding.scale = scale;
-    model.factory = gram(model, &model.anchors);
+    model.factory = gram(model, &model.anchors, session)?;
     Ok((work_mac, epochs))
 }
 
@@ -230,6 +301,7 @@ fn retrain(
 /// Each row is first answered by the heads alone, without the champion's voice, as the frozen head will: that is what the newest
 /// fifth is judged on. The temperature is fitted on the rows between the first half and that fifth.
 fn fit_head(
+    session: &mut Session<'_>,
     model: &mut Model,
     parent: &Model,
     rows: &Rows,
@@ -244,7 +316,12 @@ fn fit_head(
     // A retrained network has seen these rows, so only the parent may stand as the expert that speaks for the old model.
     let (mut work, mut voice) = (Work::default(), Work::default());
     let (mut mixture, mut y) = (Vec::new(), Vec::new());
-    let mut seen = Vec::with_capacity(rows.len());
+    // What the heads said alone, and what was true: from the first row on that the temperature is fitted on.
+    let outputs = model.network.outputs;
+    let (first, judged) = (rows.len() / 2, newest(rows).start);
+    let (mut said_alone, mut truths) = (Vec::new(), Vec::new());
+    said_alone.reserve_exact((rows.len() - first) * outputs);
+    truths.reserve_exact((rows.len() - first) * outputs);
     for row in 0..rows.len() {
         model.embed(rows.x(row), &mut work);
         model.target(rows.y(row), &mut y);
@@ -254,26 +331,37 @@ fn fit_head(
         let champion = if strategy == Strategy::Head { &work.standard } else { &voice.standard };
         let share = horizons.weights().next().unwrap_or(0.0);
         let said = horizons.answer(&work.h, champion, &mut mixture);
-        let alone = mixture.iter().zip(champion).map(|(mixed, own)| (mixed - share * own) / (1.0 - share).max(1e-6));
-        seen.push((alone.collect::<Vec<f32>>(), y.clone()));
+        if row >= first {
+            let pairs = mixture.iter().zip(champion);
+            said_alone.extend(pairs.map(|(mixed, own)| (mixed - share * own) / (1.0 - share).max(1e-6)));
+            truths.extend_from_slice(&y);
+        }
         horizons.learn(&work.h, &y, Some(&said), &mut memory)?;
+        session.row_done()?;
     }
     horizons.flush(&mut memory)?;
     model.head = Some(horizons.collapse());
-    let judged = seen.len() - holdout(seen.len(), 0.2);
     if model.scoring() == Scoring::Classes {
-        model.manifest.temperature = temperature(&seen[seen.len() / 2..judged]);
+        let fitted = 0..(judged - first) * outputs;
+        model.manifest.temperature = temperature(&said_alone[fitted.clone()], &truths[fitted], outputs);
     }
     let mut losses = Losses::new(model);
-    for (row, (scores, _)) in seen.iter().enumerate().skip(judged) {
-        let mut standard = scores.clone();
+    for row in judged..rows.len() {
+        let standard = &mut said_alone[(row - first) * outputs..(row - first + 1) * outputs];
         if model.scoring() == Scoring::Classes {
-            softmax(&mut standard, model.manifest.temperature);
+            softmax(standard, model.manifest.temperature);
         }
-        losses.push(model, &standard, rows.y(row));
+        losses.push(model, standard, rows.y(row));
     }
     losses.write_into(model);
     Ok(horizons.work_mac() + rows.len() as u64 * model.work_mac(true))
+}
+
+/// A training that nobody disturbs.
+fn alone(train: impl FnOnce(&mut Session<'_>) -> Result<Trained, TrainError>) -> Result<Trained, TrainError> {
+    let mut undisturbed = Undisturbed;
+    let session = Session::new(&mut undisturbed, [0; 32], RunChoices::default(), None);
+    train(&mut session.expect("without a checkpoint there is nothing to refuse"))
 }
 
 fn provenance(strategy: Strategy, seed: u64, rows: &Rows) -> Provenance {
@@ -319,11 +407,13 @@ mod tests {
 
     fn factory() -> Model {
         let task = Task::Classification { classes: ["p", "q", "r"].map(String::from).to_vec() };
-        base(&schema(task), &Spec::default(), &rows(600, 0.0, 1), &[], &TrainSettings::default(), 0).unwrap().model
+        base(&schema(task), &Spec::default(), &rows(600, 0.0, 1), &TrainSettings::default(), 0).unwrap().model
     }
 
     fn accuracy(model: &Model, rows: &Rows) -> f64 {
-        1.0 - mean_loss(model, rows)
+        let mut undisturbed = Undisturbed;
+        let mut session = Session::new(&mut undisturbed, [0; 32], RunChoices::default(), None).unwrap();
+        1.0 - mean_loss(model, rows, 0..rows.len(), &mut session).unwrap()
     }
 
     #[test]
@@ -361,7 +451,7 @@ mod tests {
             rows.push(&x, &[1_000.0 + 50.0 * x[0] - 20.0 * x[1] * x[2]]);
         }
         let schema = schema(Task::Regression { targets: vec!["y".into()] });
-        let trained = base(&schema, &Spec::default(), &rows, &[], &TrainSettings::default(), 0).unwrap().model;
+        let trained = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model;
         let Some(crate::evaluate::Metrics::Regression { rmse, r2, .. }) = trained.manifest.metrics else { panic!() };
         assert!(rmse < 20.0 && r2 > 0.85, "rmse {rmse}, r2 {r2}");
         let adapted = adapt(&trained, Strategy::Head, &rows, &TrainSettings::default(), 0).unwrap().model;
@@ -374,5 +464,23 @@ mod tests {
     fn too_few_rows_are_counted() {
         let error = adapt(&factory(), Strategy::Head, &rows(12, 0.0, 1), &TrainSettings::default(), 0).unwrap_err();
         assert_eq!(error.to_string(), "12 rows are too few to train on: 8 more labelled rows are needed");
+    }
+    #[test]
+    fn features_at_the_cut_may_be_kept_computed_anew_or_rounded_to_bytes() {
+        let model = factory();
+        let turned = rows(400, 1.0, 3);
+        let tail = |recompute: bool, quantised: bool| {
+            let mut undisturbed = Undisturbed;
+            let choices = RunChoices { recompute, ..RunChoices::default() };
+            let mut session = Session::new(&mut undisturbed, [0; 32], choices, None).unwrap();
+            let mut settings = TrainSettings::default();
+            settings.tail.quantised = quantised;
+            adapt_in(&mut session, &model, Strategy::Tail, &turned, &settings, 5).unwrap().model
+        };
+        let kept = tail(false, false);
+        assert_eq!(tail(true, false).network, kept.network, "computing anew changes no bit");
+        let bytes = tail(false, true);
+        assert_ne!(bytes.network, kept.network);
+        assert!(accuracy(&bytes, &rows(500, 1.0, 4)) > 0.93, "bytes must do");
     }
 }

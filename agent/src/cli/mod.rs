@@ -14,9 +14,11 @@ pub mod models;
 pub mod promote;
 pub mod rebaseline;
 pub mod records;
+pub mod reproduce;
 pub mod retrain;
 pub mod rollback;
 pub mod run;
+pub mod snapshot;
 pub mod status;
 pub mod train;
 
@@ -92,6 +94,10 @@ enum Command {
     Model(model::Args),
     /// Replay a labelled file through the real loop and compare policies
     Backtest(backtest::Args),
+    /// Train again what a finished run trained, and compare the digests
+    Reproduce(reproduce::Args),
+    /// Look at what retrains learned from
+    Snapshot(snapshot::Args),
     /// Print a completion script for your shell
     #[command(after_help = "Example: hone completions bash > ~/.local/share/bash-completion/completions/hone")]
     Completions {
@@ -133,8 +139,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
             clap_complete::generate(shell, &mut Cli::command(), "hone", &mut std::io::stdout());
             Ok(())
         }
-        Command::TrainWorker => crate::shell::trainer::worker::serve(std::io::stdin().lock(), std::io::stdout().lock())
-            .map_err(anyhow::Error::from),
+        Command::Reproduce(args) => reproduce::run(&args, global),
+        Command::Snapshot(args) => snapshot::run(&args, global),
+        Command::TrainWorker => reproduce::train_worker(),
     };
     match result {
         Ok(()) => Exit::Ok,

@@ -228,6 +228,15 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         &tail.learning_rate,
         "above 0, up to 1",
     );
+    let full = &training.full;
+    hold((1..=100_000).contains(&full.epochs), "training.full.epochs", &full.epochs, "1 to 100000");
+    hold(
+        full.learning_rate > 0.0 && full.learning_rate <= 1.0,
+        "training.full.learning_rate",
+        &full.learning_rate,
+        "above 0, up to 1",
+    );
+    hold((0.0..=1_000.0).contains(&full.pull), "training.full.pull", &full.pull, "0 to 1000");
     let heads = &training.heads;
     hold((1..=16).contains(&heads.horizons), "training.heads.horizons", &heads.horizons, "1 to 16");
     let ridges = !heads.ridges.is_empty() && heads.ridges.iter().all(|ridge| *ridge > 0.0 && ridge.is_finite());

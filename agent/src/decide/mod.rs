@@ -5,6 +5,7 @@ pub mod evidence;
 pub mod gate;
 pub mod plan;
 pub mod policy;
+pub mod retention;
 pub mod sample;
 pub mod time;
 pub mod trigger;

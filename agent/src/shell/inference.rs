@@ -94,7 +94,7 @@ mod tests {
             let x = f32::from(row % 10);
             rows.push(&[x], &[x * factor]);
         }
-        let trained = train::base(&schema, &Spec::default(), &rows, &[], &TrainSettings::default(), 1).unwrap();
+        let trained = train::base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 1).unwrap();
         let mut model = trained.model;
         let (_, digest) = trainer_core::bundle::write(&mut model);
         Loaded { model: Arc::new(model), digest }

@@ -8,6 +8,7 @@ use trainer_core::spec::Spec;
 use trainer_core::train::{TrainSettings, base};
 
 use super::*;
+use crate::decide::policy::Policy;
 use crate::decide::time::Timestamp;
 use crate::decide::watch::Watcher;
 use crate::decide::watch::finding::Measure;
@@ -22,7 +23,7 @@ fn model() -> (Model, Digest) {
         let [x, y] = self::row(row.into());
         rows.push(&[x, y], &[f32::from(u8::from(x > 0.0))]);
     }
-    let mut model = base(&schema, &Spec::default(), &rows, &[], &TrainSettings::default(), 0).unwrap().model;
+    let mut model = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model;
     let (_, digest) = bundle::write(&mut model);
     (model, digest)
 }

@@ -33,7 +33,7 @@ fn model() -> Model {
         let row = even.row();
         rows.push(&row, &[f32::from(u8::from(row[0] > row[1]))]);
     }
-    base(&schema, &Spec::default(), &rows, &[], &TrainSettings::default(), 0).unwrap().model
+    base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model
 }
 
 struct Stream {

@@ -93,7 +93,7 @@ pub fn train_base(
     training: &TrainSettings,
     seed: u64,
 ) -> Result<(Stored, Finished), BacktestError> {
-    let snapshot = Snapshot::base(schema, spec, rows, at, training.clone(), seed);
+    let snapshot = Snapshot::base(schema, spec, rows, &at, training.clone(), seed);
     let finished = trainer.train(snapshot.to_bytes(), None)?;
     Ok((Stored::read(finished.bundle.clone())?, finished))
 }

@@ -13,6 +13,7 @@ use crate::decide::value::JOULES_PER_MAC;
 use crate::shell::clock;
 use crate::shell::models::ModelStore;
 use crate::shell::store::{Control, CycleRow, ModelRow, ModelStatus, ReportRow, RunRow, StoreError, StoredReport};
+use crate::shell::trainer::runs;
 
 /// Reports that wait in memory while the disk refuses; the oldest beyond are given up.
 const WAITING_MAX: usize = 1_000;
@@ -303,7 +304,7 @@ impl Books {
 
 fn remove_others(store: &ModelStore, kept: &[Digest]) {
     for digest in store.list().unwrap_or_default().iter().filter(|digest| !kept.contains(digest)) {
-        if let Err(error) = store.remove(digest) {
+        if let Err(error) = store.remove(digest).and_then(|()| runs::forget(store, digest)) {
             tracing::warn!(error = %error.chain(), "a file nobody needs stays");
         }
     }

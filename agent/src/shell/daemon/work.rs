@@ -5,6 +5,7 @@ use trainer_core::bundle;
 use trainer_core::digest::Digest;
 use trainer_core::model::Strategy;
 use trainer_core::schema::{Rows, Schema};
+use trainer_core::session::RunChoices;
 use trainer_core::snapshot::Snapshot;
 use trainer_core::train::TrainSettings;
 
@@ -18,7 +19,9 @@ use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
 use crate::shell::recorder::RecorderHandle;
 use crate::shell::store::{LabelledRow, NewRecord, RecordReader, StoreError};
-use crate::shell::trainer::{Trainer, TrainerError};
+use crate::shell::trainer::frames::Checkpointing;
+use crate::shell::trainer::limits::Limits;
+use crate::shell::trainer::{Say, Source, Task, Trainer, TrainerError, runs};
 
 /// How many times the wanted history is read before it is balanced by class.
 const HISTORY_READ: u64 = 4;
@@ -144,7 +147,16 @@ impl Bench {
     ) -> Result<(Loaded, Digest), Undone> {
         let bytes = Snapshot::adapt(self.order.parent, strategy, rows, self.settings.clone(), seed).to_bytes();
         let snapshot = self.snapshots.put(&bytes)?;
-        let finished = self.trainer.train(bytes, Some(parent))?;
+        drop(bytes);
+        let task = Task {
+            snapshot: Source::File(self.snapshots.path(&snapshot)),
+            parent: Some(parent),
+            choices: RunChoices::default(),
+            limits: Limits::default(),
+            checkpoint: Some(Checkpointing::at(runs::checkpoint_path(&self.snapshots, &snapshot))),
+        };
+        let finished = self.trainer.run(task, &mut |_, _| Say::GoOn)?;
+        runs::record(&self.snapshots, snapshot, Some(self.order.parent), Some(self.order.run), &finished)?;
         (cost.cpu_s, cost.peak_bytes, cost.work_mac) = (finished.cpu_s, finished.peak_bytes, finished.work_mac);
         let digest = self.models.put(&finished.bundle)?;
         Ok((read(&finished.bundle, digest)?, snapshot))

@@ -1,23 +1,21 @@
 //! Where training runs: in a child process, so that a retrain can never take the agent down, or in this one.
+pub mod duty;
 pub mod frames;
+pub mod limits;
+pub mod runs;
+mod supervisor;
+pub mod system;
 pub mod worker;
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
-
-use rustix::process::{Pid, Signal, kill_process};
 
 use trainer_core::digest::Digest;
+use trainer_core::session::{RunChoices, Undisturbed};
+use trainer_core::snapshot::{self, Snapshot};
 
-use frames::{Answer, FrameError, Job};
-
-/// A training that has not ended by then is ended: the largest one a gateway is asked for takes minutes.
-const TRAINING_MAX: Duration = Duration::from_hours(1);
-/// Last words of a child that are kept.
-const WORDS_BYTES_MAX: u64 = 64 * 1024;
+use frames::{Answer, Candidate, Checkpointing, FrameError, Job, Report, Usage};
+use limits::Limits;
 
 /// Who trains.
 #[derive(Clone, Debug)]
@@ -27,8 +25,43 @@ pub enum Trainer {
         /// The binary.
         program: PathBuf,
     },
-    /// This thread.
+    /// This thread; limits and checkpoints are for children.
     InProcess,
+}
+
+/// Where the bytes of a snapshot are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// In memory.
+    Bytes(Vec<u8>),
+    /// In a file, from which they are handed on without being held.
+    File(PathBuf),
+}
+
+/// One training, and what it may take.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// What it is a function of.
+    pub snapshot: Source,
+    /// The parent's bundle, if the snapshot has one.
+    pub parent: Option<Vec<u8>>,
+    /// What beside the snapshot decides the candidate's bits; the default for a first run.
+    pub choices: RunChoices,
+    /// What it may take.
+    pub limits: Limits,
+    /// Where its checkpoints go and come from.
+    pub checkpoint: Option<Checkpointing>,
+}
+
+/// What is said to a training that reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// Nothing.
+    GoOn,
+    /// Make no more gradient steps and finish with what there is.
+    Finish,
+    /// Leave a checkpoint and end.
+    Cancel,
 }
 
 /// A finished training.
@@ -44,6 +77,10 @@ pub struct Finished {
     pub cpu_s: f64,
     /// Highest resident memory of the trainer, bytes; the agent's own when it trained in-process.
     pub peak_bytes: u64,
+    /// What beside the snapshot decided the bundle's bits.
+    pub choices: RunChoices,
+    /// Everything it took; a retry's only.
+    pub usage: Usage,
 }
 
 /// A training that did not finish.
@@ -63,6 +100,15 @@ pub enum TrainerError {
         /// Exit status, and what it means.
         how: String,
     },
+    /// The child ended over its memory budget, also with half the micro-batch.
+    #[error("the trainer ran over its memory budget ({words}): order fewer rows, or raise the budget")]
+    Memory {
+        /// Its last words.
+        words: String,
+    },
+    /// It was told to stop, and left a checkpoint where it was given a place for one.
+    #[error("the training was stopped and can be resumed")]
+    Stopped(Usage),
     /// The frames do not make sense.
     #[error("the trainer does not speak this version's frames")]
     Frame(#[from] FrameError),
@@ -76,85 +122,80 @@ impl Trainer {
     ///
     /// Fails where the system does not know the running binary's path.
     pub fn child() -> io::Result<Self> {
-        Ok(Self::Child { program: std::env::current_exe()? })
+        Ok(Self::Child { program: supervisor::own_program()? })
     }
 
-    /// Runs one training to its end; `parent` is the parent's bundle, if the snapshot has one.
+    /// Runs one training to its end without limits; `parent` is the parent's bundle, if the snapshot has one.
     ///
     /// Fails with a [`TrainerError`]; nothing is left running.
     pub fn train(&self, snapshot: Vec<u8>, parent: Option<Vec<u8>>) -> Result<Finished, TrainerError> {
-        let job = Job { snapshot, parent };
-        let answer = match self {
-            Self::InProcess => worker::run(&job, worker::Meter::thread()),
-            Self::Child { program } => ask_child(program, &job)?,
+        let choices = RunChoices::default();
+        let task =
+            Task { snapshot: Source::Bytes(snapshot), parent, choices, limits: Limits::default(), checkpoint: None };
+        self.run(task, &mut |_, _| Say::GoOn)
+    }
+
+    /// Runs one training to its end; `listen` hears several times a second which process it is and how far it has come.
+    ///
+    /// A child that runs over its memory gets a second try with half the micro-batch. One that is stopped leaves a
+    /// checkpoint, from which the same task goes on; one that finishes removes it. Fails with a [`TrainerError`]; nothing is
+    /// left running.
+    pub fn run(&self, mut task: Task, listen: &mut dyn FnMut(u32, &Report) -> Say) -> Result<Finished, TrainerError> {
+        let program = match self {
+            Self::InProcess => return in_process(&task),
+            Self::Child { program } => program,
         };
-        match answer {
-            Answer::Done { bundle, work_mac, cpu_s, peak_bytes } => {
-                let digest = Digest::of(&bundle);
-                Ok(Finished { bundle, digest, work_mac, cpu_s, peak_bytes })
+        let job = |task: &mut Task| Job {
+            parent: task.parent.take(),
+            choices: task.choices,
+            limits: task.limits,
+            checkpoint: task.checkpoint.clone(),
+        };
+        let mut job = job(&mut task);
+        let answer = match supervisor::ask(program, &job, &task.snapshot, listen) {
+            Err(TrainerError::Memory { words }) => {
+                job.choices.micro_batch =
+                    halved(job.choices.micro_batch, &task.snapshot).ok_or(TrainerError::Memory { words })?;
+                supervisor::ask(program, &job, &task.snapshot, listen)?
             }
+            answer => answer?,
+        };
+        if let (Answer::Done(_) | Answer::Refused { .. }, Some(at)) = (&answer, &task.checkpoint) {
+            // One that stays behind is refused by every other training, and swept with its snapshot.
+            let _ = std::fs::remove_file(&at.path);
+        }
+        match answer {
+            Answer::Done(candidate) => Ok(finished(*candidate)),
+            Answer::Stopped(usage) => Err(TrainerError::Stopped(usage)),
             Answer::Refused { reason } => Err(TrainerError::Refused(reason)),
+            Answer::Progress(_) => unreachable!("the supervisor hears these out"),
         }
     }
 }
 
-fn ask_child(program: &PathBuf, job: &Job) -> Result<Answer, TrainerError> {
-    let start = |source| TrainerError::Start { program: program.clone(), source };
-    let mut child = Command::new(program)
-        .arg("train-worker")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // Tensors of a megabyte must not be mapped anew at every step; glibc only, harmless elsewhere.
-        .env("MALLOC_MMAP_THRESHOLD_", "33554432")
-        .env("MALLOC_TRIM_THRESHOLD_", "268435456")
-        .spawn()
-        .map_err(start)?;
-    // Drained beside the frames, or a child that complains at length would wait for us while we wait for it.
-    let mut stderr = child.stderr.take().expect("stderr is piped");
-    let words = std::thread::spawn(move || {
-        let mut words = Vec::new();
-        let _ = (&mut stderr).take(WORDS_BYTES_MAX).read_to_end(&mut words);
-        let _ = io::copy(&mut stderr, &mut io::sink());
-        words
-    });
-    let (ended, deadline) = mpsc::channel::<()>();
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let watch = std::thread::spawn(move || {
-        let late = deadline.recv_timeout(TRAINING_MAX) == Err(mpsc::RecvTimeoutError::Timeout);
-        if let Some(pid) = pid.filter(|_| late) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    });
-    // The worker reads the whole job before it writes, so writing first cannot lock the two up. If it dies while reading,
-    // the write fails and its exit status tells more than the write's error.
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    let written = frames::write(&mut stdin, job);
-    drop(stdin);
-    let mut stdout = child.stdout.take().expect("stdout is piped");
-    let answer = frames::read(&mut stdout);
-    // Its watch ends before it is waited for, so that its number cannot be another process's by then.
-    drop(stdout);
-    drop(ended);
-    let _ = watch.join();
-    let words = words.join().unwrap_or_default();
-    let status = child.wait().map_err(start)?;
-    match answer {
-        Ok(answer) if written.is_ok() => Ok(answer),
-        _ if !status.success() => Err(TrainerError::Ended { how: meaning(status, &words) }),
-        Ok(_) => Err(TrainerError::Ended { how: "it answered before it had read the job".to_owned() }),
-        Err(error) => Err(error.into()),
-    }
+/// Half the micro-batch; none if it cannot be halved.
+fn halved(micro_batch: u64, snapshot: &Source) -> Option<u64> {
+    let part = if micro_batch == 0 {
+        let outline = Snapshot::outline(&mut snapshot.open().ok()?).ok()?;
+        outline.settings.fit.batch as u64
+    } else {
+        micro_batch
+    };
+    (part > 1).then_some(part / 2)
 }
 
-/// What a child's end means: signals 9 and 6 are how the kernel and the allocator say "out of memory".
-fn meaning(status: ExitStatus, words: &[u8]) -> String {
-    use std::os::unix::process::ExitStatusExt as _;
-    let said = String::from_utf8_lossy(words);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-    match status.signal() {
-        Some(9) => format!("killed: out of memory, or an hour without an end; last words: {last}"),
-        Some(6) => format!("aborted, out of memory or a bug of ours; last words: {last}"),
-        _ => format!("{status}; last words: {last}"),
-    }
+fn finished(candidate: Candidate) -> Finished {
+    let Candidate { bundle, work_mac, choices, usage } = candidate;
+    let digest = Digest::of(&bundle);
+    Finished { bundle, digest, work_mac, cpu_s: usage.cpu_s, peak_bytes: usage.peak_bytes, choices, usage }
+}
+
+fn in_process(task: &Task) -> Result<Finished, TrainerError> {
+    let meter = worker::Meter::thread();
+    let mut from = task.snapshot.open()?;
+    let outcome = snapshot::run_in(&mut from, task.parent.as_deref(), task.choices, None, &mut Undisturbed)
+        .map_err(|error| TrainerError::Refused(worker::chain(&error)))?;
+    let usage = Usage { cpu_s: meter.cpu_s(), peak_bytes: worker::peak_bytes(), ..Usage::default() };
+    let work_mac = outcome.trained.work_mac;
+    Ok(finished(Candidate { bundle: outcome.bundle, work_mac, choices: outcome.choices, usage }))
 }

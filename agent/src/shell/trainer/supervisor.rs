@@ -1,0 +1,193 @@
+//! Watches one worker process from its start to its end, and knows what each end means.
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::frames::{self, Answer, FrameError, Job, Report, Word};
+use super::limits::Group;
+use super::{Say, Source, TrainerError};
+
+/// A training that has not ended by then at full speed is ended: the largest one a gateway is asked for takes minutes.
+const TRAINING_MAX: Duration = Duration::from_hours(1);
+/// Last words of a child that are kept.
+const WORDS_BYTES_MAX: u64 = 64 * 1024;
+/// Exit codes by which a shell or a unit reports an abort and a kill.
+const ABORTED: i32 = 134;
+const KILLED: i32 = 137;
+
+/// Starts a worker on `job`, hands it the snapshot and hears it out.
+///
+/// Fails with [`TrainerError::Memory`] where it ended over its budget, with another [`TrainerError`] where it ended otherwise.
+pub(super) fn ask(
+    program: &Path,
+    job: &Job,
+    snapshot: &Source,
+    listen: &mut dyn FnMut(u32, &Report) -> Say,
+) -> Result<Answer, TrainerError> {
+    let start = |source| TrainerError::Start { program: program.to_owned(), source };
+    let mut child = spawn(program).map_err(start)?;
+    // In its group before it has anything to allocate; without one the worker's own limits hold.
+    let group = job.limits.memory_bytes.and_then(|bytes| Group::make(Path::new("/"), child.id(), bytes));
+    // Drained beside the frames, or a child that complains at length would wait for us while we wait for it.
+    let mut stderr = child.stderr.take().expect("stderr is piped");
+    let words = std::thread::spawn(move || {
+        let mut words = Vec::new();
+        let _ = (&mut stderr).take(WORDS_BYTES_MAX).read_to_end(&mut words);
+        let _ = io::copy(&mut stderr, &mut io::sink());
+        words
+    });
+    let (ended, deadline) = mpsc::channel::<()>();
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let longest = TRAINING_MAX.div_f64(job.limits.cpu_share.unwrap_or(1.0).clamp(0.01, 1.0));
+    let watch = std::thread::spawn(move || {
+        let late = deadline.recv_timeout(longest) == Err(mpsc::RecvTimeoutError::Timeout);
+        if let Some(pid) = pid.filter(|_| late) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    });
+    let heard = converse(&mut child, job, snapshot, listen);
+    // Its watch ends before it is waited for, so that its number cannot be another process's by then.
+    drop(ended);
+    let _ = watch.join();
+    let words = words.join().unwrap_or_default();
+    let status = child.wait().map_err(start)?;
+    let killed_for_memory = group.as_ref().is_some_and(Group::has_killed);
+    match heard {
+        Ok(answer) => Ok(answer),
+        Err(_) if over_memory(status, &words, killed_for_memory) => {
+            Err(TrainerError::Memory { words: last_line(&words) })
+        }
+        Err(_) if !status.success() => Err(TrainerError::Ended { how: meaning(status, &words) }),
+        Err(error) => Err(error),
+    }
+}
+
+fn spawn(program: &Path) -> io::Result<Child> {
+    Command::new(program)
+        .arg("train-worker")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Tensors of a megabyte must not be mapped anew at every step; glibc only, harmless elsewhere.
+        .env("MALLOC_MMAP_THRESHOLD_", "33554432")
+        .env("MALLOC_TRIM_THRESHOLD_", "268435456")
+        // A second arena would hold memory that nobody counts.
+        .env("MALLOC_ARENA_MAX", "1")
+        .spawn()
+}
+
+/// Writes the job and its rows, then reads until the last frame.
+fn converse(
+    child: &mut Child,
+    job: &Job,
+    snapshot: &Source,
+    listen: &mut dyn FnMut(u32, &Report) -> Say,
+) -> Result<Answer, TrainerError> {
+    let pid = child.id();
+    // The worker reads all rows before it writes, so writing first cannot lock the two up. If it dies or refuses while
+    // reading, the write fails, and what it says or how it ended tells more than the write's error.
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let written = frames::write(&mut stdin, job).and_then(|()| snapshot.copy_into(&mut stdin));
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    loop {
+        match frames::read(&mut stdout) {
+            Ok(Answer::Progress(report)) => {
+                let word = match listen(pid, &report) {
+                    Say::GoOn => continue,
+                    Say::Finish => Word::Finish,
+                    Say::Cancel => Word::Cancel,
+                };
+                // One that has just ended hears nothing any more; its last frame is on its way.
+                let _ = frames::write(&mut stdin, &word);
+            }
+            Ok(answer) => return Ok(answer),
+            Err(_) if matches!(written, Err(FrameError::Source { .. })) => return Err(written.unwrap_err().into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Source {
+    fn copy_into(&self, into: &mut impl io::Write) -> Result<(), FrameError> {
+        match self {
+            Self::Bytes(bytes) => into.write_all(bytes)?,
+            Self::File(path) => {
+                let unreadable = |source| FrameError::Source { path: path.clone(), source };
+                let mut file = File::open(path).map_err(unreadable)?;
+                let _ = io::copy(&mut file, into)?;
+            }
+        }
+        Ok(into.flush()?)
+    }
+
+    /// A reader of its bytes.
+    pub(super) fn open(&self) -> Result<Box<dyn io::Read + '_>, TrainerError> {
+        Ok(match self {
+            Self::Bytes(bytes) => Box::new(bytes.as_slice()),
+            Self::File(path) => {
+                let unreadable = |source| FrameError::Source { path: path.clone(), source };
+                Box::new(io::BufReader::new(File::open(path).map_err(unreadable)?))
+            }
+        })
+    }
+}
+
+/// Whether an end means that memory ran out: the kernel's kill inside the group, or an allocation that was refused.
+fn over_memory(status: ExitStatus, words: &[u8], killed_for_memory: bool) -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+    let refused = String::from_utf8_lossy(words).contains("memory allocation of");
+    match (status.signal(), status.code()) {
+        (Some(9), _) | (_, Some(KILLED)) => killed_for_memory,
+        (Some(6), _) | (_, Some(ABORTED)) => refused || killed_for_memory,
+        _ => false,
+    }
+}
+
+fn last_line(words: &[u8]) -> String {
+    let said = String::from_utf8_lossy(words);
+    said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned()
+}
+
+/// What a child's end means where memory is not known to be the cause.
+fn meaning(status: ExitStatus, words: &[u8]) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    let last = last_line(words);
+    match (status.signal(), status.code()) {
+        (Some(9), _) | (_, Some(KILLED)) => {
+            format!("killed: by someone, out of the machine's memory, or much too late; last words: {last}")
+        }
+        (Some(6), _) | (_, Some(ABORTED)) => format!("aborted, a bug of ours; last words: {last}"),
+        _ => format!("{status}; last words: {last}"),
+    }
+}
+
+/// The program of a child.
+pub(super) fn own_program() -> io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_end_is_blamed_on_memory_only_with_evidence() {
+        let words = b"memory allocation of 4096 bytes failed";
+        for status in [ExitStatus::from_raw(6), ExitStatus::from_raw(ABORTED << 8)] {
+            assert!(over_memory(status, words, false));
+            assert!(!over_memory(status, b"panicked at", false), "a panic aborts too");
+        }
+        for status in [ExitStatus::from_raw(9), ExitStatus::from_raw(KILLED << 8)] {
+            assert!(over_memory(status, b"", true));
+            assert!(!over_memory(status, words, false), "anybody can kill");
+        }
+        assert!(!over_memory(ExitStatus::from_raw(75 << 8), words, false));
+    }
+}
