@@ -5,6 +5,7 @@ pub mod drift;
 pub mod gate;
 pub mod plan;
 pub mod policy;
+pub mod prices;
 pub mod time;
 pub mod trigger;
 pub mod value;
