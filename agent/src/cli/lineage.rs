@@ -70,14 +70,9 @@ fn describe(model: &Value) -> String {
     let run = &model["run"];
     if run.is_object() {
         let why = run["reason"].as_str().map_or_else(String::new, |reason| format!(" because of {reason}"));
-        line += &format!(
-            ", run {} ({} on {} rows){why}, gain {}, {} J",
-            run["run"],
-            text(&run["strategy"]),
-            run["rows"],
-            gain(&run["holdout"]),
-            joules(run)
-        );
+        let (number, strategy, rows) = (&run["run"], text(&run["strategy"]), &run["rows"]);
+        let (gain, joules) = (gain(&run["holdout"]), joules(run));
+        line = format!("{line}, run {number} ({strategy} on {rows} rows){why}, gain {gain}, {joules} J");
     }
     line
 }

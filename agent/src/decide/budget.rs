@@ -230,7 +230,6 @@ impl Budget {
     }
 
     /// Asks whether `job` may start. A refusal is remembered: one that lasts is reported as starved.
-    #[must_use]
     pub fn ask(mut self, job: &Job, settings: &BudgetSettings) -> (Self, Result<Allowance, Refusal>, Option<Starved>) {
         let answer = self.decide(&Phase::Start(job), settings).map(|()| Allowance {
             memory_bytes: limits::memory(&self.readings.memory, settings).0,

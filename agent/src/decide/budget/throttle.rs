@@ -17,9 +17,9 @@ const RISE: f64 = 0.05;
 /// Never slower than this share of full speed: below it only stopping helps.
 const FLOOR: f64 = 1.0 / 16.0;
 /// After a stop the value must have been low for this long.
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_mins(1);
 /// A sensor that has been gone for this long counts as one that was never there.
-const ABSENT: Duration = Duration::from_secs(600);
+const ABSENT: Duration = Duration::from_mins(10);
 
 /// Where the limits of one value lie.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -316,7 +316,7 @@ fn interval(evidence: &Evidence) -> Option<Interval> {
     const Z: f64 = 1.645;
     let (gain, error) = evidence.gain();
     let known = evidence.rows > 0 && !evidence.not_finite && gain.is_finite() && error.is_finite();
-    known.then(|| Interval { rows: evidence.rows, gain, low: gain - Z * error, high: gain + Z * error })
+    known.then_some(Interval { rows: evidence.rows, gain, low: gain - Z * error, high: gain + Z * error })
 }
 
 fn remove_others(store: &ModelStore, kept: &[Digest]) {

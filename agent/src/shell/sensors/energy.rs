@@ -200,7 +200,7 @@ impl Meter {
         }
         if is_power {
             // Trapezoid between the two looks.
-            step = if goes_on { (self.watts + watts) / 2.0 * elapsed_s } else { 0.0 };
+            step = if goes_on { f64::midpoint(self.watts, watts) * elapsed_s } else { 0.0 };
         }
         let rate = (goes_on && elapsed_s > 0.0).then(|| step / elapsed_s);
         (self.joules, self.watts, self.at) = (self.joules + step, watts, now);
