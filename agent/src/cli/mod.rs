@@ -4,11 +4,13 @@ pub mod backtest;
 pub mod chart;
 pub mod demo;
 pub mod drift;
+pub mod energy;
 pub mod exit;
 pub mod follow;
 pub mod init;
 mod input;
 pub mod label;
+pub mod lineage;
 pub mod model;
 pub mod models;
 pub mod promote;
@@ -76,6 +78,10 @@ enum Command {
     Drift(drift::Args),
     /// List every model this device has known
     Models(models::Args),
+    /// Show which model was trained from which, on what evidence and at what price
+    Lineage(lineage::Args),
+    /// Show what retraining took in CPU time and energy
+    Energy(energy::Args),
     /// List the newest samples with their answers
     Records(records::Args),
     /// Tell the agent what was true
@@ -126,6 +132,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Status(args) => status::run(&args, global),
         Command::Drift(args) => drift::run(&args, global),
         Command::Models(args) => models::run(&args, global),
+        Command::Lineage(args) => lineage::run(&args, global),
+        Command::Energy(args) => energy::run(&args, global),
         Command::Records(args) => records::run(&args, global),
         Command::Label(args) => label::run(&args, global),
         Command::Retrain(args) => retrain::run(&args, global),

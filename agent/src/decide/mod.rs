@@ -1,10 +1,12 @@
 //! Decides; never acts. Facts in, states, orders and reports out: no clock, disk, network, thread or chance of its own.
+pub mod budget;
 pub mod cycle;
 pub mod drift;
 pub mod evidence;
 pub mod gate;
 pub mod plan;
 pub mod policy;
+pub mod prices;
 pub mod retention;
 pub mod sample;
 pub mod time;

@@ -6,6 +6,7 @@
 //! ```
 mod books;
 mod commands;
+mod energy;
 mod hands;
 mod keeper;
 mod shared;

@@ -12,5 +12,6 @@ pub mod lock;
 pub mod models;
 pub mod paths;
 pub mod recorder;
+pub mod sensors;
 pub mod store;
 pub mod trainer;

@@ -75,6 +75,8 @@ fn router(app: App) -> Router {
         .route("/v1/reports", get(v1::reports))
         .route("/v1/runs", get(v1::runs))
         .route("/v1/rebaseline", post(v1::rebaseline))
+        .route("/v1/energy", get(v1::energy))
+        .route("/v1/lineage", get(v1::lineage))
         .route("/v1/commands", post(v1::command))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)

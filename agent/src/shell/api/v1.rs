@@ -53,6 +53,14 @@ pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, Proble
     app.shared.ask(Question::Models).await.map(Json).ok_or_else(Problem::stopping)
 }
 
+pub(super) async fn energy(State(app): State<App>) -> Result<Json<Value>, Problem> {
+    app.shared.ask(Question::Energy).await.map(Json).ok_or_else(Problem::stopping)
+}
+
+pub(super) async fn lineage(State(app): State<App>) -> Result<Json<Value>, Problem> {
+    app.shared.ask(Question::Lineage).await.map(Json).ok_or_else(Problem::stopping)
+}
+
 /// How much is wanted, and from where.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

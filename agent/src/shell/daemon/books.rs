@@ -9,10 +9,13 @@ use ulid::Ulid;
 use super::keeper::Saved;
 use super::work::Done;
 use crate::decide::cycle::{Cycle, Order, OrderTask, Report};
+use crate::decide::gate::Evidence;
 use crate::decide::value::JOULES_PER_MAC;
 use crate::shell::clock;
 use crate::shell::models::ModelStore;
-use crate::shell::store::{Control, CycleRow, ModelRow, ModelStatus, ReportRow, RunRow, StoreError, StoredReport};
+use crate::shell::store::{
+    Control, CycleRow, Interval, ModelRow, ModelStatus, ReportRow, RunCost, RunGain, RunRow, StoreError, StoredReport,
+};
 use crate::shell::trainer::runs;
 
 /// Reports that wait in memory while the disk refuses; the oldest beyond are given up.
@@ -119,7 +122,9 @@ impl Books {
                         rejected.push(*candidate);
                     }
                     let text = payload["verdict"].to_string();
+                    let holdout = interval(&verdict.evidence);
                     self.run(*run, |row| {
+                        row.gain.holdout = holdout;
                         let word = if verdict.passed { "passed" } else { "refused" };
                         word.clone_into(&mut row.state);
                         row.verdict = Some(text);
@@ -164,10 +169,13 @@ impl Books {
             candidate,
             snapshot: None,
             strategy: strategy.to_owned(),
+            reason: serde_json::to_value(order.reason).ok().and_then(|word| word.as_str().map(ToOwned::to_owned)),
             rows: 0,
             cpu_s: 0.0,
             joules_modelled: None,
             verdict: None,
+            cost: RunCost::default(),
+            gain: RunGain::default(),
             started_at: clock::now(),
             finished_at: None,
         };
@@ -187,6 +195,8 @@ impl Books {
             // A run trains twice if its candidate passes: once to be judged, once on all rows.
             row.cpu_s += cost.cpu_s;
             row.joules_modelled = Some(row.joules_modelled.unwrap_or(0.0) + joules);
+            let peak = i64::try_from(cost.peak_bytes).unwrap_or(i64::MAX);
+            row.cost.peak_bytes = Some(row.cost.peak_bytes.unwrap_or(0).max(peak));
         });
         if done.snapshot.is_some() {
             self.say(
@@ -300,6 +310,14 @@ impl Books {
     pub(super) fn runs_newest(&self, limit: usize) -> Result<Vec<RunRow>, StoreError> {
         self.control.runs_newest(limit)
     }
+}
+
+/// The hold-out's gain with one-sided bounds of 95 %; none if nothing was compared.
+fn interval(evidence: &Evidence) -> Option<Interval> {
+    const Z: f64 = 1.645;
+    let (gain, error) = evidence.gain();
+    let known = evidence.rows > 0 && !evidence.not_finite && gain.is_finite() && error.is_finite();
+    known.then_some(Interval { rows: evidence.rows, gain, low: gain - Z * error, high: gain + Z * error })
 }
 
 fn remove_others(store: &ModelStore, kept: &[Digest]) {

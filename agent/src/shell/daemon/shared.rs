@@ -67,6 +67,10 @@ pub enum Question {
     Reports(usize),
     /// The newest retrains, newest first.
     Runs(usize),
+    /// What retraining took: by day and week, by outcome, by run.
+    Energy,
+    /// Every model with the run that made it.
+    Lineage,
 }
 
 /// What a person may command.

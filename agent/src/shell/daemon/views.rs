@@ -1,6 +1,7 @@
 //! What the loop answers when asked: its state as JSON.
 use serde_json::{Value, json};
 
+use super::energy;
 use super::keeper::Keeper;
 use super::shared::Question;
 use crate::decide::cycle::Cycle;
@@ -19,6 +20,8 @@ pub(super) fn answer(keeper: &Keeper, question: Question) -> Value {
         }
         Question::Models => models(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Reports(limit) => reports(keeper, limit).unwrap_or_else(|error| failed(&error)),
+        Question::Energy => energy::view(keeper).unwrap_or_else(|error| failed(&error)),
+        Question::Lineage => energy::lineage(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Runs(limit) => runs(keeper, limit).unwrap_or_else(|error| failed(&error)),
     }
 }

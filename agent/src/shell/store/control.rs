@@ -13,7 +13,7 @@ use super::{SetAside, StoreError, set_aside_database};
 
 const FORMAT: Format = Format {
     application_id: 0x686F_6E63, // "honc"
-    steps: &[include_str!("migrations/control_1.sql")],
+    steps: &[include_str!("migrations/control_1.sql"), include_str!("migrations/control_2.sql")],
     tables: &["cycle", "report", "run", "model"],
 };
 
@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
     use crate::decide::time::Timestamp;
-    use crate::shell::store::ModelStatus;
+    use crate::shell::store::{ModelStatus, RunCost, RunGain};
 
     fn cycle(generation: i64) -> CycleRow {
         CycleRow { generation, state: generation.to_le_bytes().repeat(100) }
@@ -196,10 +196,13 @@ mod tests {
             candidate: (state == "finished").then(|| Digest::of(b"candidate")),
             snapshot: Some(Digest::of(b"snapshot")),
             strategy: "head".to_owned(),
+            reason: Some("drift".to_owned()),
             rows: 445,
             cpu_s: 0.125,
             joules_modelled: None,
             verdict: (state == "finished").then(|| "{}".to_owned()),
+            cost: RunCost::default(),
+            gain: RunGain::default(),
             started_at: Timestamp(5),
             finished_at: (state == "finished").then_some(Timestamp(6)),
         }
@@ -283,7 +286,7 @@ mod tests {
         control.connection.pragma_update(None, "user_version", 99).unwrap();
         drop(control);
         let path = folder.path().join("control.db");
-        assert!(matches!(Control::open(&path), Err(StoreError::Newer { found: 99, known: 1, .. })));
+        assert!(matches!(Control::open(&path), Err(StoreError::Newer { found: 99, known: 2, .. })));
         assert!(path.exists() && fs::read_dir(folder.path()).unwrap().count() == 1);
     }
 

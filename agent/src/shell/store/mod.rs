@@ -36,7 +36,7 @@ pub use control::Control;
 pub use cycle::CycleRow;
 pub use error::StoreError;
 pub use labels::{LabelOutcome, LabelledRow, NewLabel};
-pub use ledger::RunRow;
+pub use ledger::{Interval, RunCost, RunGain, RunRow};
 pub use lineage::{ModelRow, ModelStatus};
 pub use reader::{RecordCounts, RecordReader};
 pub use records::{NewRecord, Record};
