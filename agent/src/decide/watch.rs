@@ -20,6 +20,8 @@ mod river_tests;
 pub mod segments;
 mod settings;
 #[cfg(test)]
+mod study;
+#[cfg(test)]
 mod tests;
 mod trace;
 mod windows;

@@ -322,6 +322,8 @@ fn a_policy_that_names_its_tests_has_no_other_reason_and_a_static_one_none_at_al
     for policy in ["trigger:psi", "static"] {
         let mut story = Story::new(policy);
         story.settings.trigger.labels.every = 50;
+        story.settings.watch.watchers = vec![Watcher::ESr];
+        story.cycle.adopt(&story.settings, &model().0);
         story.rows(300, 0);
         assert_eq!(story.text, "", "{policy}");
     }
