@@ -134,27 +134,74 @@ fn invert_lower(matrix: &[f32], d: usize, start: usize, width: usize, inverse: &
     }
 }
 
-/// Solves `L Lᵀ X = B` in place for `B` of shape `[d, columns]`, row-major.
-pub(crate) fn solve(factor: &[f32], d: usize, b: &mut [f32], columns: usize) {
-    for row in 0..d {
-        let (done, rest) = b.split_at_mut(row * columns);
-        let current = &mut rest[..columns];
-        for (k, solved) in done.chunks_exact(columns).enumerate() {
-            let weight = factor[row * d + k];
-            current.iter_mut().zip(solved).for_each(|(x, s)| *x -= weight * s);
+/// Solves `L Lᵀ X = B` in place for `Bᵀ` of shape `[columns, d]`, row-major: each right-hand side is contiguous.
+pub(crate) fn solve(factor: &[f32], d: usize, b: &mut [f32]) {
+    let columns = b.len() / d.max(1);
+    let mut done = Vec::new();
+    for start in (0..d).step_by(BLOCK) {
+        let width = BLOCK.min(d - start);
+        if start > 0 {
+            // What is solved already is copied, since the product may not read what it writes.
+            done.clear();
+            b.chunks_exact(d).for_each(|row| done.extend_from_slice(&row[..start]));
+            let left = (&done[..], Shape { rows: columns, columns: start, stride: start });
+            let right = (&factor[start * d..], Shape { rows: width, columns: start, stride: d });
+            add_product_transposed(
+                -1.0,
+                left,
+                right,
+                (&mut b[start..], Shape { rows: columns, columns: width, stride: d }),
+            );
         }
-        let pivot = factor[row * d + row];
-        current.iter_mut().for_each(|x| *x /= pivot);
+        for x in b.chunks_exact_mut(d) {
+            for row in start..start + width {
+                let sum: f32 = (start..row).map(|k| factor[row * d + k] * x[k]).sum();
+                x[row] = (x[row] - sum) / factor[row * d + row];
+            }
+        }
     }
-    for row in (0..d).rev() {
-        let (above, rest) = b.split_at_mut(row * columns);
-        let solved = &mut rest[..columns];
-        let pivot = factor[row * d + row];
-        solved.iter_mut().for_each(|x| *x /= pivot);
-        for (k, earlier) in above.chunks_exact_mut(columns).enumerate() {
-            let weight = factor[row * d + k];
-            earlier.iter_mut().zip(&*solved).for_each(|(x, s)| *x -= weight * s);
+    for x in b.chunks_exact_mut(d) {
+        for row in (0..d).rev() {
+            let (above, rest) = x.split_at_mut(row);
+            rest[0] /= factor[row * d + row];
+            let weight = rest[0];
+            above.iter_mut().zip(&factor[row * d..]).for_each(|(x, l)| *x -= weight * l);
         }
+    }
+}
+
+/// Adds `Xᵀ X` to `c` for the columns `panel` of `x`, `[rows, width]`: `c` is `[panel, panel.end]`, row `i` belongs to column
+/// `panel.start + i` and holds its products with the columns `0..panel.end`.
+pub(crate) fn add_gram(x: &[f32], width: usize, panel: std::ops::Range<usize>, c: &mut [f32]) {
+    let rows = x.len() / width.max(1);
+    assert!(panel.end <= width && c.len() == panel.len() * panel.end, "a panel exceeds its matrix");
+    assert!(rows > 0 && x.len() == rows * width && isize::try_from(width).is_ok(), "rows of another width");
+    let stride = |stride: usize| isize::try_from(stride).expect("checked above");
+    // SAFETY: element (i, k) of the left matrix is `x[k · width + panel.start + i]` and element (k, j) of the right one is
+    // `x[k · width + j]` with i < panel.len(), j < panel.end ≤ width and k < rows, all inside `x`; `c` is
+    // `[panel.len(), panel.end]` exactly, and borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            panel.len(),
+            panel.end,
+            rows, //
+            c.as_mut_ptr(),
+            1,
+            stride(panel.end),
+            true, //
+            x.as_ptr().add(panel.start),
+            stride(width),
+            1, //
+            x.as_ptr(),
+            1,
+            stride(width), //
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
     }
 }
 
@@ -184,11 +231,11 @@ mod tests {
             let (a, b) = system(d);
             let (mut factor, mut x) = (a.clone(), b.clone());
             cholesky(&mut factor, d, &mut Vec::new()).expect("positive definite");
-            solve(&factor, d, &mut x, 2);
+            solve(&factor, d, &mut x);
             for i in 0..d {
                 for c in 0..2 {
-                    let left: f32 = (0..d).map(|k| a[i * d + k] * x[k * 2 + c]).sum();
-                    assert!((left - b[i * 2 + c]).abs() < 1e-3, "d {d}, row {i}: {left} for {}", b[i * 2 + c]);
+                    let left: f32 = (0..d).map(|k| a[i * d + k] * x[c * d + k]).sum();
+                    assert!((left - b[c * d + i]).abs() < 1e-3, "d {d}, row {i}: {left} for {}", b[c * d + i]);
                 }
             }
         }
