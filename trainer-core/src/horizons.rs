@@ -1,9 +1,10 @@
 //! Multi-horizon heads: every label improves the model, in constant memory, without a drift detector.
 //!
-//! Intuition: nobody knows how far back the past still tells the truth. So keep sums over the last 1, 7, 31, 127 … blocks of
-//! labels, solve a ridge head for each, with and without the factory's own sums, let all of them predict, and follow
-//! those that have lately been right. Linear heads add up to one linear head, so what is served costs one head.
+//! Intuition: nobody knows how far back the past still tells the truth. So keep sums over the last 1, 3, 7, 15 … blocks of
+//! labels, solve a ridge head for each, for the shortest and the longest also with the factory's own sums, let all of them
+//! predict, and follow those that have lately been right. Linear heads add up to one linear head, so what is served costs one head.
 mod saved;
+mod settings;
 
 use std::collections::VecDeque;
 
@@ -14,10 +15,11 @@ use crate::network::affine;
 use crate::ridge::{self, Gram, SolveError, SolveMemory};
 use crate::sums::{Histogram, SAVED_LEVEL};
 pub use saved::{RestoreError, Saved};
+pub use settings::HorizonSettings;
 
-/// Levels of the histogram from one horizon to the next: each horizon is four times as long as the one before. Twice the horizons
-/// at half the distance cost twice the work and changed no mean error by more than its noise.
-const STRIDE: usize = 2;
+/// Levels of the histogram from one horizon to the next. Horizons four times apart cost half and lost a little on streams whose
+/// concepts last for a few hundred rows.
+const STRIDE: usize = 1;
 /// An expert below this weight moves no answer by more than its share of a hundredth, so it is solved anew less often.
 const HEARD: f32 = 0.01;
 /// Refits of a head that is heard for one of a head that is not; more would find an expert again too late after a change.
@@ -26,42 +28,6 @@ const UNHEARD_EVERY: u64 = 4;
 const BLOCK_MAX: usize = 4_096;
 /// Blocks that may stand in levels which are not saved: two of each size.
 const NEWER_BLOCKS: usize = 2 * ((1 << SAVED_LEVEL) - 1);
-
-/// How the heads learn. The defaults are one setting for all data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HorizonSettings {
-    /// Number of horizons, each four times as long as the one before; the last one reaches back to the first label. Default 6.
-    pub horizons: usize,
-    /// Ridge strengths μ, one set of heads each. Default 10 and 100.
-    pub ridges: Vec<f32>,
-    /// How much a label of the field counts against a factory row. Default 4.
-    pub weight: f32,
-    /// Step η of the expert weights; steps of a quarter and of four times as much are tried beside it. Default 0.2.
-    pub rate: f64,
-    /// Share α of the weight that is spread over all experts after each label, so that none is ever lost; a tenth and ten times
-    /// as much are tried beside it. Default 0.001.
-    pub share: f64,
-    /// Labels per block: 0 means 32 for classification and 1 for regression. Default 0.
-    pub block: usize,
-}
-
-impl Default for HorizonSettings {
-    fn default() -> Self {
-        Self { horizons: 6, ridges: vec![10.0, 100.0], weight: 4.0, rate: 0.2, share: 1e-3, block: 0 }
-    }
-}
-
-impl HorizonSettings {
-    fn heads(&self) -> usize {
-        2 * self.horizons.max(1) * self.ridges.len()
-    }
-
-    /// Highest level of the histogram.
-    fn top(&self) -> usize {
-        STRIDE * (self.horizons.max(1) - 1)
-    }
-}
 
 /// How an expert's answer is compared with the truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +60,7 @@ pub struct Horizons {
     block_rows: VecDeque<u32>,
     /// Labels per block now.
     block: usize,
-    /// Heads side by side, `[width, heads · outputs]`: head `(ridge, horizon, factory)`.
+    /// Heads side by side, `[width, heads · outputs]`: per ridge one for each horizon, then those with the factory.
     heads: Vec<f32>,
     /// Expert 0 is the champion's own answer.
     mix: Mix,
@@ -128,7 +94,7 @@ impl Horizons {
             scoring,
             factory,
         };
-        let each = 2 * horizons.settings.horizons.max(1);
+        let each = horizons.settings.each();
         for (index, &ridge) in horizons.settings.ridges.clone().iter().enumerate() {
             let head = ridge::solve(&[(1.0, &horizons.factory)], ridge, memory)?;
             (0..each).for_each(|slot| horizons.place(index * each + slot, &head));
@@ -216,8 +182,8 @@ impl Horizons {
     #[must_use]
     pub fn work_mac_per_label(&self, block: usize) -> u64 {
         let Gram { width, outputs, .. } = self.factory;
-        let each = 2 * self.settings.ridges.len() as u64 * ridge::solve_work_mac(width, outputs);
-        let refits: u64 = (0..self.settings.horizons.max(1)).map(|horizon| each / every(horizon)).sum();
+        let each = self.settings.ridges.len() as u64 * ridge::solve_work_mac(width, outputs);
+        let refits: u64 = (0..self.settings.horizons.max(1)).map(|horizon| each / every(horizon)).sum::<u64>() + each;
         self.factory.push_work_mac() + refits / block.max(1) as u64
     }
 
@@ -346,17 +312,21 @@ impl Horizons {
             added = until;
             let slots = if last { horizon..count } else { horizon..horizon + 1 };
             for (index, &ridge) in self.settings.ridges.clone().iter().enumerate() {
-                for (without, factory) in [1.0, 0.0].into_iter().enumerate() {
-                    let head_of = |slot: usize| (index * count + slot) * 2 + without;
-                    // The longest horizon fills the places of those that would be longer still: one of them is enough to ask for it.
-                    if !slots.clone().any(|slot| due(horizon, head_of(slot))) {
+                let first = index * self.settings.each();
+                let alone = slots.clone().map(|slot| first + slot).collect();
+                // The factory's rows are the oldest there are, so they belong to the longest horizon, and to the shortest
+                // one, which has too few rows of its own.
+                let ends = [(horizon == 0, first + count), (last, first + count + 1)];
+                let joined: Vec<usize> = ends.into_iter().filter_map(|(is, slot)| is.then_some(slot)).collect();
+                for (factory, slots) in [(0.0, alone), (1.0, joined)] {
+                    if !slots.iter().any(|slot| due(horizon, *slot)) {
                         continue;
                     }
                     let parts = [(self.settings.weight, &sum), (factory, &self.factory)];
                     let parts = if factory > 0.0 { &parts[..] } else { &parts[..1] };
                     let head = ridge::solve(parts, ridge, memory)?;
                     self.work_mac += ridge::solve_work_mac(self.factory.width, self.factory.outputs);
-                    slots.clone().for_each(|slot| self.place(head_of(slot), &head));
+                    slots.iter().for_each(|slot| self.place(*slot, &head));
                 }
             }
         }

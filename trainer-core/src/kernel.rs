@@ -64,14 +64,15 @@ const BLOCK: usize = 32;
 /// matrix is then spoilt. Source: right-looking blocked factorisation, Golub & Van Loan, section 4.2.
 pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> Result<(), usize> {
     let mut inverse = [0.0_f32; BLOCK * BLOCK];
+    let mut columns = [[0.0_f32; BLOCK]; BLOCK];
     for start in (0..d).step_by(BLOCK) {
         let width = BLOCK.min(d - start);
-        factor_diagonal(matrix, d, start, width)?;
+        factor_diagonal(matrix, d, start, width, &mut columns)?;
         let below = d - start - width;
         if below == 0 {
             break;
         }
-        invert_lower(matrix, d, start, width, &mut inverse);
+        invert_lower(&columns, width, &mut inverse);
         // Panel: L21 = A21 · L11⁻ᵀ, and (L11⁻ᵀ)ᵀ = L11⁻¹, whose rows are what the kernel wants.
         scratch.clear();
         scratch.resize(below * width, 0.0);
@@ -101,36 +102,54 @@ pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> 
     Ok(())
 }
 
-fn factor_diagonal(matrix: &mut [f32], d: usize, start: usize, width: usize) -> Result<(), usize> {
-    for column in start..start + width {
-        let dot = |matrix: &[f32], i: usize, j: usize| -> f32 {
-            let (left, right) = (&matrix[i * d + start..i * d + column], &matrix[j * d + start..j * d + column]);
-            left.iter().zip(right).map(|(l, r)| l * r).sum()
-        };
-        let pivot = matrix[column * d + column] - dot(matrix, column, column);
+/// Factors the diagonal block and leaves it in `columns` too, column by column, which is how the processor likes to read it.
+fn factor_diagonal(
+    matrix: &mut [f32],
+    d: usize,
+    start: usize,
+    width: usize,
+    columns: &mut [[f32; BLOCK]; BLOCK],
+) -> Result<(), usize> {
+    for row in 0..width {
+        let from = &matrix[(start + row) * d + start..][..=row];
+        from.iter().enumerate().for_each(|(column, x)| columns[column][row] = *x);
+    }
+    for column in 0..width {
+        let (done, later) = columns.split_at_mut(column + 1);
+        let current = &mut done[column];
+        let pivot = current[column];
         if !(pivot > 0.0 && pivot.is_finite()) {
-            return Err(column);
+            return Err(start + column);
         }
         let pivot = pivot.sqrt();
-        matrix[column * d + column] = pivot;
-        for row in column + 1..start + width {
-            matrix[row * d + column] = (matrix[row * d + column] - dot(matrix, row, column)) / pivot;
+        current[column] = pivot;
+        current[column + 1..].iter_mut().for_each(|x| *x /= pivot);
+        for (other, values) in later.iter_mut().enumerate().take(width - column - 1) {
+            let weight = current[column + 1 + other];
+            // What lies above the diagonal is computed too, and never read: whole columns are what vector units are for.
+            values.iter_mut().zip(&*current).for_each(|(x, l)| *x -= weight * l);
         }
+    }
+    for row in 0..width {
+        let into = &mut matrix[(start + row) * d + start..][..=row];
+        into.iter_mut().enumerate().for_each(|(column, x)| *x = columns[column][row]);
     }
     Ok(())
 }
 
-/// Inverse of the lower triangular diagonal block, row-major with stride [`BLOCK`], zero above the diagonal.
-fn invert_lower(matrix: &[f32], d: usize, start: usize, width: usize, inverse: &mut [f32; BLOCK * BLOCK]) {
+/// Inverse of the lower triangular diagonal block `columns`, row-major with stride [`BLOCK`], zero above the diagonal.
+fn invert_lower(columns: &[[f32; BLOCK]; BLOCK], width: usize, inverse: &mut [f32; BLOCK * BLOCK]) {
     inverse.fill(0.0);
-    for row in 0..width {
-        let pivot = matrix[(start + row) * d + start + row];
-        for column in 0..row {
-            let sum: f32 =
-                (column..row).map(|k| matrix[(start + row) * d + start + k] * inverse[k * BLOCK + column]).sum();
-            inverse[row * BLOCK + column] = -sum / pivot;
+    for unit in 0..width {
+        let mut x = [0.0_f32; BLOCK];
+        x[unit] = 1.0;
+        for k in unit..width {
+            let (solved, rest) = x.split_at_mut(k + 1);
+            solved[k] /= columns[k][k];
+            let weight = solved[k];
+            rest.iter_mut().zip(&columns[k][k + 1..]).for_each(|(x, l)| *x -= weight * l);
+            inverse[k * BLOCK + unit] = weight;
         }
-        inverse[row * BLOCK + row] = 1.0 / pivot;
     }
 }
 
