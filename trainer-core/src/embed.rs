@@ -1,4 +1,5 @@
 //! The feature vector every ridge head reads: `h = [inputs ‖ mid ‖ penultimate ‖ random ‖ 1]`, each part at unit scale.
+//! For classification the model then scales each row to a root mean square of 1.
 use crate::chance::{Chance, Purpose};
 use crate::network::{Network, Scratch, affine};
 

@@ -1,55 +1,49 @@
 //! Multi-horizon heads: every label improves the model, in constant memory, without a drift detector.
 //!
 //! Intuition: nobody knows how far back the past still tells the truth. So keep sums over the last 1, 3, 7, 15 … blocks of
-//! labels, solve a ridge head for each, with and without the factory's own sums, let all of them predict, and follow
-//! those that have lately been right. Linear heads add up to one linear head, so what is served costs one head.
+//! labels, solve a ridge head for each, for the shortest and the longest also with the factory's own sums, let all of them
+//! predict, and follow those that have lately been right. Linear heads add up to one linear head, so what is served costs one head.
+mod saved;
+mod settings;
+
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
+use crate::mix::{MIXERS, Mix};
 use crate::network::affine;
 use crate::ridge::{self, Gram, SolveError, SolveMemory};
+use crate::sums::{Histogram, SAVED_LEVEL};
+pub use saved::{RestoreError, Saved};
+pub use settings::HorizonSettings;
 
-/// Levels of the histogram: level i keeps at most two sums of 2^i blocks, so 24 levels outlast any gateway.
-const LEVELS: usize = 24;
-
-/// How the heads learn. The defaults are one setting for all data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HorizonSettings {
-    /// Number of horizons; the last one reaches back to the first label. Default 8.
-    pub horizons: usize,
-    /// Ridge strengths μ, one set of heads each. Default 10.
-    pub ridges: Vec<f32>,
-    /// How much a label of the field counts against a factory row. Default 4.
-    pub weight: f32,
-    /// Step η of the expert weights. Default 0.2.
-    pub rate: f64,
-    /// Share α of the weight that is spread over all experts after each label, so that none is ever lost. Default 0.001.
-    pub share: f64,
-    /// Labels per block: 0 means 32 for classification and 1 for regression. Default 0.
-    pub block: usize,
-}
-
-impl Default for HorizonSettings {
-    fn default() -> Self {
-        Self { horizons: 8, ridges: vec![10.0], weight: 4.0, rate: 0.2, share: 1e-3, block: 0 }
-    }
-}
+/// Levels of the histogram from one horizon to the next. Horizons four times apart cost half and lost a little on streams whose
+/// concepts last for a few hundred rows.
+const STRIDE: usize = 1;
+/// An expert below this weight moves no answer by more than its share of a hundredth, so it is solved anew less often.
+const HEARD: f32 = 0.01;
+/// Refits of a head that is heard for one of a head that is not; more would find an expert again too late after a change.
+const UNHEARD_EVERY: u64 = 4;
+/// Most labels a block is stretched to when work is scarce.
+const BLOCK_MAX: usize = 4_096;
+/// Blocks that may stand in levels which are not saved: two of each size.
+const NEWER_BLOCKS: usize = 2 * ((1 << SAVED_LEVEL) - 1);
 
 /// How an expert's answer is compared with the truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scoring {
     /// The largest output names the class: loss 0 or 1.
     Classes,
-    /// Standardised targets: loss `¾ · min(z², 4)`, averaged over targets.
+    /// Standardised targets: squared error.
     Targets,
 }
 
 /// What each expert said about one sample, kept until its label comes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Opinions {
-    /// The class of each expert.
+    /// The class of each expert, then that of each mixer.
     Classes(Vec<u16>),
-    /// `[experts, targets]`, standardised.
+    /// `[experts + mixers, targets]`, standardised.
     Targets(Vec<f32>),
 }
 
@@ -59,16 +53,21 @@ pub struct Horizons {
     settings: HorizonSettings,
     scoring: Scoring,
     factory: Gram,
-    /// Level i, oldest first: at most two sums of 2^i blocks.
-    levels: Vec<Vec<Gram>>,
-    open: Gram,
-    blocks: u64,
-    /// Heads side by side, `[width, heads · outputs]`: head `(ridge, horizon, factory)`.
+    histogram: Histogram,
+    /// Rows of the unfinished block: `[rows, width]` and `[rows, outputs]`.
+    open: (Vec<f32>, Vec<f32>),
+    /// Rows of each of the newest blocks, newest last.
+    block_rows: VecDeque<u32>,
+    /// Labels per block now.
+    block: usize,
+    /// Heads side by side, `[width, heads · outputs]`: per ridge one for each horizon, then those with the factory.
     heads: Vec<f32>,
-    /// Log weight per expert; expert 0 is the champion's own answer.
-    log_weights: Vec<f64>,
+    /// Expert 0 is the champion's own answer.
+    mix: Mix,
     /// Multiply-adds spent on sums and solutions.
     work_mac: u64,
+    /// Rows that were not learnt because a number in them was not finite.
+    refused: u64,
 }
 
 impl Horizons {
@@ -81,53 +80,60 @@ impl Horizons {
         settings: HorizonSettings,
         memory: &mut SolveMemory,
     ) -> Result<Self, SolveError> {
-        let count = settings.horizons.max(1) * 2 * settings.ridges.len().max(1);
-        let (width, outputs) = (factory.width, factory.outputs);
+        let (width, outputs, count) = (factory.width, factory.outputs, settings.heads());
         let mut horizons = Self {
-            open: Gram::new(width, outputs),
-            levels: vec![Vec::new(); LEVELS],
-            blocks: 0,
+            histogram: Histogram::new(width, outputs, settings.top()),
+            open: (Vec::new(), Vec::new()),
+            block_rows: VecDeque::new(),
+            block: first_block(&settings, scoring),
             heads: vec![0.0; width * count * outputs],
-            log_weights: vec![-((count + 1) as f64).ln(); count + 1],
+            mix: Mix::new(count + 1, settings.rate, settings.share),
             work_mac: 0,
+            refused: 0,
             settings,
             scoring,
             factory,
         };
+        let each = horizons.settings.each();
         for (index, &ridge) in horizons.settings.ridges.clone().iter().enumerate() {
             let head = ridge::solve(&[(1.0, &horizons.factory)], ridge, memory)?;
-            for slot in 0..2 * horizons.settings.horizons {
-                horizons.place(index * 2 * horizons.settings.horizons + slot, &head);
-            }
+            (0..each).for_each(|slot| horizons.place(index * each + slot, &head));
         }
         Ok(horizons)
     }
 
     /// Answers one sample: `h` is `[width]`, `champion` is `[outputs]` (probabilities, or standardised targets). Writes the
-    /// mixture into `mixture`, `[outputs]`, and returns what each expert said.
+    /// mixture into `mixture`, `[outputs]`, and returns what each expert said. An expert whose answer is not a number has no
+    /// voice.
     pub fn answer(&self, h: &[f32], champion: &[f32], mixture: &mut Vec<f32>) -> Opinions {
         let outputs = self.factory.outputs;
-        let mut said = vec![0.0; self.heads.len() / self.factory.width];
-        affine(&self.heads, h, &mut said);
+        let mut said = champion.to_vec();
+        said.resize(outputs + self.heads.len() / self.factory.width.max(1), 0.0);
+        affine(&self.heads, h, &mut said[outputs..]);
         mixture.clear();
         mixture.resize(outputs, 0.0);
-        let experts = || std::iter::once(champion).chain(said.chunks_exact(outputs));
-        for (weight, expert) in self.weights().zip(experts()) {
-            mixture.iter_mut().zip(expert).for_each(|(sum, x)| *sum += weight * x);
+        let weights: Vec<f64> = self.mix.weights().collect();
+        blend(&weights, &said, mixture);
+        for weights in self.mix.mixers() {
+            let from = said.len();
+            said.resize(from + outputs, 0.0);
+            let (experts, mixed) = said.split_at_mut(from);
+            blend(weights, experts, mixed);
         }
         match self.scoring {
             Scoring::Classes => {
-                let class = |answer| u16::try_from(argmax(answer)).unwrap_or(u16::MAX);
-                Opinions::Classes(experts().map(class).collect())
+                let class = |answer: &[f32]| u16::try_from(argmax(answer)).unwrap_or(u16::MAX);
+                Opinions::Classes(said.chunks_exact(outputs).map(class).collect())
             }
-            Scoring::Targets => Opinions::Targets(experts().flatten().copied().collect()),
+            Scoring::Targets => Opinions::Targets(said),
         }
     }
 
-    /// Learns one label: `y` is one-hot or standardised, `[outputs]`. `said` is what the experts said when the sample came;
-    /// without it (the ring has lost it) the sums still learn and the weights do not.
+    /// Learns one label: `h` is `[width]`, `y` is `[outputs]`, one-hot or standardised. `said` is what the experts said when the
+    /// sample came; without it (the ring has lost it) the sums still learn and the weights do not.
     ///
-    /// Fails with [`SolveError`] only if `h` was not finite.
+    /// A row with a number that is not finite teaches nothing and is counted ([`Horizons::refused`]). Fails with [`SolveError`] if
+    /// the heads cannot be solved, which needs sums beyond what an f32 holds.
     pub fn learn(
         &mut self,
         h: &[f32],
@@ -135,32 +141,60 @@ impl Horizons {
         said: Option<&Opinions>,
         memory: &mut SolveMemory,
     ) -> Result<(), SolveError> {
+        if !self.takes(h, y) {
+            return Ok(());
+        }
         if let Some(said) = said {
             self.reweigh(y, said);
         }
-        self.open.push(h, y);
-        self.work_mac += self.open.push_work_mac();
-        if self.open.rows >= self.block() as u64 { self.close_block(memory) } else { Ok(()) }
+        self.open_row(h, y);
+        self.work_mac += self.factory.push_work_mac();
+        if self.open_rows() < self.block {
+            return Ok(());
+        }
+        self.close_block();
+        let blocks = self.histogram.blocks();
+        let heard: Vec<bool> = self.weights().skip(1).map(|weight| weight >= HEARD).collect();
+        let due = |horizon, slot: usize| {
+            let rest = if heard[slot] { 1 } else { UNHEARD_EVERY };
+            blocks.is_multiple_of(every(horizon) * rest)
+        };
+        self.refit(due, memory)
     }
 
     /// Labels per block.
     #[must_use]
     pub fn block(&self) -> usize {
-        match (self.settings.block, self.scoring) {
-            (0, Scoring::Classes) => 32,
-            (0, Scoring::Targets) => 1,
-            (block, _) => block,
+        self.block
+    }
+
+    /// Makes blocks as long as it takes for a label to cost at most `mac_per_label` multiply-adds on average, up to 4,096 labels,
+    /// and never shorter than the settings say. Returns the labels per block from now on.
+    pub fn limit_work(&mut self, mac_per_label: u64) -> usize {
+        self.block = first_block(&self.settings, self.scoring);
+        while self.block < BLOCK_MAX && self.work_mac_per_label(self.block) > mac_per_label {
+            self.block *= 2;
         }
+        self.block
+    }
+
+    /// Multiply-adds that a label costs on average in blocks of `block` labels: its sums, and its part of the solutions.
+    #[must_use]
+    pub fn work_mac_per_label(&self, block: usize) -> u64 {
+        let Gram { width, outputs, .. } = self.factory;
+        let each = self.settings.ridges.len() as u64 * ridge::solve_work_mac(width, outputs);
+        let refits: u64 = (0..self.settings.horizons.max(1)).map(|horizon| each / every(horizon)).sum::<u64>() + each;
+        self.factory.push_work_mac() + refits / block.max(1) as u64
     }
 
     /// Takes the labels of an unfinished block in, and refits every head.
     ///
-    /// Fails with [`SolveError`] only if a feature was not finite.
+    /// Fails with [`SolveError`] as [`Horizons::learn`] does.
     pub fn flush(&mut self, memory: &mut SolveMemory) -> Result<(), SolveError> {
-        if self.open.rows > 0 {
-            self.push_block();
+        if self.open_rows() > 0 {
+            self.close_block();
         }
-        self.refit(|_| true, memory)
+        self.refit(|_, _| true, memory)
     }
 
     /// The heads' weighted sum, `[width, outputs]`, without the champion's share: a linear head to freeze into a bundle.
@@ -182,7 +216,7 @@ impl Horizons {
     /// Weight of each expert, champion first; they sum to 1.
     pub fn weights(&self) -> impl Iterator<Item = f32> + '_ {
         #[expect(clippy::cast_possible_truncation, reason = "weights are shown and used in f32")]
-        self.log_weights.iter().map(|log| log.exp() as f32)
+        self.mix.weights().map(|weight| weight as f32)
     }
 
     /// Multiply-adds spent on learning so far.
@@ -191,80 +225,108 @@ impl Horizons {
         self.work_mac
     }
 
-    /// Fixed share (Herbster and Warmuth, 1998) on the losses of what was said.
+    /// Rows that were not learnt because a number in them was not finite, or because they had another width.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Features the heads read.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.factory.width
+    }
+
+    /// Rows in the sums, the unfinished block included.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.histogram.rows() + self.open_rows() as u64
+    }
+
+    /// Most bytes that sums, heads and the unfinished block can ever need.
+    #[must_use]
+    pub fn size_bytes_max(&self) -> usize {
+        let row = self.factory.width + self.factory.outputs;
+        let numbers = self.heads.len() + self.block * row;
+        // The sum that a refit builds up counts too; the mixers' weights are a few kilobytes.
+        self.histogram.size_bytes_max() + 2 * self.factory.size_bytes() + 4 * numbers + 8 * 16 * self.settings.heads()
+    }
+
+    /// Whether a row can be learnt; counts it if not.
+    fn takes(&mut self, h: &[f32], y: &[f32]) -> bool {
+        let finite = |values: &[f32], count: usize| values.len() == count && values.iter().all(|x| x.is_finite());
+        let takes = finite(h, self.factory.width) && finite(y, self.factory.outputs);
+        self.refused += u64::from(!takes);
+        takes
+    }
+
+    fn open_row(&mut self, h: &[f32], y: &[f32]) {
+        self.open.0.extend_from_slice(h);
+        self.open.1.extend_from_slice(y);
+    }
+
+    fn open_rows(&self) -> usize {
+        self.open.1.len() / self.factory.outputs.max(1)
+    }
+
     fn reweigh(&mut self, y: &[f32], said: &Opinions) {
-        let rate = self.settings.rate;
+        let experts = self.settings.heads() + 1;
         match said {
-            Opinions::Classes(classes) => {
+            Opinions::Classes(classes) if classes.len() == experts + MIXERS => {
                 let truth = argmax(y);
-                for (log, &class) in self.log_weights.iter_mut().zip(classes) {
-                    *log -= if usize::from(class) == truth { 0.0 } else { rate };
-                }
+                let wrong: Vec<bool> = classes.iter().map(|class| usize::from(*class) != truth).collect();
+                let (experts, mixers) = wrong.split_at(experts);
+                self.mix.judge(experts, mixers);
             }
-            Opinions::Targets(values) => {
-                for (log, answer) in self.log_weights.iter_mut().zip(values.chunks_exact(y.len())) {
-                    let square = |(a, y): (&f32, &f32)| f64::from(a - y).powi(2).min(4.0) * 0.75;
-                    let loss = answer.iter().zip(y).map(square).sum::<f64>() / y.len() as f64;
-                    // An answer that is not a number is as wrong as can be.
-                    *log -= rate * if loss.is_nan() { 3.0 } else { loss };
-                }
+            Opinions::Targets(answers) if answers.len() == (experts + MIXERS) * y.len() => {
+                let (experts, mixers) = answers.split_at(experts * y.len());
+                self.mix.pull(experts, mixers, y);
             }
-        }
-        let highest = self.log_weights.iter().copied().fold(f64::MIN, f64::max);
-        let total: f64 = self.log_weights.iter().map(|log| (log - highest).exp()).sum();
-        let (share, each) = (self.settings.share, self.settings.share / self.log_weights.len() as f64);
-        for log in &mut self.log_weights {
-            *log = ((1.0 - share) * (*log - highest).exp() / total + each).ln();
+            // Said under other settings: nothing to learn from it.
+            Opinions::Classes(_) | Opinions::Targets(_) => {}
         }
     }
 
-    fn close_block(&mut self, memory: &mut SolveMemory) -> Result<(), SolveError> {
-        self.push_block();
-        let blocks = self.blocks;
-        // A long horizon changes slowly: horizon i is solved anew every 2^i / 4 blocks.
-        self.refit(|horizon| blocks.is_multiple_of(1 << horizon.saturating_sub(2)), memory)
-    }
-
-    fn push_block(&mut self) {
-        let empty = Gram::new(self.factory.width, self.factory.outputs);
-        let block = std::mem::replace(&mut self.open, empty);
-        self.blocks += 1;
-        self.levels[0].push(block);
-        for level in 0..LEVELS - 1 {
-            if self.levels[level].len() <= 2 {
-                break;
-            }
-            let (oldest, mut next) = (self.levels[level].remove(0), self.levels[level].remove(0));
-            next.add(&oldest);
-            self.levels[level + 1].push(next);
+    fn close_block(&mut self) {
+        let mut block = Gram::new(self.factory.width, self.factory.outputs);
+        block.push_rows(&self.open.0, &self.open.1);
+        if self.block_rows.len() == NEWER_BLOCKS {
+            self.block_rows.pop_front();
         }
+        self.block_rows.push_back(u32::try_from(block.rows).unwrap_or(u32::MAX));
+        self.open.0.clear();
+        self.open.1.clear();
+        self.histogram.push(block);
     }
 
-    fn refit(&mut self, due: impl Fn(usize) -> bool, memory: &mut SolveMemory) -> Result<(), SolveError> {
-        let count = self.settings.horizons;
-        let used = self.levels.iter().rposition(|level| !level.is_empty()).map_or(0, |level| level + 1);
+    fn refit(&mut self, due: impl Fn(usize, usize) -> bool, memory: &mut SolveMemory) -> Result<(), SolveError> {
+        let count = self.settings.horizons.max(1);
         // Horizons beyond what has been seen are the same head as the longest one that differs.
-        let distinct = used.min(count);
+        let distinct = self.histogram.used().div_ceil(STRIDE).min(count);
         let mut sum = Gram::new(self.factory.width, self.factory.outputs);
+        let mut added = 0;
         for horizon in 0..distinct {
-            let last = horizon + 1 == count;
-            let levels = if last { horizon..LEVELS } else { horizon..horizon + 1 };
-            for gram in self.levels[levels].iter().flatten() {
-                sum.add(gram);
-            }
-            if !due(horizon) {
-                continue;
-            }
-            let slots = if horizon + 1 == distinct { horizon..count } else { horizon..horizon + 1 };
+            let last = horizon + 1 == distinct;
+            let until = if last { usize::MAX } else { STRIDE * horizon + 1 };
+            self.histogram.add_to(added..until, &mut sum);
+            added = until;
+            let slots = if last { horizon..count } else { horizon..horizon + 1 };
             for (index, &ridge) in self.settings.ridges.clone().iter().enumerate() {
-                for factory in [1.0, 0.0] {
+                let first = index * self.settings.each();
+                let alone = slots.clone().map(|slot| first + slot).collect();
+                // The factory's rows are the oldest there are, so they belong to the longest horizon, and to the shortest
+                // one, which has too few rows of its own.
+                let ends = [(horizon == 0, first + count), (last, first + count + 1)];
+                let joined: Vec<usize> = ends.into_iter().filter_map(|(is, slot)| is.then_some(slot)).collect();
+                for (factory, slots) in [(0.0, alone), (1.0, joined)] {
+                    if !slots.iter().any(|slot| due(horizon, *slot)) {
+                        continue;
+                    }
                     let parts = [(self.settings.weight, &sum), (factory, &self.factory)];
                     let parts = if factory > 0.0 { &parts[..] } else { &parts[..1] };
                     let head = ridge::solve(parts, ridge, memory)?;
                     self.work_mac += ridge::solve_work_mac(self.factory.width, self.factory.outputs);
-                    for slot in slots.clone() {
-                        self.place((index * count + slot) * 2 + usize::from(factory == 0.0), &head);
-                    }
+                    slots.iter().for_each(|slot| self.place(*slot, &head));
                 }
             }
         }
@@ -276,6 +338,30 @@ impl Horizons {
         let row = self.heads.len() / self.factory.width;
         for (into, from) in self.heads.chunks_exact_mut(row).zip(head.chunks_exact(outputs)) {
             into[slot * outputs..(slot + 1) * outputs].copy_from_slice(from);
+        }
+    }
+}
+
+/// Blocks from one refit of a horizon to the next: a long horizon changes slowly, so a quarter of its length will do.
+fn every(horizon: usize) -> u64 {
+    1 << (STRIDE * horizon).saturating_sub(2).min(62)
+}
+
+fn first_block(settings: &HorizonSettings, scoring: Scoring) -> usize {
+    match (settings.block, scoring) {
+        (0, Scoring::Classes) => 32,
+        (0, Scoring::Targets) => 1,
+        (block, _) => block,
+    }
+}
+
+/// Adds `Σ weight · answer` to `into`, `[outputs]`; an answer that is not a number adds nothing.
+fn blend(weights: &[f64], answers: &[f32], into: &mut [f32]) {
+    for (weight, answer) in weights.iter().zip(answers.chunks_exact(into.len())) {
+        #[expect(clippy::cast_possible_truncation, reason = "weights are used in f32")]
+        let weight = *weight as f32;
+        for (sum, x) in into.iter_mut().zip(answer).filter(|(_, x)| x.is_finite()) {
+            *sum += weight * x;
         }
     }
 }
@@ -341,9 +427,8 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_the_state_survives_its_serialisation_bit_for_bit() {
         let (_, _, horizons) = mistakes(&HorizonSettings { block: 1, ..HorizonSettings::default() });
-        assert!(horizons.levels.iter().all(|level| level.len() <= 2));
-        let sums: u64 = horizons.levels.iter().flatten().map(|gram| gram.rows).sum();
-        assert_eq!(sums, 1_200);
+        assert_eq!((horizons.rows(), horizons.refused()), (1_200, 0));
+        assert!(horizons.histogram.size_bytes() <= horizons.size_bytes_max());
         let text = serde_json::to_string(&horizons).unwrap();
         assert_eq!(serde_json::from_str::<Horizons>(&text).unwrap(), horizons);
     }
@@ -372,6 +457,6 @@ mod tests {
         }
         assert!((horizons.collapse()[0] - 3.0).abs() < 1.5);
         let weight = horizons.weights().next().unwrap();
-        assert!((weight - 1.0 / 17.0).abs() < 1e-6, "no opinion, no judgement");
+        assert!((weight - 1.0 / 25.0).abs() < 1e-6, "no opinion, no judgement");
     }
 }

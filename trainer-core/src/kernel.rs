@@ -64,14 +64,15 @@ const BLOCK: usize = 32;
 /// matrix is then spoilt. Source: right-looking blocked factorisation, Golub & Van Loan, section 4.2.
 pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> Result<(), usize> {
     let mut inverse = [0.0_f32; BLOCK * BLOCK];
+    let mut columns = [[0.0_f32; BLOCK]; BLOCK];
     for start in (0..d).step_by(BLOCK) {
         let width = BLOCK.min(d - start);
-        factor_diagonal(matrix, d, start, width)?;
+        factor_diagonal(matrix, d, start, width, &mut columns)?;
         let below = d - start - width;
         if below == 0 {
             break;
         }
-        invert_lower(matrix, d, start, width, &mut inverse);
+        invert_lower(&columns, width, &mut inverse);
         // Panel: L21 = A21 · L11⁻ᵀ, and (L11⁻ᵀ)ᵀ = L11⁻¹, whose rows are what the kernel wants.
         scratch.clear();
         scratch.resize(below * width, 0.0);
@@ -101,60 +102,125 @@ pub(crate) fn cholesky(matrix: &mut [f32], d: usize, scratch: &mut Vec<f32>) -> 
     Ok(())
 }
 
-fn factor_diagonal(matrix: &mut [f32], d: usize, start: usize, width: usize) -> Result<(), usize> {
-    for column in start..start + width {
-        let dot = |matrix: &[f32], i: usize, j: usize| -> f32 {
-            let (left, right) = (&matrix[i * d + start..i * d + column], &matrix[j * d + start..j * d + column]);
-            left.iter().zip(right).map(|(l, r)| l * r).sum()
-        };
-        let pivot = matrix[column * d + column] - dot(matrix, column, column);
+/// Factors the diagonal block and leaves it in `columns` too, column by column, which is how the processor likes to read it.
+fn factor_diagonal(
+    matrix: &mut [f32],
+    d: usize,
+    start: usize,
+    width: usize,
+    columns: &mut [[f32; BLOCK]; BLOCK],
+) -> Result<(), usize> {
+    for row in 0..width {
+        let from = &matrix[(start + row) * d + start..][..=row];
+        from.iter().enumerate().for_each(|(column, x)| columns[column][row] = *x);
+    }
+    for column in 0..width {
+        let (done, later) = columns.split_at_mut(column + 1);
+        let current = &mut done[column];
+        let pivot = current[column];
         if !(pivot > 0.0 && pivot.is_finite()) {
-            return Err(column);
+            return Err(start + column);
         }
         let pivot = pivot.sqrt();
-        matrix[column * d + column] = pivot;
-        for row in column + 1..start + width {
-            matrix[row * d + column] = (matrix[row * d + column] - dot(matrix, row, column)) / pivot;
+        current[column] = pivot;
+        current[column + 1..].iter_mut().for_each(|x| *x /= pivot);
+        for (other, values) in later.iter_mut().enumerate().take(width - column - 1) {
+            let weight = current[column + 1 + other];
+            // What lies above the diagonal is computed too, and never read: whole columns are what vector units are for.
+            values.iter_mut().zip(&*current).for_each(|(x, l)| *x -= weight * l);
         }
+    }
+    for row in 0..width {
+        let into = &mut matrix[(start + row) * d + start..][..=row];
+        into.iter_mut().enumerate().for_each(|(column, x)| *x = columns[column][row]);
     }
     Ok(())
 }
 
-/// Inverse of the lower triangular diagonal block, row-major with stride [`BLOCK`], zero above the diagonal.
-fn invert_lower(matrix: &[f32], d: usize, start: usize, width: usize, inverse: &mut [f32; BLOCK * BLOCK]) {
+/// Inverse of the lower triangular diagonal block `columns`, row-major with stride [`BLOCK`], zero above the diagonal.
+fn invert_lower(columns: &[[f32; BLOCK]; BLOCK], width: usize, inverse: &mut [f32; BLOCK * BLOCK]) {
     inverse.fill(0.0);
-    for row in 0..width {
-        let pivot = matrix[(start + row) * d + start + row];
-        for column in 0..row {
-            let sum: f32 =
-                (column..row).map(|k| matrix[(start + row) * d + start + k] * inverse[k * BLOCK + column]).sum();
-            inverse[row * BLOCK + column] = -sum / pivot;
+    for unit in 0..width {
+        let mut x = [0.0_f32; BLOCK];
+        x[unit] = 1.0;
+        for k in unit..width {
+            let (solved, rest) = x.split_at_mut(k + 1);
+            solved[k] /= columns[k][k];
+            let weight = solved[k];
+            rest.iter_mut().zip(&columns[k][k + 1..]).for_each(|(x, l)| *x -= weight * l);
+            inverse[k * BLOCK + unit] = weight;
         }
-        inverse[row * BLOCK + row] = 1.0 / pivot;
     }
 }
 
-/// Solves `L Lᵀ X = B` in place for `B` of shape `[d, columns]`, row-major.
-pub(crate) fn solve(factor: &[f32], d: usize, b: &mut [f32], columns: usize) {
-    for row in 0..d {
-        let (done, rest) = b.split_at_mut(row * columns);
-        let current = &mut rest[..columns];
-        for (k, solved) in done.chunks_exact(columns).enumerate() {
-            let weight = factor[row * d + k];
-            current.iter_mut().zip(solved).for_each(|(x, s)| *x -= weight * s);
+/// Solves `L Lᵀ X = B` in place for `Bᵀ` of shape `[columns, d]`, row-major: each right-hand side is contiguous.
+pub(crate) fn solve(factor: &[f32], d: usize, b: &mut [f32]) {
+    let columns = b.len() / d.max(1);
+    let mut done = Vec::new();
+    for start in (0..d).step_by(BLOCK) {
+        let width = BLOCK.min(d - start);
+        if start > 0 {
+            // What is solved already is copied, since the product may not read what it writes.
+            done.clear();
+            b.chunks_exact(d).for_each(|row| done.extend_from_slice(&row[..start]));
+            let left = (&done[..], Shape { rows: columns, columns: start, stride: start });
+            let right = (&factor[start * d..], Shape { rows: width, columns: start, stride: d });
+            add_product_transposed(
+                -1.0,
+                left,
+                right,
+                (&mut b[start..], Shape { rows: columns, columns: width, stride: d }),
+            );
         }
-        let pivot = factor[row * d + row];
-        current.iter_mut().for_each(|x| *x /= pivot);
+        for x in b.chunks_exact_mut(d) {
+            for row in start..start + width {
+                let sum: f32 = (start..row).map(|k| factor[row * d + k] * x[k]).sum();
+                x[row] = (x[row] - sum) / factor[row * d + row];
+            }
+        }
     }
-    for row in (0..d).rev() {
-        let (above, rest) = b.split_at_mut(row * columns);
-        let solved = &mut rest[..columns];
-        let pivot = factor[row * d + row];
-        solved.iter_mut().for_each(|x| *x /= pivot);
-        for (k, earlier) in above.chunks_exact_mut(columns).enumerate() {
-            let weight = factor[row * d + k];
-            earlier.iter_mut().zip(&*solved).for_each(|(x, s)| *x -= weight * s);
+    for x in b.chunks_exact_mut(d) {
+        for row in (0..d).rev() {
+            let (above, rest) = x.split_at_mut(row);
+            rest[0] /= factor[row * d + row];
+            let weight = rest[0];
+            above.iter_mut().zip(&factor[row * d..]).for_each(|(x, l)| *x -= weight * l);
         }
+    }
+}
+
+/// Adds `Xᵀ X` to `c` for the columns `panel` of `x`, `[rows, width]`: `c` is `[panel, panel.end]`, row `i` belongs to column
+/// `panel.start + i` and holds its products with the columns `0..panel.end`.
+pub(crate) fn add_gram(x: &[f32], width: usize, panel: std::ops::Range<usize>, c: &mut [f32]) {
+    let rows = x.len() / width.max(1);
+    assert!(panel.end <= width && c.len() == panel.len() * panel.end, "a panel exceeds its matrix");
+    assert!(rows > 0 && x.len() == rows * width && isize::try_from(width).is_ok(), "rows of another width");
+    let stride = |stride: usize| isize::try_from(stride).expect("checked above");
+    // SAFETY: element (i, k) of the left matrix is `x[k · width + panel.start + i]` and element (k, j) of the right one is
+    // `x[k · width + j]` with i < panel.len(), j < panel.end ≤ width and k < rows, all inside `x`; `c` is
+    // `[panel.len(), panel.end]` exactly, and borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            panel.len(),
+            panel.end,
+            rows, //
+            c.as_mut_ptr(),
+            1,
+            stride(panel.end),
+            true, //
+            x.as_ptr().add(panel.start),
+            stride(width),
+            1, //
+            x.as_ptr(),
+            1,
+            stride(width), //
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
     }
 }
 
@@ -184,11 +250,11 @@ mod tests {
             let (a, b) = system(d);
             let (mut factor, mut x) = (a.clone(), b.clone());
             cholesky(&mut factor, d, &mut Vec::new()).expect("positive definite");
-            solve(&factor, d, &mut x, 2);
+            solve(&factor, d, &mut x);
             for i in 0..d {
                 for c in 0..2 {
-                    let left: f32 = (0..d).map(|k| a[i * d + k] * x[k * 2 + c]).sum();
-                    assert!((left - b[i * 2 + c]).abs() < 1e-3, "d {d}, row {i}: {left} for {}", b[i * 2 + c]);
+                    let left: f32 = (0..d).map(|k| a[i * d + k] * x[c * d + k]).sum();
+                    assert!((left - b[c * d + i]).abs() < 1e-3, "d {d}, row {i}: {left} for {}", b[c * d + i]);
                 }
             }
         }

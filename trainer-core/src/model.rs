@@ -12,7 +12,7 @@ use crate::schema::{Rows, Schema, Task};
 use crate::spec::Spec;
 
 /// The bundle format this build writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// What a bundle says about itself; JSON under the key `hone.manifest`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ impl Model {
     pub fn answer(&self, row: &[f32], work: &mut Work) {
         self.forward(row, work);
         if self.head.is_some() {
-            self.embedding.write(&self.network, &work.encoded, &work.scratch, &mut work.h);
+            self.features(work);
         }
         self.finish(work);
     }
@@ -148,7 +148,7 @@ impl Model {
     /// Like [`Model::answer`], and always fills `work.h`.
     pub fn embed(&self, row: &[f32], work: &mut Work) {
         self.forward(row, work);
-        self.embedding.write(&self.network, &work.encoded, &work.scratch, &mut work.h);
+        self.features(work);
         self.finish(work);
     }
 
@@ -212,6 +212,13 @@ impl Model {
         self.network.forward(&work.encoded, &mut work.scratch);
     }
 
+    fn features(&self, work: &mut Work) {
+        self.embedding.write(&self.network, &work.encoded, &work.scratch, &mut work.h);
+        if self.scoring() == Scoring::Classes {
+            to_unit(&mut work.h);
+        }
+    }
+
     fn finish(&self, work: &mut Work) {
         work.standard.clear();
         let scale = if let Some(head) = &self.head {
@@ -227,6 +234,16 @@ impl Model {
         }
         let (standard, answer) = (&work.standard, &mut work.answer);
         self.answer_of(standard, answer);
+    }
+}
+
+/// Scales a row to a root mean square of 1: a class is told by the pattern of a row, not by its size, and in the sums no row of
+/// extreme size outweighs the others by the square of it. A number to predict does depend on size, so regression keeps it.
+fn to_unit(h: &mut [f32]) {
+    let square = h.iter().map(|x| x * x).sum::<f32>() / h.len().max(1) as f32;
+    if square > 0.0 && square.is_finite() {
+        let factor = 1.0 / square.sqrt();
+        h.iter_mut().for_each(|x| *x *= factor);
     }
 }
 

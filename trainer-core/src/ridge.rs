@@ -3,6 +3,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel;
 
+/// Rows from which on a matrix product beats adding them one by one.
+const BLOCK_ROWS: usize = 8;
+/// Rows of the Gram that are computed together.
+const PANEL: usize = 64;
+
 /// `Σ h hᵀ` and `Σ h yᵀ` over rows; adding two of them is as good as having seen all their rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gram {
@@ -47,6 +52,49 @@ impl Gram {
             rest = tail;
         }
         self.rows += 1;
+    }
+
+    /// Adds a block of rows at once, several times as fast as one by one: `h` is `[rows, width]`, `y` is `[rows, outputs]`.
+    pub fn push_rows(&mut self, h: &[f32], y: &[f32]) {
+        let rows = h.len() / self.width.max(1);
+        debug_assert!(h.len() == rows * self.width && y.len() == rows * self.outputs, "rows of another width");
+        if rows < BLOCK_ROWS {
+            h.chunks_exact(self.width).zip(y.chunks_exact(self.outputs)).for_each(|(h, y)| self.push(h, y));
+            return;
+        }
+        let mut panel = vec![0.0; PANEL * self.width];
+        for start in (0..self.width).step_by(PANEL) {
+            let count = PANEL.min(self.width - start);
+            let columns = start + count;
+            let panel = &mut panel[..count * columns];
+            panel.fill(0.0);
+            kernel::add_gram(h, self.width, start..columns, panel);
+            for (row, from) in panel.chunks_exact(columns).enumerate() {
+                let row = start + row;
+                let at = row * (row + 1) / 2;
+                self.a[at..=at + row].iter_mut().zip(from).for_each(|(sum, x)| *sum += x);
+            }
+        }
+        for (h, y) in h.chunks_exact(self.width).zip(y.chunks_exact(self.outputs)) {
+            for (into, x) in self.r.chunks_exact_mut(self.outputs).zip(h) {
+                into.iter_mut().zip(y).for_each(|(sum, y)| *sum += x * y);
+            }
+        }
+        self.rows += rows as u64;
+    }
+
+    /// Bytes of the sums.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        4 * (self.a.len() + self.r.len())
+    }
+
+    /// Whether the sums have this shape and are finite; what comes from a disk is asked first.
+    pub(crate) fn fits(&self, width: usize, outputs: usize) -> bool {
+        (self.width, self.outputs) == (width, outputs)
+            && self.a.len() == width * (width + 1) / 2
+            && self.r.len() == width * outputs
+            && self.a.iter().chain(&self.r).all(|x| x.is_finite())
     }
 
     /// Adds the rows of `other`, which has the same shape.
@@ -100,7 +148,14 @@ pub fn solve(parts: &[(f32, &Gram)], ridge: f32, memory: &mut SolveMemory) -> Re
             Err(_) => ridge = ridge.max(1e-3) * 10.0,
         }
     }
-    kernel::solve(&memory.matrix, width, &mut right, outputs);
+    let mut turned = vec![0.0; width * outputs];
+    for (row, from) in right.chunks_exact(outputs).enumerate() {
+        from.iter().enumerate().for_each(|(column, x)| turned[column * width + row] = *x);
+    }
+    kernel::solve(&memory.matrix, width, &mut turned);
+    for (row, into) in right.chunks_exact_mut(outputs).enumerate() {
+        into.iter_mut().enumerate().for_each(|(column, x)| *x = turned[column * width + row]);
+    }
     Ok(right)
 }
 

@@ -21,14 +21,13 @@ use trainer_core::model::{Model, Reference, Strategy};
 use super::gate::{self, Check, Evidence, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
 use super::sample::{BaselineRows, Label, Sample};
-use super::trigger::{Heard, Outcome, Trigger};
+use super::trigger::{Outcome, Trigger};
 use super::value::{self, Staleness};
-use super::watch::finding::{Finding, Since};
-use super::watch::{BASELINE_ROWS_MIN, Watch, Watcher};
+use super::watch::{BASELINE_ROWS_MIN, Watch};
 use drifts::Drifts;
 pub use facts::{Event, FINDINGS_MAX, Order, OrderTask, Orders, Reason, Refusal, Report};
 pub use settings::CycleSettings;
-use settings::{acts, openers, opens_on, watch_settings};
+use settings::watch_settings;
 
 /// Label numbers that can be traced back to their samples.
 const TRACED: usize = 4_096;
@@ -120,49 +119,6 @@ impl Cycle {
         }
         self.consider(settings, &mut reports);
         reports
-    }
-
-    /// Dates what the tests say, lets alarms open an episode, and reports: an opened episode at once, the rest at the next look.
-    fn notice(&mut self, findings: Vec<Finding>, settings: &CycleSettings) -> Vec<Report> {
-        let mut reports = Vec::new();
-        for finding in findings {
-            let (since, sample) = match finding.since {
-                Since::Label(label) => (label, None),
-                Since::Sample(sample) => (self.first_label_from(sample), Some(sample)),
-            };
-            let since_at =
-                finding.since_at.or_else(|| self.watch.dated(sample.unwrap_or_else(|| self.sample_of(since))));
-            let opened = opens_on(&finding, settings) && self.heard(finding.watcher, since, sample, settings);
-            self.drifts.say(Finding { since_at, ..finding });
-            if opened {
-                reports.extend(self.drifts.flush(acts(settings)));
-            }
-        }
-        reports
-    }
-
-    /// An alarm that may open an episode; whether it did.
-    fn heard(&mut self, watcher: Watcher, since: u64, sample: Option<u64>, settings: &CycleSettings) -> bool {
-        let heard = Heard { watcher, row: self.samples, since, sample };
-        let opened = self.trigger.alarm(heard, openers(settings), self.labels, &settings.trigger);
-        if opened && !acts(settings) {
-            // A policy that does not act on alarms says so once per episode it would have opened.
-            self.trigger.cool(self.labels + settings.trigger.rows_max);
-        }
-        opened
-    }
-
-    /// The sample that label number `label` belongs to, as far back as it is remembered.
-    fn sample_of(&self, label: u64) -> u64 {
-        let oldest = self.labels - self.traced.len() as u64;
-        let at = usize::try_from(label.saturating_sub(oldest)).unwrap_or(usize::MAX);
-        self.traced.get(at).or(self.traced.back()).copied().unwrap_or(self.samples)
-    }
-
-    fn first_label_from(&self, sample: u64) -> u64 {
-        // Labels may come in any order: new is what follows the last label of an older sample.
-        let newer = self.traced.iter().rev().take_while(|known| **known >= sample).count();
-        self.labels - newer as u64
     }
 
     fn order(&mut self, reason: Reason, strategy: Strategy, rows: RowsWanted, settings: &CycleSettings) -> Report {

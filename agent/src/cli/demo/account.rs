@@ -88,7 +88,12 @@ impl Account {
         let text = |key: &str| report[key].as_str().unwrap_or_default();
         let short = |key: &str| text(key).chars().take(12).collect::<String>();
         match entry["kind"].as_str().unwrap_or_default() {
-            "drift" => self.line(row, "drift", Tone::Bad, &drift(&report["noticed"])),
+            // Notices are in `hone drift`; the account tells of alarms.
+            "drift" => {
+                if let Some(said) = drift(report) {
+                    self.line(row, "drift", Tone::Bad, &said);
+                }
+            }
             "retrain" => {
                 let order = &report["order"];
                 let rows = &order["rows"];
@@ -209,25 +214,32 @@ impl Account {
     }
 }
 
-fn drift(noticed: &Value) -> String {
-    let watcher = noticed["watcher"].as_str().unwrap_or_default();
-    let features: Vec<String> = noticed["features"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .take(3)
-        .map(|pair| {
-            format!("{} (PSI {:.2})", pair[0].as_str().unwrap_or_default(), pair[1].as_f64().unwrap_or_default())
-        })
-        .collect();
-    if features.is_empty() {
-        return format!(
-            "the errors rose ({watcher}: {:.1} over {:.1})",
-            number(&noticed["statistic"]),
-            number(&noticed["threshold"])
-        );
-    }
-    format!("{:.0} % of the inputs moved: {}", 100.0 * number(&noticed["statistic"]), features.join(", "))
+/// The last alarm of a report, in words; none if it only gives notice.
+fn drift(report: &Value) -> Option<String> {
+    let findings = report["findings"].as_array()?;
+    let finding = findings.iter().rev().find(|finding| finding["grade"] == "alarm")?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (watcher, name) = (text(&finding["watcher"]), text(&finding["measure"]["name"]));
+    let (statistic, limit) = (number(&finding["statistic"]), number(&finding["threshold"]));
+    Some(match finding["measure"]["of"].as_str().unwrap_or_default() {
+        "feature" => format!("{name} moved ({watcher}: {statistic:.2}, limit {limit:.2})"),
+        "features" if watcher == "psi" => {
+            let strongest = finding["picture"]["strongest"].as_array();
+            let names: Vec<_> = strongest
+                .into_iter()
+                .flatten()
+                .take(3)
+                .map(|pair| format!("{} (PSI {:.2})", text(&pair[0]), number(&pair[1])))
+                .collect();
+            format!("{:.0} % of the inputs moved: {}", 100.0 * statistic, names.join(", "))
+        }
+        "features" | "embedding" => format!("the inputs together moved ({watcher}: {statistic:.2}, limit {limit:.2})"),
+        "missing" => format!("{name} is missing more often"),
+        "out_of_range" => format!("{name} is out of its range more often"),
+        "score" | "predicted_class" => format!("the answers moved ({watcher}: {statistic:.2}, limit {limit:.2})"),
+        "segment" => format!("the errors of segment {name} rose ({statistic:.0}, limit {limit:.0})"),
+        _ => format!("the errors rose ({watcher}: {statistic:.0}, limit {limit:.0})"),
+    })
 }
 
 fn number(value: &Value) -> f64 {

@@ -1,3 +1,4 @@
+//! The whole watch: what each kind of decay makes it say, and what it forgets over a restart.
 use trainer_core::schema::{Feature, FeatureKind, Rows};
 use trainer_core::spec::Spec;
 use trainer_core::train::{TrainSettings, base};

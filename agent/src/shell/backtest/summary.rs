@@ -7,6 +7,7 @@ use super::{Account, Backtest};
 use crate::decide::cycle::Report;
 use crate::decide::policy::Policy;
 use crate::decide::value::JOULES_PER_MAC;
+use crate::decide::watch::finding::Grade;
 
 /// One policy's result.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -49,7 +50,7 @@ pub struct Summary {
     /// The same less `value.cost_errors` for each retrain: what the policy was worth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worth_errors: Option<f64>,
-    /// For each given change, rows until the first drift report after it.
+    /// For each given change, rows until the first alarm after it was reported.
     pub detection_rows: Vec<Option<u64>>,
     /// What the machine at hand needed; the only part that differs from run to run.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,8 +93,11 @@ impl Summary {
             |wanted: fn(&Report) -> bool| account.events.iter().filter(|event| wanted(&event.report)).count() as u64;
         let changes = test.changes.iter().enumerate().map(|(index, change)| {
             let end = test.changes.get(index + 1).copied().unwrap_or(usize::MAX);
-            let drift =
-                |event: &&Happened| matches!(event.report, Report::Drift { .. }) && (*change..end).contains(&event.row);
+            let alarmed = |report: &Report| match report {
+                Report::Drift { findings, .. } => findings.iter().any(|finding| finding.grade == Grade::Alarm),
+                _ => false,
+            };
+            let drift = |event: &&Happened| alarmed(&event.report) && (*change..end).contains(&event.row);
             account.events.iter().find(drift).map(|event| (event.row - change) as u64)
         });
         let mut summary = Self {
