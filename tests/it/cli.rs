@@ -9,7 +9,7 @@ use hone_tests::hone;
 use serde_json::Value;
 
 /// Every command a person may type.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 24] = [
     "demo",
     "run",
     "init",
@@ -23,6 +23,10 @@ const COMMANDS: [&str; 20] = [
     "label",
     "retrain",
     "promote",
+    "energy",
+    "lineage",
+    "reproduce",
+    "snapshot",
     "rebaseline",
     "rollback",
     "train",

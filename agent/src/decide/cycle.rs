@@ -52,8 +52,8 @@ pub struct Cycle {
     scheduled: u64,
     /// Labels known when the champion was promoted: it may have been trained on any of them.
     trained_through: u64,
-    /// Hold-out loss of the candidate that is being refitted.
-    judged_loss: f64,
+    /// What the candidate that is being refitted lost on the hold-out.
+    judged: Reference,
     /// Whether it was better by more than chance.
     #[serde(default)]
     judged_gained: bool,
@@ -81,7 +81,7 @@ impl Cycle {
             labels: 0,
             scheduled: 0,
             trained_through: 0,
-            judged_loss: 0.0,
+            judged: Reference::default(),
             judged_gained: false,
             traced: VecDeque::new(),
             rejected: VecDeque::new(),
@@ -225,7 +225,7 @@ impl Cycle {
             let sound = gate::judge(&evidence, &settings.gate).decided_by != Check::Finite
                 && evidence.gain().0 > -settings.gate.margin;
             let serving = if sound { candidate } else { judged };
-            return self.promote(&order, serving, self.judged_loss, recent, settings);
+            return self.promote(&order, serving, self.judged, recent, settings);
         }
         let mut verdict = gate::judge(&evidence, &settings.gate);
         if verdict.passed && order.reason == Reason::Staleness {
@@ -241,13 +241,13 @@ impl Cycle {
         let mut reports = vec![Report::Gate { run, candidate, verdict }];
         match order.task {
             OrderTask::Train { .. } if passed => {
-                self.judged_loss = evidence.losses().1;
+                self.judged = evidence.reference();
                 let (gain, error) = evidence.gain();
                 self.judged_gained = gain > error;
                 self.work = Some(Order { refit_of: Some(candidate), ..order });
             }
             OrderTask::Judge { .. } if passed => {
-                reports.extend(self.promote(&order, candidate, evidence.losses().1, recent, settings));
+                reports.extend(self.promote(&order, candidate, evidence.reference(), recent, settings));
             }
             OrderTask::Judge { .. } => {
                 self.reject(candidate);
@@ -265,13 +265,12 @@ impl Cycle {
         &mut self,
         order: &Order,
         to: Digest,
-        loss: f64,
+        reference: Reference,
         recent: &BaselineRows,
         settings: &CycleSettings,
     ) -> Vec<Report> {
         let from = self.champion;
-        self.serve(to, Some(from), None, recent);
-        self.reference = loss;
+        self.serve(to, Some(from), Some(reference), recent);
         self.ended(order.reason, true, recent, settings);
         vec![Report::Promote { run: order.run, from, to }]
     }
@@ -295,7 +294,7 @@ impl Cycle {
         match order.refit_of {
             // The judged candidate is good enough without the newest rows.
             Some(judged) => {
-                reports.extend(self.promote(&order, judged, self.judged_loss, &BaselineRows::default(), settings))
+                reports.extend(self.promote(&order, judged, self.judged, &BaselineRows::default(), settings))
             }
             None => self.ended(order.reason, false, &BaselineRows::default(), settings),
         }

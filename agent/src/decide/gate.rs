@@ -1,6 +1,7 @@
 //! When a candidate wins: paired evidence on held-out rows, and a verdict that names the deciding number.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
 use serde::{Deserialize, Serialize};
+use trainer_core::model::Reference;
 
 /// Champion and candidate on the same held-out rows, both unseen in the candidate's training.
 ///
@@ -17,6 +18,9 @@ pub struct Evidence {
     pub champion_loss: f64,
     /// Σ loss of the candidate.
     pub candidate_loss: f64,
+    /// Σ loss² of the candidate.
+    #[serde(default)]
+    pub candidate_square: f64,
     /// Whether the candidate gave an answer that is not a finite number.
     pub not_finite: bool,
 }
@@ -30,6 +34,7 @@ impl Evidence {
         self.gain_square += gain * gain;
         self.champion_loss += champion;
         self.candidate_loss += candidate;
+        self.candidate_square += candidate * candidate;
     }
 
     /// Adjusted mean gain and its standard error after Agresti and Min, half a pseudo-row on either side:
@@ -39,6 +44,14 @@ impl Evidence {
         let n = self.rows as f64 + 2.0;
         let spread = (self.gain_square + 1.0 - self.gain_sum.powi(2) / n).max(0.0);
         (self.gain_sum / n, spread.sqrt() / n)
+    }
+
+    /// What the candidate is expected to lose, by these rows, which it was not trained on.
+    #[must_use]
+    pub fn reference(&self) -> Reference {
+        let (_, mean) = self.losses();
+        let variance = (self.candidate_square / self.rows.max(1) as f64 - mean * mean).max(0.0);
+        Reference { rows: self.rows, mean, variance }
     }
 
     /// Mean loss of champion and candidate.

@@ -1,3 +1,4 @@
+//! What the estimate without labels knows, and what it cannot know.
 use super::super::seeded::Draws;
 use super::*;
 

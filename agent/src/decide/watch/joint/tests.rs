@@ -1,3 +1,4 @@
+//! The joint test: what it promises, what it sees, and that it forgets nothing over a restart.
 use proptest::prelude::*;
 
 use super::promises::Stream;

@@ -1,3 +1,4 @@
+//! Losses, classes, segments and estimates: what they say, and when they keep quiet.
 mod long;
 mod promises;
 
