@@ -246,7 +246,8 @@ fn untidy() -> String {
         };
         let temp = if row % 11 == 3 { "NA".to_owned() } else { format!("{temp:.4}") };
         let mode = if row % 29 == 7 { "" } else { mode };
-        writeln!(text, "{},{},{mode},{temp},{load:.4},\"a, b\",{state}", 1_767_225_600 + row * 60, row % 2).expect("writing to a text");
+        writeln!(text, "{},{},{mode},{temp},{load:.4},\"a, b\",{state}", 1_767_225_600 + row * 60, row % 2)
+            .expect("writing to a text");
     }
     text
 }

@@ -99,44 +99,44 @@ const RMSE: &str = "/rmse";
 fn ageing_gas_sensors_are_followed_by_the_continual_heads_at_a_second_of_training() {
     let Some(folder) = data() else { return };
     let [accuracy, cpu_s] = means(&folder, &GAS, &["continual"], [ACCURACY, TRAIN_CPU])[0];
-    assert!(accuracy >= 0.984, "{accuracy}");
+    assert!(accuracy >= 0.986, "{accuracy}");
     // The binary under test has the profile of the test.
     let cpu_s_max = if cfg!(debug_assertions) { 3.0 } else { 1.0 };
     assert!(cpu_s <= cpu_s_max, "{cpu_s} CPU seconds of training, promised are {cpu_s_max}");
     let [late] = means(&folder, &GAS_LATE, &["continual"], [ACCURACY])[0];
-    assert!(late >= 0.955, "{late} with labels 111 rows late");
+    assert!(late >= 0.967, "{late} with labels 111 rows late");
 }
 
 #[test]
-fn ageing_gas_sensors_are_followed_by_retraining_after_an_alarm() {
+fn ageing_gas_sensors_are_followed_by_the_default_triggers() {
     let Some(folder) = data() else { return };
-    let policies = ["trigger:psi", "trigger:any", "trigger:adwin"];
-    let found = means(&folder, &GAS, &policies, [ACCURACY]);
-    let best = found.iter().map(|[accuracy]| *accuracy).fold(0.0, f64::max);
-    assert!(best >= 0.965, "the best of {policies:?} reached {best}");
+    let [any] = means(&folder, &GAS, &["trigger:any"], [ACCURACY])[0];
+    assert!(any >= 0.970, "{any}");
+    let [late] = means(&folder, &GAS_LATE, &["trigger:any"], [ACCURACY])[0];
+    assert!(late >= 0.955, "{late} with labels 111 rows late");
 }
 
 #[test]
 fn a_rule_that_turns_round_is_learned_anew() {
     let Some(folder) = data() else { return };
-    let found = means(&folder, &SINE, &["continual", "trigger:adwin", "trigger:any"], [ACCURACY]);
-    let [[continual], [adwin], [any]] = found[..] else { panic!("three policies were asked for") };
-    assert!(continual >= 0.960, "{continual}");
-    assert!(adwin.max(any) >= 0.930, "trigger:adwin {adwin}, trigger:any {any}");
+    let found = means(&folder, &SINE, &["continual", "trigger:any"], [ACCURACY]);
+    let [[continual], [any]] = found[..] else { panic!("two policies were asked for") };
+    assert!(continual >= 0.972, "{continual}");
+    assert!(any >= 0.945, "trigger:any {any}");
 }
 
 #[test]
 fn an_electricity_market_is_followed_with_labels_a_day_late() {
     let Some(folder) = data() else { return };
     let [accuracy] = means(&folder, &ELEC, &["continual"], [ACCURACY])[0];
-    assert!(accuracy >= 0.788, "{accuracy}");
+    assert!(accuracy >= 0.795, "{accuracy}");
 }
 
 #[test]
 fn sensors_of_the_air_are_kept_in_tune() {
     let Some(folder) = data() else { return };
     let [carbon] = means(&folder, &CARBON, &["continual"], [RMSE])[0];
-    assert!(carbon <= 0.36, "RMSE of CO is {carbon} mg/m³");
+    assert!(carbon <= 0.34, "RMSE of CO is {carbon} mg/m³");
     let [nitrogen] = means(&folder, &NITROGEN, &["continual"], [RMSE])[0];
-    assert!(nitrogen <= 15.6, "RMSE of NO2 is {nitrogen} µg/m³");
+    assert!(nitrogen <= 14.6, "RMSE of NO2 is {nitrogen} µg/m³");
 }

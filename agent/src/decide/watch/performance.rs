@@ -22,7 +22,7 @@ use super::windows::Window;
 use crate::decide::drift::Direction;
 use crate::decide::drift::cbpe::{Cbpe, CbpeView};
 use settings::RunLengths;
-pub use settings::{PerformanceError, PerformanceSettings};
+pub use settings::{Loss, PerformanceError, PerformanceSettings};
 
 /// One labelled answer of the model that is watched.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,10 +102,12 @@ impl Performance {
     #[must_use]
     pub fn new(settings: &PerformanceSettings, task: &Task, run_length_rows: f64, tests: &[Watcher]) -> Self {
         let settings = settings.within_ranges();
-        let law = if matches!(task, Task::Classification { .. }) { Law::ZeroOne } else { Law::Bounded };
+        let errors = matches!(task, Task::Classification { .. }) && settings.loss == Loss::Standard;
+        let law = if errors { Law::ZeroOne } else { Law::Bounded };
         let mut watchers: Vec<Watcher> = Watcher::ALL.into_iter().filter(|watcher| tests.contains(watcher)).collect();
         watchers.retain(|watcher| *watcher <= Watcher::Segments || *watcher == Watcher::Cbpe);
-        let able: Vec<Watcher> = watchers.iter().copied().filter(|watcher| unable(*watcher, task).is_none()).collect();
+        let able = watchers.iter().copied().filter(|watcher| unable(*watcher, task, settings.loss).is_none());
+        let able: Vec<Watcher> = able.collect();
         let runs = |watcher| able.contains(&watcher);
         let lengths = RunLengths::of(run_length_rows, &able, task);
         let group = u64::from(settings.group_calibration_labels);
@@ -137,7 +139,11 @@ impl Performance {
         *self = Self::new(&self.settings, &self.task, self.run_length_rows, &self.watchers);
         let enough = u64::from(self.settings.calibration_labels / 2);
         let usable = reference.filter(|reference| {
-            reference.rows >= enough && reference.mean.is_finite() && reference.variance.is_finite()
+            // A reference is of the standard loss.
+            self.settings.loss == Loss::Standard
+                && reference.rows >= enough
+                && reference.mean.is_finite()
+                && reference.variance.is_finite()
         });
         if let (Some(test), Some(reference)) = (&mut self.overall, usable) {
             *test = test.against(reference);
@@ -155,6 +161,13 @@ impl Performance {
         let quiet = u64::from(self.settings.quiet_labels);
         self.labels += 1;
         self.window.loss(loss);
+        let class = match &self.task {
+            Task::Classification { classes } => {
+                outcome.truth.first().and_then(|truth| class_index(*truth, classes.len()))
+            }
+            Task::Regression { .. } => None,
+        };
+        let loss = self.settings.loss.of(loss, outcome.answer, class);
         if let Some(test) = &mut self.overall
             && let Some(heard) = test.take(loss, ordinal, quiet)
         {
@@ -234,7 +247,9 @@ impl Performance {
     /// Everything as it stands.
     #[must_use]
     pub fn view(&self) -> PerformanceView {
-        let idle = |watcher: &Watcher| Some(Idle { watcher: *watcher, why: unable(*watcher, &self.task)?.to_owned() });
+        let idle = |watcher: &Watcher| {
+            Some(Idle { watcher: *watcher, why: unable(*watcher, &self.task, self.settings.loss)?.to_owned() })
+        };
         PerformanceView {
             labels: self.labels,
             malformed: self.malformed,
@@ -252,9 +267,10 @@ impl Performance {
 }
 
 /// Why a test cannot watch a model of this task, if it cannot.
-fn unable(watcher: Watcher, task: &Task) -> Option<&'static str> {
+fn unable(watcher: Watcher, task: &Task, loss: Loss) -> Option<&'static str> {
     let regression = matches!(task, Task::Regression { .. });
     match watcher {
+        _ if needs_errors(watcher) && loss != Loss::Standard => Some("it counts errors, and another loss is watched"),
         _ if !regression => None,
         _ if needs_errors(watcher) => Some("it counts errors, and this model answers numbers"),
         Watcher::Classes => Some("recall and precision are of classes, and this model answers numbers"),

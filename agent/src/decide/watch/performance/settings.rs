@@ -10,6 +10,8 @@ use crate::decide::drift::cbpe::CbpeSettings;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PerformanceSettings {
+    /// What the tests on losses look at. Default standard.
+    pub loss: Loss,
     /// Labels that a freshly promoted model without a reference is calibrated on, silent meanwhile; a reference of less than half
     /// as many rows counts as none. Labels, 50 to 10,000. Default 100: fewer leave the bound so far above the mean that small
     /// changes pass, more keep a bad promotion unseen for longer.
@@ -34,6 +36,7 @@ pub struct PerformanceSettings {
 impl Default for PerformanceSettings {
     fn default() -> Self {
         Self {
+            loss: Loss::Standard,
             calibration_labels: 100,
             group_calibration_labels: 100,
             quiet_labels: 500,
@@ -41,6 +44,41 @@ impl Default for PerformanceSettings {
             segments_max: 64,
             classes_max: 64,
             estimate: CbpeSettings::default(),
+        }
+    }
+}
+
+/// A loss of one answer, scaled to [0, 1].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// The 0/1 error, whose mean is 1 − accuracy; for regression `min(|error| / sd, 4) / 4`, which moves with the MAE.
+    #[default]
+    Standard,
+    /// Half the squared distance of the probabilities to the truth (Brier); for regression the square of the above, which moves with
+    /// the RMSE: few large errors count more than many small ones.
+    Squared,
+    /// `min(−ln p, ln 1000) / ln 1000` of the true class: also sees answers that stay right and lose their confidence. For regression
+    /// as `standard`.
+    LogLoss,
+}
+
+impl Loss {
+    /// The loss of an answer `[outputs]` whose standard loss is `standard`; `class` is the true class, for classification.
+    pub(super) fn of(self, standard: f64, answer: &[f32], class: Option<usize>) -> f64 {
+        let probability = |index: usize| f64::from(answer[index]).clamp(0.0, 1.0);
+        match (self, class.filter(|class| *class < answer.len())) {
+            (Self::Standard, _) | (Self::LogLoss, None) => standard,
+            (Self::Squared, None) => standard * standard,
+            (Self::Squared, Some(class)) => {
+                let each =
+                    (0..answer.len()).map(|index| (probability(index) - f64::from(u8::from(index == class))).powi(2));
+                (each.sum::<f64>() / 2.0).min(1.0)
+            }
+            (Self::LogLoss, Some(class)) => {
+                let most = 1000_f64.ln();
+                -probability(class).max(1e-3).ln() / most
+            }
         }
     }
 }
@@ -61,7 +99,7 @@ pub enum PerformanceError {
         most: u32,
     },
     /// A test of 0/1 errors for a model that answers numbers.
-    #[error("`{}` counts errors, but this model answers numbers; watch its loss with `e_sr`, `adwin` or `hddm_a`", watcher.name())]
+    #[error("`{}` counts errors, but the loss that is watched is a number; use `e_sr`, `adwin` or `hddm_a`", watcher.name())]
     NeedsErrors {
         /// The test.
         watcher: Watcher,
@@ -94,7 +132,7 @@ impl PerformanceSettings {
                 return Err(PerformanceError::Range { field, value: *value, least, most });
             }
         }
-        let regression = matches!(task, Task::Regression { .. });
+        let regression = matches!(task, Task::Regression { .. }) || self.loss != Loss::Standard;
         match tests.iter().find(|watcher| regression && needs_errors(**watcher)) {
             Some(watcher) => Err(PerformanceError::NeedsErrors { watcher: *watcher }),
             None => Ok(()),
@@ -182,6 +220,18 @@ mod tests {
     }
 
     #[test]
+    fn each_loss_lies_between_0_and_1_and_falls_with_the_probability_of_the_truth() {
+        for loss in [Loss::Squared, Loss::LogLoss] {
+            let of = |p: f32| loss.of(0.0, &[p, 1.0 - p], Some(0));
+            let all = [0.0, 0.01, 0.3, 0.5, 0.9, 1.0].map(of);
+            assert!(all.iter().all(|x| (0.0..=1.0).contains(x)) && all.is_sorted_by(|a, b| a > b), "{loss:?}: {all:?}");
+        }
+        assert_eq!(Loss::Standard.of(1.0, &[0.9, 0.1], Some(0)), 1.0);
+        assert_eq!((Loss::Squared.of(0.5, &[3.0], None), Loss::LogLoss.of(0.5, &[3.0], None)), (0.25, 0.5));
+        assert_eq!(Loss::LogLoss.of(1.0, &[0.5, 0.5], Some(7)), 1.0, "a truth of no class keeps the standard loss");
+    }
+
+    #[test]
     fn what_cannot_be_followed_is_refused_by_name() {
         let settings = PerformanceSettings::default();
         assert_eq!(settings.validate(&[Watcher::Ddm, Watcher::Classes, Watcher::Cbpe], &classification()), Ok(()));
@@ -189,7 +239,7 @@ mod tests {
         let refused = settings.validate(&[Watcher::ESr, Watcher::Eddm], &regression()).unwrap_err().to_string();
         assert_eq!(
             refused,
-            "`eddm` counts errors, but this model answers numbers; watch its loss with `e_sr`, `adwin` or `hddm_a`"
+            "`eddm` counts errors, but the loss that is watched is a number; use `e_sr`, `adwin` or `hddm_a`"
         );
         let narrow = PerformanceSettings { window_rows: 3, ..settings };
         let refused = narrow.validate(&[], &regression()).unwrap_err().to_string();
