@@ -6,9 +6,12 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-pub use settings::{AgentSettings, RecordsSettings};
+pub use settings::{AgentSettings, RecordsSettings, SnapshotSettings};
 
+use crate::decide::budget::BudgetSettings;
 use crate::decide::cycle::CycleSettings;
+use crate::decide::prices::PriceSettings;
+use crate::shell::sensors::SensorSettings;
 use trainer_core::train::TrainSettings;
 
 /// The shipped `hone.toml`: every setting with its default and its reason.
@@ -26,6 +29,14 @@ pub struct Config {
     pub cycle: CycleSettings,
     /// How training is done.
     pub training: TrainSettings,
+    /// What retraining may take.
+    pub budget: BudgetSettings,
+    /// What sensors cannot know.
+    pub sensors: SensorSettings,
+    /// What retraining costs, and what avoided errors are worth.
+    pub value: PriceSettings,
+    /// What is kept of what retrains learned from.
+    pub snapshots: SnapshotSettings,
 }
 
 /// A setting that is refused.
@@ -216,6 +227,12 @@ mod tests {
                 r"hone.toml:2: `cycle.policy`: `often` is not a policy: use static, fixed:LABELS, trigger:adwin, trigger:page_hinkley, trigger:e_sr, trigger:psi, trigger:any, value or continual"
             ]],
         );
+        refused(
+            "[budget]\nhours = \"22-6\"\n",
+            &expect![[
+                r"hone.toml:2: `budget.hours`: `22-6` is no span of hours: write `22:00-06:00`, several with commas (8 at most), or nothing for any hour"
+            ]],
+        );
         let broken = Config::parse([("a.toml", "[agent]\nlisten = \n")]).unwrap_err().to_string();
         assert!(broken.starts_with("a.toml:2: "), "{broken}");
     }
@@ -225,6 +242,16 @@ mod tests {
         refused(
             "[cycle.watch]\nwindow_rows = 3\n",
             &expect![[r"`cycle.watch.window_rows` is 3, it must be 200 to 4096"]],
+        );
+        refused("[budget]\ncpu_share = 2.0\n", &expect![[r"`budget.cpu_share` is 2, it must be 0.01 to 1"]]);
+        refused("[value]\nprice_per_kwh = -1.0\n", &expect![[r"`value.price_per_kwh` is -1, it must be 0 or more"]]);
+        refused(
+            "[sensors]\nwatts_per_core = 0.0\n",
+            &expect![[r"`sensors.watts_per_core` is 0, it must be 0.01 to 100"]],
+        );
+        refused(
+            "[snapshots]\nkeep_bytes = 1\n",
+            &expect![[r"`snapshots.keep_bytes` is 1, it must be 1048576 to 1099511627776"]],
         );
         refused(
             "[agent]\nlisten = \"0.0.0.0:8600\"\n",

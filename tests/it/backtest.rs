@@ -338,3 +338,34 @@ fn a_policy_may_be_asked_for_twice_and_answers_the_same() {
     assert_eq!(all.len(), 3, "each as often as it was asked for");
     assert!(all[0] == all[2] && all[0] != all[1], "the same, and nothing else");
 }
+
+#[test]
+fn under_prices_a_backtest_says_what_a_week_costs_and_which_policy_wins_and_without_them_how_to_set_them() {
+    let bench = bench();
+    let policies = ["static", "fixed:300", "continual"];
+    let table = |more: &[&str]| bench.does(&replay("press.csv", &policies, more));
+    assert!(table(&[]).contains("--rate"), "{}", table(&[]));
+    let unpriced = table(&["--rate", "900"]);
+    assert!(unpriced.contains("retrains per week") && unpriced.contains("price_per_error"), "{unpriced}");
+    bench.write(
+        "prices.toml",
+        "[value]\ncurrency = \"CHF\"\nprice_per_error = 2.0\nprice_per_kwh = 0.3\nprice_per_retrain = 1.5\n",
+    );
+    let priced = ["--rate", "450", "--config", "prices.toml"];
+    let facts = bench.facts(&replay("press.csv", &policies, &priced));
+    // 900 rows stream at 450 a week: two weeks.
+    let (still, fixed) = (of(&facts, "static"), of(&facts, "fixed:300"));
+    let weekly = |key: &str| fixed["weekly"][key].as_f64().expect(key);
+    assert!((weekly("retrains") - number(fixed, "retrains") / 2.0).abs() < 1e-9, "{fixed}");
+    let energy = number(fixed, "joules_modelled") / 3.6e6 * 0.3;
+    assert!((weekly("cost") - (number(fixed, "retrains") * 1.5 + energy) / 2.0).abs() < 1e-9, "{fixed}");
+    assert!((weekly("value") - number(fixed, "errors_avoided")).abs() < 1e-9, "two each, over two weeks: {fixed}");
+    assert_eq!(still["weekly"]["net"], 0.0);
+    assert_eq!(
+        (&facts["value"]["winner"], &facts["value"]["prices"]["currency"]),
+        (&"continual".into(), &"CHF".into())
+    );
+    assert!(number(fixed, "bytes_written") > 0.0);
+    let said = table(&priced);
+    assert!(said.contains("continual wins") && said.contains("CHF per week more"), "{said}");
+}

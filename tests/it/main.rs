@@ -1,5 +1,6 @@
 //! Promises to a user of hone, each driven through a public seam or the built binary.
 mod backtest;
+mod budgets;
 mod cli;
 mod compare;
 mod daemon;

@@ -73,6 +73,32 @@ impl Device {
         self.path().join("state")
     }
 
+    /// Where its agent looks for `/sys` and `/proc`; nothing is there at first.
+    #[must_use]
+    pub fn sensors(&self) -> PathBuf {
+        self.path().join("sensors")
+    }
+
+    /// Makes a sensor say something: a file below [`Device::sensors`].
+    ///
+    /// # Panics
+    /// It cannot be written.
+    pub fn sense(&self, file: &str, text: &str) {
+        let path = self.sensors().join(file);
+        fs::create_dir_all(path.parent().expect("a file has a folder")).expect("a temporary folder can be written");
+        // Whole at once, as the agent may look at any moment.
+        let unfinished = path.with_extension("unfinished");
+        fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &path)).expect("a sensor can be written");
+    }
+
+    /// Adds to its settings, for agents that start from now on.
+    ///
+    /// # Panics
+    /// They cannot be written.
+    pub fn set(&self, text: &str) {
+        fs::write(self.path().join("hone.toml"), format!("{QUICK}{text}")).expect("a temporary folder can be written");
+    }
+
     /// What its newest agent has logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -112,6 +138,8 @@ impl Device {
     pub fn start(&self, model: Option<&Path>) -> Agent {
         let log = self.path().join("log");
         let mut command = self.command(&["run"]);
+        // A device without sensors, until a test makes some: what else this machine does is not the test's business.
+        command.arg("--sensors-root").arg(self.sensors());
         if let Some(model) = model {
             command.arg("--model").arg(model);
         }

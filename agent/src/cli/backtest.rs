@@ -8,6 +8,7 @@ use super::Global;
 use super::chart::{Change, Chart, Mark, MarkKind, Series};
 use super::exit::{Exit, Fail, unwritable};
 use super::input::{DataArgs, moments, read_bundle, read_spec, settings, trainer, training_exit};
+use super::prices;
 use crate::config::Config;
 use crate::decide::cycle::{CycleSettings, Report};
 use crate::decide::policy::Policy;
@@ -36,6 +37,9 @@ pub struct Args {
     /// Rows until the label of a row is known
     #[arg(long, value_name = "ROWS", default_value_t = 0)]
     label_delay: usize,
+    /// Rows that come in a week, for cost and value per week [default: as the times of --time say]
+    #[arg(long, value_name = "ROWS_PER_WEEK")]
+    rate: Option<f64>,
     /// Rows at which the world is known to have changed
     #[arg(long, value_name = "ROW,…", value_delimiter = ',')]
     change_at: Vec<usize>,
@@ -62,7 +66,10 @@ pub struct Args {
 /// Replays and prints.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let trainer = trainer(args.in_process)?;
-    let Config { cycle, training, .. } = settings(global)?;
+    let Config { cycle, training, value: prices, .. } = settings(global)?;
+    if args.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+        return Err(Fail::new(Exit::Usage, "--rate must be a number above 0").into());
+    }
     let given = args.model.as_deref().map(read_bundle).transpose()?;
     let data = args.data.read(given.as_ref().map(|stored| stored.model.schema()))?;
     let first = args.first_rows.unwrap_or(0);
@@ -125,14 +132,17 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         None => test.run(&base, &Policy::Static).map_err(|error| Fail::new(Exit::Internal, error))?.loss_sum(),
     };
     summaries.iter_mut().for_each(|summary| summary.against(still, test.settings.value.cost_errors));
+    let span_s = prices::span_s(args.rate, times.as_deref().map(|times| &times[first..]), data.rows.len() - first);
+    summaries.iter_mut().for_each(|summary| summary.priced(&prices, span_s.unwrap_or_default()));
     if global.json {
         let file = args.data.data.file_name().map(|name| name.to_string_lossy().into_owned());
         println!(
             "{}",
-            json!({ "data": file, "rows": data.rows.len(), "first_rows": first, "label_delay": args.label_delay, "policies": summaries })
+            json!({ "data": file, "rows": data.rows.len(), "first_rows": first, "label_delay": args.label_delay, "value": prices::view(&summaries, &prices, span_s), "policies": summaries })
         );
     } else {
         print(&summaries, &changes, args.no_measured);
+        print!("{}", prices::table(&summaries, &prices, span_s));
     }
     // Drawn last: a place that cannot be written must not cost the figures of a long replay.
     if args.svg.is_some() || args.html.is_some() {

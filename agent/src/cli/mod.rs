@@ -13,6 +13,7 @@ pub mod label;
 pub mod lineage;
 pub mod model;
 pub mod models;
+mod prices;
 pub mod promote;
 pub mod rebaseline;
 pub mod records;

@@ -20,6 +20,9 @@ pub struct Args {
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     with_parent: bool,
+    /// Where `/sys` and `/proc` are found
+    #[arg(long, hide = true, value_name = "DIR", default_value = "/")]
+    sensors_root: PathBuf,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -35,7 +38,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         .with_target(false)
         .with_max_level(tracing::Level::INFO)
         .try_init();
-    Ok(daemon::run(Options { config, places, model: args.model.clone() }).map_err(fail)?)
+    Ok(daemon::run(Options { config, places, model: args.model.clone(), sensors_root: args.sensors_root.clone() })
+        .map_err(fail)?)
 }
 
 fn fail(error: DaemonError) -> Fail {

@@ -49,6 +49,31 @@ fn picture(status: &Value) -> String {
         Value::Null => line("work", "none"),
         work => line("work", &format!("run {}, because of {}", work["run"], text(&work["reason"]))),
     }
+    if let waiting @ Value::Object(_) = at("/waiting_budget") {
+        let again = match waiting["try_again"]["in_s"].as_u64() {
+            Some(wait) => format!("asked again in {wait} s"),
+            None => "until a setting changes".to_owned(),
+        };
+        let starved = if waiting["starved"] == true { "STARVED, " } else { "" };
+        line("waits", &format!("{starved}{} ({}; {again})", text(&waiting["sentence"]), text(&waiting["code"])));
+    }
+    if let training @ Value::Object(_) = at("/training") {
+        let number = |key: &str| training[key].as_f64().unwrap_or(0.0);
+        let left =
+            training["remaining_s"].as_f64().map_or_else(String::new, |left| format!(", {left:.0} s left at most"));
+        let ends = if training["suspending"] == true { "; leaves a checkpoint and ends" } else { "" };
+        line(
+            "trains",
+            &format!(
+                "{:.0} % of a core, {:.1} CPU s in {:.0} s, {:.1} J ({}){left}{ends}",
+                number("share") * 100.0,
+                number("cpu_s"),
+                number("wall_s"),
+                number("joules"),
+                text(&training["joules_source"])
+            ),
+        );
+    }
     let records = at("/records");
     line(
         "records",

@@ -8,6 +8,7 @@
 //!
 //! What a job is expected to take leaves the stocks when it begins, so that a power cut in the middle cannot make it free.
 mod bucket;
+mod forecast;
 mod limits;
 #[cfg(test)]
 mod properties;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::time::{Timestamp, Uptime};
 pub use bucket::Bucket;
+pub use forecast::{Forecast, forecast};
 use limits::Phase;
 pub use readings::{Battery, Memory, Readings, Zone};
 pub use settings::{BudgetSettings, Hours, OnBattery, WordError};
@@ -295,6 +297,12 @@ impl Budget {
             reserved: None,
             ..self
         }
+    }
+
+    /// Running time of the newest look; a restart goes on from here.
+    #[must_use]
+    pub fn now(&self) -> Uptime {
+        self.now
     }
 
     /// Joules and bytes that may be spent now, for status; below zero after overspending.

@@ -139,9 +139,7 @@ impl Cycle {
             Event::Failed { run, reason } => Ok(self.failed(run, reason, settings)),
             Event::Retrain { strategy } => {
                 self.idle()?;
-                let newest = settings.trigger.rows_max.min(self.labels);
-                let older = settings.trigger.rows_older;
-                let rows = plan::plan(self.labels - newest, self.labels, newest, older, self.trained_through)?;
+                let rows = self.rows_now(settings)?;
                 Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
             }
             Event::Offered { candidate } => self.offered(candidate),

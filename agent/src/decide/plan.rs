@@ -50,42 +50,72 @@ pub fn plan(from_label: u64, labels: u64, newest: u64, history: u64, seen: u64) 
     Ok(RowsWanted { from_label, newest, holdout, history })
 }
 
-/// At most `count` of `rows`, in their order, with every class as often as every other as far as it goes.
-///
-/// Regression rows are taken evenly spread.
+/// Rows of history that are looked at for each one that is wanted.
+const LOOKED_AT: usize = 4;
+
+/// How many older rows have to be read, evenly strided, before [`history`] chooses `wanted` of them.
 #[must_use]
-pub fn balance(rows: &Rows, task: &Task, count: usize) -> Rows {
-    let total = rows.len();
-    let chosen: Vec<usize> = match task {
-        _ if total <= count => (0..total).collect(),
-        Task::Regression { .. } => (0..count).map(|index| index * total / count).collect(),
-        Task::Classification { classes } => {
-            let mut by_class: Vec<Vec<usize>> = vec![Vec::new(); classes.len()];
-            for row in 0..total {
-                if let Some(list) = by_class.get_mut(trainer_core::evaluate::class_of(rows.y(row)[0])) {
-                    list.push(row);
-                }
-            }
-            // Newest first, round by round, until the count is reached.
-            let mut chosen = Vec::with_capacity(count);
-            while chosen.len() < count {
-                let before = chosen.len();
-                for list in &mut by_class {
-                    if chosen.len() < count {
-                        chosen.extend(list.pop());
-                    }
-                }
-                if chosen.len() == before {
-                    break;
-                }
-            }
-            chosen.sort_unstable();
-            chosen
-        }
+pub fn history_read(wanted: usize) -> usize {
+    wanted.saturating_mul(LOOKED_AT)
+}
+
+/// Rank `k` of `wanted` that are spread evenly over `total`: ⌊k · total / wanted⌋, without overflow.
+#[must_use]
+pub fn strided(k: usize, total: usize, wanted: usize) -> usize {
+    let rank = k as u128 * total as u128 / (wanted as u128).max(1);
+    usize::try_from(rank).unwrap_or(usize::MAX)
+}
+
+/// Which of `available` older rows, oldest first, a training gets: at most `count`, in their order.
+///
+/// They are first thinned to [`history_read`] rows, evenly strided over all of the past. Of these, each class gets as many as
+/// every other as far as it goes, the newest first; without `classes` (regression) they are thinned once more. A device that
+/// reads no more than [`history_read`] strided rows chooses the same ones.
+#[must_use]
+pub fn history(available: usize, classes: Option<&[usize]>, count: usize) -> Vec<usize> {
+    if available <= count {
+        return (0..available).collect();
+    }
+    let looked_at = history_read(count).min(available);
+    let thinned = (0..looked_at).map(|k| strided(k, available, looked_at));
+    let Some(classes) = classes else {
+        return (0..count).map(|k| strided(strided(k, looked_at, count), available, looked_at)).collect();
     };
-    let mut balanced = Rows::empty(rows.features, rows.truths);
-    chosen.into_iter().for_each(|row| balanced.push(rows.x(row), rows.y(row)));
-    balanced
+    let mut by_class: std::collections::BTreeMap<usize, Vec<usize>> = std::collections::BTreeMap::new();
+    for row in thinned {
+        by_class.entry(classes[row]).or_default().push(row);
+    }
+    // Newest first, round by round, until the count is reached.
+    let mut chosen = Vec::with_capacity(count);
+    while chosen.len() < count {
+        let before = chosen.len();
+        for rows in by_class.values_mut() {
+            if chosen.len() < count {
+                chosen.extend(rows.pop());
+            }
+        }
+        if chosen.len() == before {
+            break;
+        }
+    }
+    chosen.sort_unstable();
+    chosen
+}
+
+/// The rows of [`history`] out of `rows`, which are older ones in time order.
+#[must_use]
+pub fn history_of(rows: &Rows, task: &Task, count: usize) -> Rows {
+    let classes: Option<Vec<usize>> = match task {
+        Task::Classification { .. } => {
+            Some((0..rows.len()).map(|row| trainer_core::evaluate::class_of(rows.y(row)[0])).collect())
+        }
+        Task::Regression { .. } => None,
+    };
+    let mut chosen = Rows::empty(rows.features, rows.truths);
+    for row in history(rows.len(), classes.as_deref(), count) {
+        chosen.push(rows.x(row), rows.y(row));
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -116,9 +146,37 @@ mod tests {
             rows.push(&[f32::from(row)], &[f32::from(u8::from(row % 20 == 0))]);
         }
         let task = Task::Classification { classes: vec!["often".into(), "rare".into()] };
-        let chosen = balance(&rows, &task, 20);
+        let chosen = history_of(&rows, &task, 25);
         assert_eq!(chosen.y.iter().filter(|y| **y > 0.5).count(), 5);
-        assert_eq!(chosen.len(), 20);
+        assert_eq!(chosen.len(), 25);
         assert!(chosen.x.is_sorted(), "time order is kept");
+        assert_eq!(history_of(&rows, &task, 200), rows, "what is there is taken");
+    }
+
+    #[test]
+    fn history_reaches_back_over_all_of_the_past() {
+        let classes: Vec<usize> = (0..10_000).map(|row| row % 2).collect();
+        let chosen = history(10_000, Some(&classes), 100);
+        assert_eq!((chosen.len(), chosen[0]), (100, 7_500), "the newest of every 25th row");
+        assert_eq!(history(10_000, None, 4), [0, 2_500, 5_000, 7_500]);
+        assert_eq!(history(0, None, 4), [0; 0]);
+        assert_eq!(history(9, Some(&[0; 9]), 0), [0; 0]);
+    }
+
+    #[test]
+    fn a_device_that_reads_strided_rows_chooses_what_a_replay_of_all_rows_chooses() {
+        for (available, count) in [(10_000, 100), (1_000, 300), (399, 100), (401, 100), (7, 3)] {
+            // Some seven rows of eight are of one class.
+            let classes: Vec<usize> = (0..available).map(|row| usize::from(row * 7 % 8 == 0)).collect();
+            let read = history_read(count).min(available);
+            let places: Vec<usize> = (0..read).map(|k| strided(k, available, read)).collect();
+            let seen: Vec<usize> = places.iter().map(|place| classes[*place]).collect();
+            for classes in [Some((classes.as_slice(), seen.as_slice())), None] {
+                let (all, read_ones) = (classes.map(|(all, _)| all), classes.map(|(_, seen)| seen));
+                let device: Vec<usize> =
+                    history(read, read_ones, count).into_iter().map(|index| places[index]).collect();
+                assert_eq!(device, history(available, all, count), "{available} rows, {count} wanted");
+            }
+        }
     }
 }

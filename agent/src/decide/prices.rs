@@ -3,7 +3,8 @@ use serde::{Deserialize, Serialize};
 
 const JOULES_PER_KWH: f64 = 3.6e6;
 const BYTES_PER_GIGABYTE: f64 = 1e9;
-const WEEK_S: f64 = 604_800.0;
+/// Seconds of a week.
+pub const WEEK_S: f64 = 604_800.0;
 
 /// Prices. All zero by default: hone knows none, and a sum of guesses would look like a fact.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,14 @@ pub struct Weekly {
 }
 
 impl PriceSettings {
+    /// Whether anything has a price.
+    #[must_use]
+    pub fn are_set(&self) -> bool {
+        let prices =
+            [self.price_per_error, self.price_per_kwh, self.price_per_retrain, self.price_per_gigabyte_written];
+        prices.iter().any(|price| *price > 0.0)
+    }
+
     /// What retrains cost: their number, energy and wear.
     #[must_use]
     pub fn cost(&self, retrains: u64, joules: f64, bytes_written: f64) -> f64 {
@@ -142,6 +151,7 @@ mod tests {
     fn a_retrain_is_priced_in_errors_only_if_an_error_has_a_price() {
         assert!((prices().cost_errors(1e7, 0.0).unwrap() - 0.75).abs() < 1e-9);
         assert_eq!(PriceSettings::default().cost_errors(1e7, 0.0), None);
+        assert!(prices().are_set() && !PriceSettings::default().are_set());
     }
 
     #[test]

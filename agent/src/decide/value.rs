@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// A figure made with it is always marked as modelled.
 pub const JOULES_PER_MAC: f64 = 1e-9;
 
+/// CPU seconds per multiply-add of such a core.
+pub const CPU_S_PER_MAC: f64 = 5e-10;
+
 /// Prices of the value policy, in errors avoided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,16 +1,37 @@
 //! The only file that reads a clock.
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ulid::Ulid;
 
-use crate::decide::time::Timestamp;
+use crate::decide::time::{Timestamp, Uptime};
 
 /// Wall time now; before 1970 it is negative.
 #[must_use]
 pub fn now() -> Timestamp {
     let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or_else(|before| -micros(before.duration()), micros))
+}
+
+/// The running clock: counts on from where the run before stopped counting, and only forward.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    before: Uptime,
+    start: Instant,
+}
+
+impl Running {
+    /// Counts from `before` on.
+    #[must_use]
+    pub fn after(before: Uptime) -> Self {
+        Self { before, start: Instant::now() }
+    }
+
+    /// Running time now.
+    #[must_use]
+    pub fn now(&self) -> Uptime {
+        self.before.plus(self.start.elapsed())
+    }
 }
 
 /// A moment for people: `2026-11-21T01:40:00Z`.

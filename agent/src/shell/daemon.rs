@@ -5,10 +5,13 @@
 //!     └─────► one bounded queue ─► keeper (thread): step, commit, carry out ─► work (thread): train, judge
 //! ```
 mod books;
+mod budget;
 mod commands;
 mod energy;
 mod hands;
 mod keeper;
+mod plan;
+mod post;
 mod shared;
 mod views;
 mod work;
@@ -32,6 +35,8 @@ pub use commands::{REBASELINE_ROWS_MAX, strategy};
 pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Shared};
 
 use crate::config::Config;
+use crate::decide::budget::Budget;
+use crate::decide::time::Uptime;
 use crate::shell::api::{self, Doors};
 use crate::shell::clock::{self, Ids};
 use crate::shell::inference::Slot;
@@ -41,6 +46,7 @@ use crate::shell::recorder::Recorder;
 use crate::shell::store::{SetAside, StateDir, StoreError};
 use crate::shell::trainer::Trainer;
 use books::Books;
+use budget::Warden;
 use keeper::{Keeper, Rules, Saved};
 
 /// Threads that answer requests: inference takes microseconds, and a gateway has few cores.
@@ -59,6 +65,8 @@ pub struct Options {
     pub places: Places,
     /// The first model, if the device has none yet.
     pub model: Option<PathBuf>,
+    /// Where `/sys` and `/proc` are found; `/` but in tests and demonstrations.
+    pub sensors_root: PathBuf,
 }
 
 /// Why the daemon does not run.
@@ -127,7 +135,7 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
 async fn live(options: Options) -> Result<(), DaemonError> {
     // Before anything is opened, so that no signal is missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let Options { config, places, model } = options;
+    let Options { config, places, model, sensors_root } = options;
     let model = model.map(|path| read_model(&path)).transpose()?;
     let state = StateDir::open_with(&places.state_dir, config.records.files)?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;
@@ -137,7 +145,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         listen: doors.address().map(|address| address.to_string()),
         started_at: clock::now(),
     };
-    let (parts, events) = assemble(state, &config, place, model)?;
+    let (parts, events) = assemble(state, &config, place, model, &sensors_root)?;
     let Parts { recorder, keeper, shared, lock } = parts;
     let (ready, begun) = oneshot::channel();
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
@@ -214,6 +222,7 @@ fn assemble(
     config: &Config,
     place: Place,
     model: Option<(Vec<u8>, Model)>,
+    sensors_root: &Path,
 ) -> Result<(Parts, mpsc::Receiver<Event>), DaemonError> {
     let StateDir { control, records, models, snapshots, mut set_aside, lock, .. } = state;
     let (control, saved, generation) = {
@@ -252,7 +261,9 @@ fn assemble(
         commit_every: Duration::from_secs(config.agent.commit_s),
         commit_events: config.agent.commit_events,
         keep_bytes: config.records.keep_bytes,
+        snapshot_bytes: config.snapshots.keep_bytes,
     };
+    let ran = saved.as_ref().and_then(|saved| saved.budget.as_ref()).map_or(Uptime::default(), Budget::now);
     let mut keeper = Keeper {
         books: Books::new(control, generation),
         models,
@@ -261,11 +272,13 @@ fn assemble(
         rules,
         trainer: Trainer::child()?,
         saved,
+        warden: Warden::new(sensors_root, config.budget.clone(), &config.sensors, ran),
         working: None,
         unloadable: None,
         changed: 0,
         committed_at: Instant::now(),
         ticks: 0,
+        is_stopping: false,
     };
     first_model(&mut keeper, model, &set_aside)?;
     Ok((Parts { recorder, keeper, shared, lock }, events))

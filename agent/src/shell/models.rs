@@ -28,6 +28,12 @@ impl ModelStore {
         Ok(Self { folder: folder.to_owned(), extension })
     }
 
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Stores `bytes` so that they survive a power cut, and returns their name. The same bytes again are a success; a
     /// damaged file of that name is set aside and replaced.
     ///

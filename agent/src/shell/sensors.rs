@@ -41,6 +41,15 @@ impl Default for SensorSettings {
     }
 }
 
+impl SensorSettings {
+    /// The first setting outside its range: its name, its value and what is allowed.
+    #[must_use]
+    pub fn out_of_range(&self) -> Option<(&'static str, String, &'static str)> {
+        let watts = self.watts_per_core;
+        (!(0.01..=100.0).contains(&watts)).then(|| ("watts_per_core", watts.to_string(), "0.01 to 100"))
+    }
+}
+
 /// The sensors of one machine. Keeps the counters of the look before, so that rates can be told.
 #[derive(Debug)]
 pub struct Sensors {

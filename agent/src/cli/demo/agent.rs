@@ -39,7 +39,8 @@ impl Agent {
             (place(&directory, "hone.toml"), place(&directory, "base.safetensors"), place(&directory, "api.sock"));
         let state = place(&directory, "state");
         let text = format!(
-            "[agent]\nstate_dir = {:?}\nsocket = {:?}\nlisten = \"off\"\n\n[cycle]\npolicy = \"trigger:any\"\nseed = {seed}\n",
+            "[agent]\nstate_dir = {:?}\nsocket = {:?}\nlisten = \"off\"\n\n[cycle]\npolicy = \"trigger:any\"\nseed = {seed}\n\n\
+             [budget]\ncpu_share = 1.0\n",
             state.display().to_string(),
             socket.display().to_string(),
         );
@@ -49,6 +50,9 @@ impl Agent {
         let program = std::env::current_exe().map_err(disk)?;
         let child = Command::new(program)
             .args(["run", "--with-parent"])
+            // A warm or busy workstation must not hold up a demonstration: it shows a gateway without sensors.
+            .arg("--sensors-root")
+            .arg(place(&directory, "sensors"))
             .arg("--config")
             .arg(&config)
             .arg("--model")

@@ -15,7 +15,8 @@ pub struct BudgetSettings {
     pub memory_reserve_bytes: u64,
     /// Share of one core that training takes. Range 0.01 to 1, default 0.25: slow, but a busy gateway does not notice.
     pub cpu_share: f64,
-    /// Longest time one training may run before it is stopped at a checkpoint, in seconds. Range 10 to 86,400, default 3600.
+    /// Longest time one training may run, in seconds; then it makes no more steps and finishes with what there is. Where
+    /// `hours` end first it is stopped at a checkpoint instead, and goes on in the next ones. Range 10 to 86,400, default 3600.
     pub deadline_s: u64,
     /// Energy that is added to the stock, in joules per hour. Default 50: 25 s of a 2 W core in each hour.
     pub energy_j_per_hour: f64,

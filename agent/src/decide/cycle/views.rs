@@ -1,7 +1,8 @@
 //! What others may know of the cycle.
 use trainer_core::digest::Digest;
 
-use super::Cycle;
+use super::{Cycle, CycleSettings};
+use crate::decide::plan::{self, RowsWanted, TooFew};
 use crate::decide::trigger::Trigger;
 use crate::decide::watch::Watch;
 use crate::decide::watch::finding::Finding;
@@ -17,6 +18,16 @@ impl Cycle {
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.samples, self.labels)
+    }
+
+    /// The rows a retrain by command would get now.
+    ///
+    /// # Errors
+    /// [`TooFew`] with the number of labels that are missing.
+    pub fn rows_now(&self, settings: &CycleSettings) -> Result<RowsWanted, TooFew> {
+        let newest = settings.trigger.rows_max.min(self.labels);
+        let older = settings.trigger.rows_older;
+        plan::plan(self.labels - newest, self.labels, newest, older, self.trained_through)
     }
 
     /// Drift state, for status.

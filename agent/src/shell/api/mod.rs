@@ -76,6 +76,7 @@ fn router(app: App) -> Router {
         .route("/v1/runs", get(v1::runs))
         .route("/v1/rebaseline", post(v1::rebaseline))
         .route("/v1/energy", get(v1::energy))
+        .route("/v1/plan", get(v1::plan))
         .route("/v1/lineage", get(v1::lineage))
         .route("/v1/commands", post(v1::command))
         .fallback(unknown)

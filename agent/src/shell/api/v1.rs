@@ -61,6 +61,23 @@ pub(super) async fn lineage(State(app): State<App>) -> Result<Json<Value>, Probl
     app.shared.ask(Question::Lineage).await.map(Json).ok_or_else(Problem::stopping)
 }
 
+/// What would be trained.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wish {
+    strategy: Option<String>,
+}
+
+pub(super) async fn plan(
+    State(app): State<App>,
+    query: Result<Query<Wish>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
+    let Query(Wish { strategy }) = query.map_err(|rejection| malformed(rejection.body_text()))?;
+    let strategy = daemon::strategy(strategy.as_deref().unwrap_or("head")).map_err(malformed)?;
+    app.shared.ask(Question::Plan(strategy)).await.map(Json).ok_or_else(Problem::stopping)
+}
+
 /// How much is wanted, and from where.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,6 +168,7 @@ fn shown_record(record: &Record, schema: Option<&Schema>) -> Value {
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 enum Wire {
     Retrain { strategy: Option<String> },
+    Cancel {},
     Rollback {},
 }
 
@@ -164,6 +182,7 @@ pub(super) async fn command(
         Wire::Retrain { strategy } => {
             Command::Retrain(daemon::strategy(strategy.as_deref().unwrap_or("head")).map_err(malformed)?)
         }
+        Wire::Cancel {} => Command::Cancel,
         Wire::Rollback {} => Command::RollBack,
     };
     Ok(Json(app.shared.command(command).await?))

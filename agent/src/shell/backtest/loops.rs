@@ -85,8 +85,10 @@ impl Replay<'_> {
             OrderTask::Judge { candidate } => candidate,
             OrderTask::Train { strategy, seed } => {
                 let snapshot = Snapshot::adapt(parent.digest, strategy, train, self.test.training.clone(), seed);
-                let finished = self.test.trainer.train(snapshot.to_bytes(), Some(parent.bytes.to_vec()))?;
-                self.account.trained(&finished);
+                let snapshot = snapshot.to_bytes();
+                let snapshot_bytes = snapshot.len();
+                let finished = self.test.trainer.train(snapshot, Some(parent.bytes.to_vec()))?;
+                self.account.trained(snapshot_bytes, &finished);
                 let stored = Stored::read(finished.bundle)?;
                 let digest = stored.digest;
                 self.shelf.insert(digest, stored);
@@ -115,7 +117,7 @@ impl Replay<'_> {
             Rows::empty(older.features, older.truths)
         } else {
             let champion = &self.shelf[&order.parent].model;
-            plan::balance(&older, &champion.schema().task, count)
+            plan::history_of(&older, &champion.schema().task, count)
         };
         let new = self.test.rows.slice(from..if order.refit_of.is_some() { row(labels) } else { split });
         train.x.extend_from_slice(&new.x);

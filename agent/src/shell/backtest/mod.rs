@@ -120,6 +120,8 @@ struct Account {
     events: Vec<Happened>,
     measured: Measured,
     work_mac: u64,
+    /// Snapshots and bundles that a device would have written.
+    written_bytes: u64,
 }
 
 impl Account {
@@ -130,6 +132,7 @@ impl Account {
             events: Vec::new(),
             measured: Measured::default(),
             work_mac: 0,
+            written_bytes: 0,
         }
     }
 
@@ -141,7 +144,8 @@ impl Account {
         loss
     }
 
-    fn trained(&mut self, finished: &Finished) {
+    fn trained(&mut self, snapshot_bytes: usize, finished: &Finished) {
+        self.written_bytes += (snapshot_bytes + finished.bundle.len()) as u64;
         self.work_mac += finished.work_mac;
         self.measured.train_cpu_s += finished.cpu_s;
         self.measured.train_peak_bytes = self.measured.train_peak_bytes.max(finished.peak_bytes);

@@ -6,6 +6,7 @@ use trainer_core::evaluate::Metrics;
 use super::{Account, Backtest};
 use crate::decide::cycle::Report;
 use crate::decide::policy::Policy;
+use crate::decide::prices::{Deeds, PriceSettings, Weekly};
 use crate::decide::value::JOULES_PER_MAC;
 use crate::decide::watch::finding::Grade;
 
@@ -44,6 +45,14 @@ pub struct Summary {
     pub work_mac: u64,
     /// Their energy by the model; nothing was measured.
     pub joules_modelled: f64,
+    /// Bytes of snapshots and bundles that a device would have written.
+    pub bytes_written: u64,
+    /// Trainings ordered in a week; none if nobody says how long the rows took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrains_per_week: Option<f64>,
+    /// Cost and value per week in money; none without prices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weekly: Option<Weekly>,
     /// Errors (summed losses, for regression) that never retraining would have made beyond these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors_avoided: Option<f64>,
@@ -114,6 +123,9 @@ impl Summary {
             rollbacks: count(|report| matches!(report, Report::Rollback { .. })),
             work_mac: account.work_mac,
             joules_modelled: account.work_mac as f64 * JOULES_PER_MAC,
+            bytes_written: account.written_bytes,
+            retrains_per_week: None,
+            weekly: None,
             errors_avoided: None,
             worth_errors: None,
             detection_rows: changes.collect(),
@@ -145,6 +157,20 @@ impl Summary {
         let avoided = still - self.loss_sum();
         self.errors_avoided = Some(avoided);
         self.worth_errors = Some(avoided - self.retrains as f64 * cost_errors);
+    }
+
+    /// Fills in what a week of the policy costs and is worth, if the rows took `span_s` seconds. Comes after [`Self::against`].
+    pub fn priced(&mut self, prices: &PriceSettings, span_s: f64) {
+        let deeds = Deeds {
+            span_s,
+            retrains: self.retrains,
+            joules: self.joules_modelled,
+            bytes_written: self.bytes_written as f64,
+            errors_avoided: self.errors_avoided.unwrap_or_default(),
+        };
+        let weekly = prices.weekly(&deeds);
+        self.retrains_per_week = weekly.map(|weekly| weekly.retrains);
+        self.weekly = weekly.filter(|_| prices.are_set());
     }
 
     /// The figure people compare: accuracy, or RMSE.

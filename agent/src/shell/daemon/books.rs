@@ -6,6 +6,7 @@ use trainer_core::digest::Digest;
 use trainer_core::model::Strategy;
 use ulid::Ulid;
 
+use super::budget::Taken;
 use super::keeper::Saved;
 use super::work::Done;
 use crate::decide::cycle::{Cycle, Order, OrderTask, Report};
@@ -22,8 +23,6 @@ use crate::shell::trainer::runs;
 const WAITING_MAX: usize = 1_000;
 /// Reports kept on the disk.
 const KEPT_MAX: i64 = 10_000;
-/// Newest runs whose snapshots are kept.
-const SNAPSHOTS_KEPT: usize = 8;
 
 /// `control.db` and what waits for it.
 pub(super) struct Books {
@@ -182,9 +181,31 @@ impl Books {
         self.runs.insert(number, row);
     }
 
-    /// Books what a finished run took and what it made.
+    /// Books what a training has taken, however it ended.
+    pub(super) fn took(&mut self, run: u64, taken: &Taken) {
+        let Taken { usage, wall_s, booked, written_bytes, .. } = taken;
+        self.run(run, |row| {
+            let add = |sum: &mut Option<f64>, more: f64| *sum = Some(sum.unwrap_or(0.0) + more);
+            // A run trains twice if its candidate passes: once to be judged, once on all rows.
+            row.cpu_s += usage.cpu_s;
+            let cost = &mut row.cost;
+            add(&mut cost.wall_s, *wall_s);
+            add(&mut cost.joules, booked.joules);
+            add(&mut cost.joules_error, booked.error);
+            // A sum is only as well measured as its worst part.
+            if cost.joules_source.is_none() || !booked.source.is_measured() {
+                cost.joules_source = Some(booked.source.to_string());
+            }
+            let peak = i64::try_from(usage.peak_bytes).unwrap_or(i64::MAX);
+            cost.peak_bytes = Some(cost.peak_bytes.unwrap_or(0).max(peak));
+            let written = i64::try_from(*written_bytes).unwrap_or(i64::MAX);
+            cost.bytes_written = Some(cost.bytes_written.unwrap_or(0).saturating_add(written));
+        });
+    }
+
+    /// Books what a finished run made.
     #[expect(clippy::cast_precision_loss, reason = "multiply-adds of a training fit an f64")]
-    pub(super) fn trained(&mut self, run: u64, done: &Done, parent: Option<Digest>) {
+    pub(super) fn trained(&mut self, run: u64, done: &Done, taken: Option<&Taken>, parent: Option<Digest>) {
         let cost = done.cost;
         let joules = cost.work_mac as f64 * JOULES_PER_MAC;
         self.run(run, |row| {
@@ -192,22 +213,26 @@ impl Books {
             row.candidate = Some(done.candidate);
             row.snapshot = done.snapshot;
             row.rows = i64::try_from(cost.rows).unwrap_or(i64::MAX);
-            // A run trains twice if its candidate passes: once to be judged, once on all rows.
-            row.cpu_s += cost.cpu_s;
             row.joules_modelled = Some(row.joules_modelled.unwrap_or(0.0) + joules);
-            let peak = i64::try_from(cost.peak_bytes).unwrap_or(i64::MAX);
-            row.cost.peak_bytes = Some(row.cost.peak_bytes.unwrap_or(0).max(peak));
         });
-        if done.snapshot.is_some() {
+        if let (Some(_), Some(taken)) = (done.snapshot, taken) {
+            let Taken { usage, wall_s, booked, written_bytes, .. } = taken;
             self.say(
                 "trained",
                 &json!({
-                    "kind": "trained", "run": run, "candidate": done.candidate, "rows": cost.rows, "cpu_s": cost.cpu_s,
-                    "peak_bytes": cost.peak_bytes, "work_mac": cost.work_mac, "joules_modelled": joules,
+                    "kind": "trained", "run": run, "candidate": done.candidate, "rows": cost.rows, "cpu_s": usage.cpu_s,
+                    "peak_bytes": usage.peak_bytes, "work_mac": cost.work_mac, "joules_modelled": joules,
+                    "wall_s": wall_s, "joules": booked.joules, "joules_error": booked.error,
+                    "joules_source": booked.source, "bytes_written": written_bytes,
                 }),
             );
             self.candidate(done.candidate, parent, i64::try_from(run).ok());
         }
+    }
+
+    /// Books that a run waits, and why, or that it goes on.
+    pub(super) fn stands(&mut self, run: u64, state: &str) {
+        self.run(run, |row| state.clone_into(&mut row.state));
     }
 
     fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
@@ -275,9 +300,16 @@ impl Books {
         }
     }
 
-    /// Removes model files that no state refers to, and snapshots of older runs.
-    pub(super) fn collect(&self, cycle: &Cycle, models: &ModelStore, snapshots: &ModelStore) {
+    /// Removes snapshots beyond `snapshot_bytes`, and model files that neither the state nor a kept snapshot refers to.
+    pub(super) fn collect(&self, cycle: &Cycle, models: &ModelStore, snapshots: &ModelStore, snapshot_bytes: u64) {
         let (champion, previous, factory) = cycle.models();
+        let known = self.control.models().unwrap_or_default();
+        let serving = [Some(champion), previous];
+        let made_by = known.iter().filter(|row| serving.contains(&Some(row.digest))).filter_map(|row| row.run);
+        let learned_from = made_by.filter_map(|run| self.control.run(run).ok().flatten()?.snapshot);
+        if let Err(error) = runs::sweep(snapshots.folder(), &learned_from.collect::<Vec<_>>(), snapshot_bytes) {
+            tracing::warn!(error = %error.chain(), "old snapshots stay");
+        }
         let mut kept = vec![champion, factory];
         kept.extend(previous);
         if let Some(order) = cycle.orders().work {
@@ -291,15 +323,12 @@ impl Books {
         let parted = |row: &ModelRow| {
             matches!(row.status, ModelStatus::Rejected | ModelStatus::Retired | ModelStatus::Candidate)
         };
-        let known = self.control.models().unwrap_or_default();
+        kept.extend(runs::parents(snapshots));
         let gone: Vec<Digest> = known.iter().filter(|row| parted(row)).map(|row| row.digest).collect();
         for digest in gone.iter().filter(|digest| !kept.contains(digest)) {
             if let Err(error) = models.remove(digest) {
                 tracing::warn!(error = %error.chain(), "a model nobody needs stays");
             }
-        }
-        if let Ok(runs) = self.control.runs_newest(SNAPSHOTS_KEPT) {
-            remove_others(snapshots, &runs.iter().filter_map(|run| run.snapshot).collect::<Vec<_>>());
         }
     }
 
@@ -318,12 +347,4 @@ fn interval(evidence: &Evidence) -> Option<Interval> {
     let (gain, error) = evidence.gain();
     let known = evidence.rows > 0 && !evidence.not_finite && gain.is_finite() && error.is_finite();
     known.then_some(Interval { rows: evidence.rows, gain, low: gain - Z * error, high: gain + Z * error })
-}
-
-fn remove_others(store: &ModelStore, kept: &[Digest]) {
-    for digest in store.list().unwrap_or_default().iter().filter(|digest| !kept.contains(digest)) {
-        if let Err(error) = store.remove(digest).and_then(|()| runs::forget(store, digest)) {
-            tracing::warn!(error = %error.chain(), "a file nobody needs stays");
-        }
-    }
 }

@@ -6,11 +6,13 @@ use trainer_core::model::{Model, Strategy};
 use super::keeper::{Keeper, Saved};
 use super::shared::{Command, Declined};
 use super::work::baseline;
-use crate::decide::cycle::{self, Cycle, Refusal, Report};
+use crate::decide::cycle::{self, Cycle, OrderTask, Refusal, Report};
 use crate::decide::sample::BaselineRows;
 use crate::decide::time::Timestamp;
 use crate::decide::watch::BASELINE_ROWS_MAX;
+use crate::shell::files::remove_durable;
 use crate::shell::store::Record;
+use crate::shell::trainer::runs;
 
 /// Rows a person may choose as baseline: read at once, 2 MB at 128 features.
 pub const REBASELINE_ROWS_MAX: usize = 4_096;
@@ -20,10 +22,13 @@ impl Keeper {
         if let Command::Offer { bytes, model } = command {
             return self.offer(&bytes, &model);
         }
+        if let Command::Cancel = command {
+            return self.cancel();
+        }
         let event = match command {
             Command::Rebaseline { rows, since } => self.rebaseline(rows, since)?,
             Command::Retrain(strategy) => cycle::Event::Retrain { strategy },
-            Command::RollBack | Command::Offer { .. } => self.roll_back()?,
+            Command::RollBack | Command::Offer { .. } | Command::Cancel => self.roll_back()?,
         };
         self.follow(event)
     }
@@ -51,6 +56,31 @@ impl Keeper {
         let loaded = self.load(&previous).map_err(|reason| declined("bundle", &reason))?;
         let (reference, baseline) = (loaded.model.manifest.reference, BaselineRows::of(&loaded.model));
         Ok(cycle::Event::RollBack { reference, baseline })
+    }
+
+    /// Ends what is under way or waits; its checkpoint goes. A refit that is cancelled leaves the candidate that had passed.
+    fn cancel(&mut self) -> Result<Value, Declined> {
+        let saved = self.saved.as_ref().ok_or_else(no_model)?;
+        let Some(order) = saved.cycle.orders().work else {
+            return Err(declined("refused", &"no training is under way and none waits"));
+        };
+        if let OrderTask::Train { strategy, seed } = order.task
+            && self.working.is_none()
+            && let Some((snapshot, _)) =
+                runs::unfinished(&self.snapshots, order.parent, strategy, seed, &self.rules.training)
+            && let Err(error) = remove_durable(&runs::checkpoint_path(&self.snapshots, &snapshot))
+        {
+            return Err(declined("disk", &format!("the checkpoint cannot be removed: {error}")));
+        }
+        self.fail(order.run, "cancelled by command".to_owned());
+        if self.books.trouble().is_some() {
+            return Err(self.not_stored());
+        }
+        if order.refit_of.is_none() {
+            self.books.stands(order.run, "cancelled");
+        }
+        let champion = self.saved.as_ref().map(|saved| saved.cycle.models().0);
+        Ok(json!({"run": order.run, "cancelled": true, "champion": champion}))
     }
 
     fn offer(&mut self, bytes: &[u8], model: &Model) -> Result<Value, Declined> {
@@ -94,7 +124,7 @@ impl Keeper {
     pub(super) fn install(&mut self, digest: Digest, model: &Model) {
         let cycle = Cycle::new(model, digest, &self.rules.cycle);
         let ordinal = self.shared.reader.newest_labelled(1).ok().and_then(|rows| rows.last().map(|row| row.ordinal));
-        self.saved = Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0 });
+        self.saved = Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0, budget: None });
         self.books.installed(digest);
         self.changed += 1;
     }

@@ -21,7 +21,9 @@ impl Keeper {
         let Some(Orders { work, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
             return;
         };
+        self.drop_void(work.as_ref().map(|order| order.run));
         match work {
+            Some(_) if self.is_stopping => {}
             Some(order) if self.working.is_none() => self.start(order),
             _ => self.collect(),
         }
@@ -33,7 +35,12 @@ impl Keeper {
             let reason = format!("it was started {ATTEMPTS_MAX} times and never finished");
             return self.fail(order.run, reason);
         }
-        // Counted on disk before it begins: work that takes the agent down runs out of attempts.
+        let budget = saved.budget.clone();
+        // Waiting for a budget is no attempt.
+        let Some((limits, post)) = self.ask_budget(&order) else { return };
+        let Some(saved) = &mut self.saved else { return };
+        // Counted on disk before it begins, as is what it is expected to take: work that takes the agent down runs out of
+        // attempts, and is not free.
         saved.attempts += 1;
         let from = i64::try_from(order.rows.from_label).unwrap_or(i64::MAX);
         let behind = i64::try_from(saved.cycle.counts().1).unwrap_or(i64::MAX);
@@ -43,7 +50,7 @@ impl Keeper {
             if let Some(saved) = &mut self.saved {
                 saved.attempts -= 1;
             }
-            return;
+            return self.not_begun(budget);
         }
         let run = order.run;
         let bench = Bench {
@@ -55,6 +62,8 @@ impl Keeper {
             recorder: self.shared.recorder.clone(),
             trainer: self.trainer.clone(),
             settings: self.rules.training.clone(),
+            limits,
+            post,
         };
         let events = self.shared.events.clone();
         let work = move || {
@@ -63,7 +72,10 @@ impl Keeper {
         };
         match thread::Builder::new().name("work".to_owned()).spawn(work) {
             Ok(_) => self.working = Some(run),
-            Err(error) => self.fail(run, format!("the system gives no thread: {error}")),
+            Err(error) => {
+                self.not_begun(budget);
+                self.fail(run, format!("the system gives no thread: {error}"));
+            }
         }
     }
 
@@ -120,7 +132,7 @@ impl Keeper {
     pub(super) fn collect(&self) {
         let Some(saved) = &self.saved else { return };
         if self.working.is_none() && !self.books.is_waiting() {
-            self.books.collect(&saved.cycle, &self.models, &self.snapshots);
+            self.books.collect(&saved.cycle, &self.models, &self.snapshots, self.rules.snapshot_bytes);
         }
     }
 }

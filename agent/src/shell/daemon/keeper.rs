@@ -9,15 +9,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::mpsc;
 use trainer_core::digest::Digest;
 use trainer_core::model::Work;
 use trainer_core::train::TrainSettings;
 
 use super::books::Books;
+use super::budget::Warden;
 use super::shared::{Event, Shared};
 use super::views;
-use super::work::{Undone, Worked};
+use super::work::{Next, Undone, Worked};
+use crate::decide::budget::{Budget, Refusal};
 use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
 use crate::decide::sample::{Label, Sample};
 use crate::decide::time::Timestamp;
@@ -30,6 +33,8 @@ use crate::shell::trainer::Trainer;
 pub(super) const ATTEMPTS_MAX: u32 = 2;
 /// Seconds between two looks at how many bytes the records take.
 const RETENTION_S: u64 = 60;
+/// How long the end of the agent waits for a training to leave its checkpoint.
+const LAST_WORDS: Duration = Duration::from_millis(400);
 /// Labels that are read at once when they are counted again after a start.
 const REPLAYED_AT_ONCE: usize = 1_000;
 
@@ -41,6 +46,9 @@ pub(super) struct Saved {
     pub(super) ordinal: i64,
     /// How often the work under way was started.
     pub(super) attempts: u32,
+    /// What training may take; none in the state of an older version, and then as at a first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) budget: Option<Budget>,
 }
 
 /// What the loop is told once.
@@ -51,6 +59,7 @@ pub(super) struct Rules {
     pub(super) commit_every: Duration,
     pub(super) commit_events: u64,
     pub(super) keep_bytes: u64,
+    pub(super) snapshot_bytes: u64,
 }
 
 /// The daemon loop.
@@ -62,6 +71,7 @@ pub(super) struct Keeper {
     pub(super) rules: Rules,
     pub(super) trainer: Trainer,
     pub(super) saved: Option<Saved>,
+    pub(super) warden: Warden,
     /// The run whose thread is at work.
     pub(super) working: Option<u64>,
     /// A model that could not be loaded, so that it is told of once.
@@ -70,6 +80,8 @@ pub(super) struct Keeper {
     pub(super) changed: u64,
     pub(super) committed_at: Instant,
     pub(super) ticks: u64,
+    /// Nothing new is begun any more.
+    pub(super) is_stopping: bool,
 }
 
 impl Keeper {
@@ -89,6 +101,9 @@ impl Keeper {
                 Event::Worked(worked) => self.worked(*worked),
                 Event::Tick => self.tick(),
                 Event::Stop(done) => {
+                    if self.suspend_for_stop() {
+                        self.hear_out(&mut events);
+                    }
                     // Work that an orderly stop cuts short has not failed.
                     if let Some(saved) = self.saved.as_mut().filter(|_| self.working.is_some()) {
                         saved.attempts = saved.attempts.saturating_sub(1);
@@ -101,12 +116,29 @@ impl Keeper {
         }
     }
 
+    /// Waits a moment for the training that was told to leave a checkpoint.
+    fn hear_out(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_WORDS {
+            match events.try_recv() {
+                Ok(Event::Worked(worked)) => {
+                    self.is_stopping = true;
+                    return self.worked(*worked);
+                }
+                // Labels are found again at the next start, and nobody waits for answers of an agent that ends.
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
     /// Serves what the stored state orders, and counts the labels again that were stored after it.
     pub(super) fn begin(&mut self) {
         self.serve();
         if let (Some(saved), Some(serving)) = (&mut self.saved, self.shared.slot.serving()) {
             saved.cycle.adopt(&self.rules.cycle, &serving.champion.model);
         }
+        self.look();
         loop {
             let after = self.saved.as_ref().map_or(i64::MAX, |saved| saved.ordinal);
             let rows = match self.shared.reader.labelled_since(after, REPLAYED_AT_ONCE) {
@@ -180,11 +212,12 @@ impl Keeper {
         if self.working.take_if(|working| *working == run).is_none() {
             return;
         }
+        let taken = self.settle(run);
         let Some(saved) = &mut self.saved else { return };
         match outcome {
             Ok(done) => {
                 let before = saved.cycle.orders().work;
-                self.books.trained(run, &done, before.as_ref().map(|order| order.parent));
+                self.books.trained(run, &done, taken.as_ref(), before.as_ref().map(|order| order.parent));
                 let event = cycle::Event::Judged {
                     run,
                     candidate: done.candidate,
@@ -195,6 +228,9 @@ impl Keeper {
                 if saved.cycle.orders().work != before {
                     saved.attempts = 0;
                 }
+                if before.is_none_or(|order| order.run != run) {
+                    self.books.stands(run, "cancelled");
+                }
                 self.changed += 1;
                 if reports.is_empty() {
                     // A rollback made it void; whatever was ordered meanwhile has waited for this thread.
@@ -203,17 +239,37 @@ impl Keeper {
                     self.after(&reports);
                 }
             }
-            Err(Undone { reason, again }) => {
+            Err(Undone { next: Next::Resume, .. })
+                if saved.cycle.orders().work.is_some_and(|order| order.run == run) =>
+            {
+                saved.attempts = saved.attempts.saturating_sub(1);
+                self.changed += 1;
+                self.suspended(run, taken.as_ref().and_then(|taken| taken.held.as_ref()));
+            }
+            Err(Undone { reason, next }) => {
                 tracing::warn!(run, reason, "a run could not be finished");
                 if saved.cycle.orders().work.is_none_or(|order| order.run != run) {
-                    // A rollback made it void; whatever was ordered meanwhile has waited for this thread.
+                    // A command made it void; whatever was ordered meanwhile has waited for this thread.
                     self.carry_out();
-                } else if again && saved.attempts < ATTEMPTS_MAX {
+                } else if next == Next::TryAgain && saved.attempts < ATTEMPTS_MAX {
                     self.carry_out()
                 } else {
                     self.fail(run, reason)
                 }
             }
+        }
+    }
+
+    /// A training has left a checkpoint: it goes on when the budgets allow, or at once if something else ended it.
+    fn suspended(&mut self, run: u64, held: Option<&Refusal>) {
+        self.books.stands(run, "suspended");
+        let mut payload = held.map_or_else(|| json!({}), |refusal| self.shown_refusal(refusal));
+        payload["kind"] = json!("suspended");
+        payload["run"] = json!(run);
+        tracing::info!(run, "training is suspended: {}", held.map_or("it was told to end", |held| &held.sentence));
+        self.books.say("suspended", &payload);
+        if self.commit() {
+            self.carry_out();
         }
     }
 
@@ -238,6 +294,7 @@ impl Keeper {
                 self.after(&reports);
             }
         }
+        self.watch_over();
         if self.books.is_waiting() {
             if self.commit() {
                 self.carry_out();

@@ -71,6 +71,8 @@ pub enum Question {
     Energy,
     /// Every model with the run that made it.
     Lineage,
+    /// What a retrain would be, were it ordered now.
+    Plan(Strategy),
 }
 
 /// What a person may command.
@@ -78,6 +80,8 @@ pub enum Question {
 pub enum Command {
     /// Train a candidate now.
     Retrain(Strategy),
+    /// End the training or comparison under way, or the one that waits.
+    Cancel,
     /// Measure features against the newest stored rows from now on.
     Rebaseline {
         /// How many; none for [`BASELINE_ROWS_MAX`](crate::decide::watch::BASELINE_ROWS_MAX).

@@ -1,9 +1,9 @@
 //! What the loop answers when asked: its state as JSON.
 use serde_json::{Value, json};
 
-use super::energy;
 use super::keeper::Keeper;
 use super::shared::Question;
+use super::{energy, plan};
 use crate::decide::cycle::Cycle;
 use crate::decide::watch::WatchView;
 use crate::decide::watch::columns::{ColumnView, Standing};
@@ -22,6 +22,7 @@ pub(super) fn answer(keeper: &Keeper, question: Question) -> Value {
         Question::Reports(limit) => reports(keeper, limit).unwrap_or_else(|error| failed(&error)),
         Question::Energy => energy::view(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Lineage => energy::lineage(keeper).unwrap_or_else(|error| failed(&error)),
+        Question::Plan(strategy) => plan::view(keeper, strategy),
         Question::Runs(limit) => runs(keeper, limit).unwrap_or_else(|error| failed(&error)),
     }
 }
@@ -43,7 +44,7 @@ fn status(keeper: &Keeper) -> Value {
     };
     let (champion, previous, factory) = saved.cycle.models();
     let (samples, labels) = saved.cycle.counts();
-    json!({
+    let mut status = json!({
         "state": state,
         "policy": policy,
         "champion": champion,
@@ -56,7 +57,11 @@ fn status(keeper: &Keeper) -> Value {
         "trigger": saved.cycle.trigger(),
         "work": saved.cycle.orders().work,
         "control": control,
-    })
+    });
+    for (key, value) in keeper.budget_view() {
+        status[key] = value;
+    }
+    status
 }
 
 fn loss(cycle: &Cycle) -> Value {

@@ -9,22 +9,21 @@ use trainer_core::session::RunChoices;
 use trainer_core::snapshot::Snapshot;
 use trainer_core::train::TrainSettings;
 
+use super::post::Post;
 use crate::decide::cycle::{Order, OrderTask};
 use crate::decide::gate::Evidence;
 use crate::decide::plan;
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
 use crate::shell::compare::compare;
+use crate::shell::files::remove_durable;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
 use crate::shell::recorder::RecorderHandle;
 use crate::shell::store::{LabelledRow, NewRecord, RecordReader, StoreError};
 use crate::shell::trainer::frames::Checkpointing;
 use crate::shell::trainer::limits::Limits;
-use crate::shell::trainer::{Say, Source, Task, Trainer, TrainerError, runs};
-
-/// How many times the wanted history is read before it is balanced by class.
-const HISTORY_READ: u64 = 4;
+use crate::shell::trainer::{Source, Task, Trainer, TrainerError, runs};
 
 /// Everything that carrying out an order needs.
 #[derive(Debug)]
@@ -38,6 +37,10 @@ pub(super) struct Bench {
     pub(super) recorder: RecorderHandle,
     pub(super) trainer: Trainer,
     pub(super) settings: TrainSettings,
+    /// What a training may take.
+    pub(super) limits: Limits,
+    /// Where a training is told what it shall do, and tells how far it is.
+    pub(super) post: Arc<Post>,
 }
 
 /// The end of an order's work.
@@ -59,12 +62,10 @@ pub(super) struct Done {
     pub(super) cost: Cost,
 }
 
-/// What a training took.
+/// What a training was, beside what its post tells.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cost {
-    pub(super) rows: usize,
-    pub(super) cpu_s: f64,
-    pub(super) peak_bytes: u64,
+    pub(super) rows: u64,
     pub(super) work_mac: u64,
 }
 
@@ -72,25 +73,40 @@ pub(super) struct Cost {
 #[derive(Debug)]
 pub(super) struct Undone {
     pub(super) reason: String,
-    /// Whether the same work may end better next time.
-    pub(super) again: bool,
+    pub(super) next: Next,
+}
+
+/// What may become of work that ended without a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The same again ends the same.
+    GiveUp,
+    /// It may end better another time; this was an attempt.
+    TryAgain,
+    /// It was stopped and goes on from its checkpoint; this was no attempt.
+    Resume,
 }
 
 impl From<StoreError> for Undone {
     fn from(error: StoreError) -> Self {
-        Self { reason: error.chain(), again: error.is_disk() }
+        Self { reason: error.chain(), next: if error.is_disk() { Next::TryAgain } else { Next::GiveUp } }
     }
 }
 
 impl From<TrainerError> for Undone {
     fn from(error: TrainerError) -> Self {
         // A refusal is a function of the snapshot and comes again; a child that died may have been killed by chance.
-        Self { again: !matches!(error, TrainerError::Refused(_)), reason: error.to_string() }
+        let next = match error {
+            TrainerError::Refused(_) | TrainerError::Memory { .. } => Next::GiveUp,
+            TrainerError::Stopped(_) => Next::Resume,
+            TrainerError::Start { .. } | TrainerError::Ended { .. } | TrainerError::Frame(_) => Next::TryAgain,
+        };
+        Self { next, reason: error.to_string() }
     }
 }
 
 fn undone(reason: impl std::fmt::Display) -> Undone {
-    Undone { reason: reason.to_string(), again: false }
+    Undone { reason: reason.to_string(), next: Next::GiveUp }
 }
 
 impl Bench {
@@ -118,13 +134,24 @@ impl Bench {
         let (candidate, digest, snapshot) = match self.order.task {
             OrderTask::Judge { candidate } => (read(&self.models.get(&candidate)?, candidate)?, candidate, None),
             OrderTask::Train { strategy, seed } => {
-                let mut rows = self.history(&schema, first.min(self.from_ordinal), wanted.history)?;
-                // A refit has nothing left to prove, so it learns from the held-out rows too.
-                let kept = if self.order.refit_of.is_some() { 0 } else { held };
-                let fresh = newest.slice(0..newest.len() - kept);
-                (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
-                cost.rows = rows.len();
-                let (candidate, snapshot) = self.train(strategy, seed, rows, parent_bytes, &mut cost)?;
+                let snapshot =
+                    match runs::unfinished(&self.snapshots, self.order.parent, strategy, seed, &self.settings) {
+                        // Newer labels have come since, but a checkpoint belongs to its rows.
+                        Some((snapshot, rows)) => {
+                            cost.rows = rows;
+                            snapshot
+                        }
+                        None => {
+                            let mut rows = self.history(&schema, first.min(self.from_ordinal), wanted.history)?;
+                            // A refit has nothing left to prove, so it learns from the held-out rows too.
+                            let kept = if self.order.refit_of.is_some() { 0 } else { held };
+                            let fresh = newest.slice(0..newest.len() - kept);
+                            (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
+                            cost.rows = rows.len() as u64;
+                            self.snapshot(strategy, seed, rows)?
+                        }
+                    };
+                let candidate = self.train(snapshot, parent_bytes, &mut cost)?;
                 let digest = candidate.digest;
                 (candidate, digest, Some(snapshot))
             }
@@ -137,38 +164,50 @@ impl Bench {
         Ok(Done { candidate: digest, evidence, recent: self.recent(&schema)?, snapshot, cost })
     }
 
-    fn train(
-        &self,
-        strategy: Strategy,
-        seed: u64,
-        rows: Rows,
-        parent: Vec<u8>,
-        cost: &mut Cost,
-    ) -> Result<(Loaded, Digest), Undone> {
+    fn snapshot(&self, strategy: Strategy, seed: u64, rows: Rows) -> Result<Digest, Undone> {
         let bytes = Snapshot::adapt(self.order.parent, strategy, rows, self.settings.clone(), seed).to_bytes();
         let snapshot = self.snapshots.put(&bytes)?;
-        drop(bytes);
+        self.post.wrote(bytes.len() as u64);
+        Ok(snapshot)
+    }
+
+    fn train(&self, snapshot: Digest, parent: Vec<u8>, cost: &mut Cost) -> Result<Loaded, Undone> {
+        let checkpoint = runs::checkpoint_path(&self.snapshots, &snapshot);
         let task = Task {
             snapshot: Source::File(self.snapshots.path(&snapshot)),
             parent: Some(parent),
             choices: RunChoices::default(),
-            limits: Limits::default(),
-            checkpoint: Some(Checkpointing::at(runs::checkpoint_path(&self.snapshots, &snapshot))),
+            limits: self.limits,
+            checkpoint: Some(Checkpointing::at(checkpoint.clone())),
         };
-        let finished = self.trainer.run(task, &mut |_, _| Say::GoOn)?;
+        let finished = match self.trainer.run(task, &mut |process, report| self.post.exchange(process, report)) {
+            Ok(finished) => finished,
+            Err(error) => {
+                if let TrainerError::Stopped(usage) = error {
+                    self.post.ended(usage);
+                }
+                if self.post.is_cancelled() {
+                    // One that stays behind is swept with its snapshot.
+                    let _ = remove_durable(&checkpoint);
+                }
+                return Err(error.into());
+            }
+        };
+        self.post.ended(finished.usage);
         runs::record(&self.snapshots, snapshot, Some(self.order.parent), Some(self.order.run), &finished)?;
-        (cost.cpu_s, cost.peak_bytes, cost.work_mac) = (finished.cpu_s, finished.peak_bytes, finished.work_mac);
+        cost.work_mac = finished.work_mac;
         let digest = self.models.put(&finished.bundle)?;
-        Ok((read(&finished.bundle, digest)?, snapshot))
+        self.post.wrote(finished.bundle.len() as u64);
+        read(&finished.bundle, digest)
     }
 
     fn history(&self, schema: &Schema, before: i64, wanted: u64) -> Result<Rows, Undone> {
         if wanted == 0 {
             return Ok(rows_of(schema, &[]));
         }
-        let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
-        let sample = self.reader.history_sample(before, count(wanted.saturating_mul(HISTORY_READ)))?;
-        Ok(plan::balance(&rows_of(schema, &sample), &schema.task, count(wanted)))
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let sample = self.reader.history_sample(before, plan::history_read(wanted))?;
+        Ok(plan::history_of(&rows_of(schema, &sample), &schema.task, wanted))
     }
 
     fn recent(&self, schema: &Schema) -> Result<BaselineRows, Undone> {

@@ -13,6 +13,7 @@ use super::format;
 use super::labels::{self, LabelledRow};
 use super::partition::{self, FORMAT, Partition};
 use super::records::{self, Record};
+use crate::decide::plan;
 
 /// Answers questions about the stored records; what the recorder has not committed yet is not seen.
 #[derive(Clone, Debug)]
@@ -110,8 +111,8 @@ impl RecordReader {
         for (index, partition) in partitions.iter().enumerate() {
             visit(partition, |connection| {
                 labels::each_before(connection, before_ordinal, |ordinal| {
-                    // The rows taken are those of rank ⌊k · total / wanted⌋.
-                    if places.len() < wanted && rank >= rank_of(places.len(), total, wanted) {
+                    // The rows taken are those a replay would take too.
+                    if places.len() < wanted && rank >= plan::strided(places.len(), total, wanted) {
                         places.push((ordinal, index));
                     }
                     rank += 1;
@@ -146,12 +147,6 @@ impl RecordReader {
     fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
         partition::list(&self.folder).map_err(|source| StoreError::io("list", &self.folder, source))
     }
-}
-
-/// ⌊k · total / wanted⌋, without overflow.
-fn rank_of(k: usize, total: usize, wanted: usize) -> usize {
-    let rank = k as u128 * total as u128 / (wanted as u128).max(1);
-    usize::try_from(rank).unwrap_or(usize::MAX)
 }
 
 /// Asks one partition; `None` if it is gone or cannot be read.

@@ -60,6 +60,12 @@ impl Duty {
         Self { share, wall_s: clock.wall_s(), cpu_s: clock.cpu_s() }
     }
 
+    /// The same, with another share from now on; what is owed until now is forgiven.
+    #[must_use]
+    pub fn at(self, share: f64, clock: &impl Clock) -> Self {
+        if (share - self.share).abs() < f64::EPSILON { self } else { Self::new(share, clock) }
+    }
+
     /// Sleeps off what was worked too much, in slices, until `awake` says so.
     pub fn rest(&mut self, clock: &mut impl Clock, awake: impl Fn() -> bool) {
         while self.share < 1.0 && !awake() {
@@ -142,6 +148,20 @@ mod tests {
     fn a_starved_trainer_does_not_catch_up_at_full_speed() {
         let starved = run(|piece| if piece / 1_000 % 2 == 0 { 0.02 } else { 1.0 });
         assert!(starved.highest() < 0.28, "{}", starved.highest());
+    }
+
+    #[test]
+    fn another_share_holds_from_the_moment_it_is_said() {
+        let mut clock = Travelling::default();
+        let mut duty = Duty::new(0.5, &clock);
+        for piece in 0..2_000 {
+            clock.work(0.004, 1.0);
+            duty = duty.at(if piece < 1_000 { 0.5 } else { 0.125 }, &clock);
+            duty.rest(&mut clock, || false);
+        }
+        let (half, whole) = (clock.trace[999], clock.trace[1_999]);
+        assert!((half.1 / half.0 - 0.5).abs() < 0.01, "{half:?}");
+        assert!(((whole.1 - half.1) / (whole.0 - half.0) - 0.125).abs() < 0.005, "{whole:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::limits::Limits;
 /// Largest frame: a bundle with its luggage; rows do not come in frames.
 pub const FRAME_BYTES_MAX: u32 = 128 * 1024 * 1024;
 /// First bytes of a frame; another version speaks another word.
-const MAGIC: [u8; 4] = *b"hnt2";
+const MAGIC: [u8; 4] = *b"hnt3";
 
 /// One training. The bytes of the snapshot follow the frame as they are, so that rows are read once, into their place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub enum Word {
     Cancel,
     /// Make no more gradient steps and finish with what there is.
     Finish,
+    /// From now on take so many thousandths of one core.
+    Share(u16),
 }
 
 /// What the trainer says; the last frame is no [`Answer::Progress`].
@@ -96,6 +98,9 @@ pub struct Usage {
     pub heap_peak_bytes: u64,
     /// What the heap was predicted to take at most; 0 before the snapshot is read.
     pub heap_predicted_bytes: u64,
+    /// Bytes of checkpoints written.
+    #[serde(default)]
+    pub written_bytes: u64,
 }
 
 /// A finished training.

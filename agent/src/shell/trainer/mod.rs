@@ -62,6 +62,8 @@ pub enum Say {
     Finish,
     /// Leave a checkpoint and end.
     Cancel,
+    /// From now on take so many thousandths of one core, 1 to 1000.
+    Share(u16),
 }
 
 /// A finished training.

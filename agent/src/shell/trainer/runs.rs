@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
+use trainer_core::model::Strategy;
 use trainer_core::session::RunChoices;
 use trainer_core::snapshot::{Outline, Snapshot, SnapshotError};
+use trainer_core::train::TrainSettings;
 
 use super::frames::Usage;
 use super::limits::Limits;
@@ -143,15 +145,40 @@ pub fn record(
     write_durable(&path, &text).map_err(|source| StoreError::io("write", &path, source))
 }
 
-/// Removes the run record and the checkpoint of a snapshot that is gone.
+/// The snapshot of a training with this parent, strategy, seed and settings that has left a checkpoint, and its number of rows.
 ///
-/// # Errors
-/// [`StoreError::Io`] if the disk refuses.
-pub fn forget(snapshots: &ModelStore, snapshot: &Digest) -> Result<(), StoreError> {
-    ["run", "checkpoint"].into_iter().try_for_each(|extension| {
-        let path = snapshots.path(snapshot).with_extension(extension);
-        remove_durable(&path).map_err(|source| StoreError::io("remove", &path, source))
+/// A folder that cannot be read has none: the training then starts over.
+#[must_use]
+pub fn unfinished(
+    snapshots: &ModelStore,
+    parent: Digest,
+    strategy: Strategy,
+    seed: u64,
+    settings: &TrainSettings,
+) -> Option<(Digest, u64)> {
+    snapshots.list().ok()?.into_iter().find_map(|digest| {
+        if !checkpoint_path(snapshots, &digest).is_file() {
+            return None;
+        }
+        let file = fs::File::open(snapshots.path(&digest)).ok()?;
+        let outline = Snapshot::outline(&mut io::BufReader::new(file)).ok()?;
+        let same = (outline.parent, outline.strategy, outline.seed) == (Some(parent), strategy, seed);
+        (same && outline.settings == *settings).then_some((digest, outline.rows))
     })
+}
+
+/// The models that the trainings on record began from: without them none can be made again.
+#[must_use]
+pub fn parents(snapshots: &ModelStore) -> Vec<Digest> {
+    let recorded = |digest: Digest| -> Option<RunRecord> {
+        let text = fs::read(snapshots.path(&digest).with_extension("run")).ok()?;
+        serde_json::from_slice(&text).ok()
+    };
+    let known = snapshots.list().unwrap_or_default().into_iter();
+    let mut parents: Vec<_> = known.filter_map(|digest| recorded(digest)?.parent).collect();
+    parents.sort_unstable();
+    parents.dedup();
+    parents
 }
 
 /// Removes snapshots beyond `bytes_max`, oldest first, and what lies beside snapshots that are gone; `kept` always stay, as does
@@ -292,6 +319,8 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
+    use trainer_core::schema::Rows;
+
     use super::*;
 
     #[test]
@@ -312,7 +341,46 @@ mod tests {
         assert_eq!(store.list().unwrap(), kept);
         assert!(!store.path(&names[1]).with_extension("run").exists() && !orphan.exists());
         assert!(store.path(&names[0]).with_extension("run").exists());
-        forget(&store, &names[0]).unwrap();
-        assert!(!store.path(&names[0]).with_extension("run").exists());
+    }
+
+    #[test]
+    fn an_unfinished_training_is_found_again_by_what_it_was_ordered_as() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ModelStore::open(folder.path(), "snapshot").unwrap();
+        let (parent, settings) = (Digest::of(b"parent"), TrainSettings::default());
+        let mut rows = Rows::empty(1, 1);
+        rows.push(&[1.0], &[0.0]);
+        let of = |seed| Snapshot::adapt(parent, Strategy::Tail, rows.clone(), settings.clone(), seed).to_bytes();
+        let (done, open) = (store.put(&of(1)).unwrap(), store.put(&of(2)).unwrap());
+        fs::write(checkpoint_path(&store, &open), "").unwrap();
+        let find = |parent, strategy, seed| unfinished(&store, parent, strategy, seed, &settings);
+        assert_eq!(find(parent, Strategy::Tail, 2), Some((open, 1)));
+        assert_eq!(find(parent, Strategy::Tail, 1), None, "{done} has no checkpoint");
+        assert_eq!(find(parent, Strategy::Head, 2), None);
+        assert_eq!(find(Digest::of(b"other"), Strategy::Tail, 2), None);
+        let mut other = settings.clone();
+        other.tail.epochs += 1;
+        assert_eq!(unfinished(&store, parent, Strategy::Tail, 2, &other), None);
+    }
+
+    #[test]
+    fn the_parents_of_recorded_trainings_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ModelStore::open(folder.path(), "snapshot").unwrap();
+        let parent = Digest::of(b"parent");
+        let finished = Finished {
+            bundle: Vec::new(),
+            digest: Digest::of(b"candidate"),
+            work_mac: 0,
+            cpu_s: 0.0,
+            peak_bytes: 0,
+            choices: RunChoices::default(),
+            usage: Usage::default(),
+        };
+        for name in [b"one", b"two"] {
+            let snapshot = store.put(name).unwrap();
+            record(&store, snapshot, Some(parent), Some(1), &finished).unwrap();
+        }
+        assert_eq!(parents(&store), [parent]);
     }
 }

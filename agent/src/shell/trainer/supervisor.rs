@@ -101,6 +101,7 @@ fn converse(
                     Say::GoOn => continue,
                     Say::Finish => Word::Finish,
                     Say::Cancel => Word::Cancel,
+                    Say::Share(thousandths) => Word::Share(thousandths),
                 };
                 // One that has just ended hears nothing any more; its last frame is on its way.
                 let _ = frames::write(&mut stdin, &word);

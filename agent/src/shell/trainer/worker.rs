@@ -1,7 +1,7 @@
 //! The trainer itself: reads one job and its rows, trains within its limits, says how far it is, writes one answer.
 use std::fs;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use rustix::time::ClockId;
 use trainer_core::bundle;
@@ -27,6 +27,8 @@ const EAR_STACK_BYTES: usize = 128 * 1024;
 static SAID: AtomicU8 = AtomicU8::new(0);
 const CANCEL: u8 = 1;
 const FINISH: u8 = 2;
+/// The share of one core that the supervisor has said last, in thousandths; 0 for that of the job.
+static SHARE: AtomicU16 = AtomicU16::new(0);
 
 /// How a worker's service ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +100,7 @@ fn listen(mut from: impl Read) {
     loop {
         match frames::read(&mut from) {
             Ok(Word::Finish) => _ = SAID.compare_exchange(0, FINISH, Ordering::Relaxed, Ordering::Relaxed),
+            Ok(Word::Share(thousandths)) => SHARE.store(thousandths.min(1_000), Ordering::Relaxed),
             // Whoever has gone wants what a cancel wants.
             Ok(Word::Cancel) | Err(_) => return SAID.store(CANCEL, Ordering::Relaxed),
         }
@@ -191,6 +194,7 @@ struct Desk<'a, W> {
     saved_cpu_s: f64,
     saved_steps: u64,
     checkpoint: Option<&'a Checkpointing>,
+    written_bytes: u64,
     predicted: u64,
     into: &'a mut W,
 }
@@ -207,6 +211,7 @@ impl<'a, W: Write> Desk<'a, W> {
             saved_cpu_s: clock.cpu_s(),
             saved_steps: 0,
             checkpoint: job.checkpoint.as_ref(),
+            written_bytes: 0,
             predicted,
             into,
             clock,
@@ -220,6 +225,7 @@ impl<'a, W: Write> Desk<'a, W> {
             peak_bytes: peak_bytes(),
             heap_peak_bytes: system::heap_bytes().1,
             heap_predicted_bytes: self.predicted,
+            written_bytes: self.written_bytes,
         }
     }
 
@@ -246,6 +252,10 @@ fn wants_end() -> bool {
 
 impl<W: Write> Surroundings for Desk<'_, W> {
     fn pause(&mut self, progress: Progress) -> Wish {
+        let said = SHARE.load(Ordering::Relaxed);
+        if said > 0 {
+            self.duty = self.duty.at(f64::from(said) / 1_000.0, &self.clock);
+        }
         self.duty.rest(&mut self.clock, wants_end);
         if wants_end() {
             return Wish::Stop;
@@ -271,6 +281,7 @@ impl<W: Write> Surroundings for Desk<'_, W> {
 
     fn keep(&mut self, checkpoint: &[u8]) {
         self.saved_cpu_s = self.clock.cpu_s();
+        self.written_bytes += self.checkpoint.map_or(0, |_| checkpoint.len() as u64);
         if let Some(at) = self.checkpoint
             && let Err(error) = write_durable(&at.path, checkpoint)
         {
