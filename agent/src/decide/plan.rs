@@ -32,6 +32,18 @@ pub struct TooFew {
     pub missing: u64,
 }
 
+/// Plans a training of an episode: hold-out and what counts as enough as in [`plan`], from the labels `since` the change, but trained on
+/// the newest `newest` labels whether they are older than the change or not.
+///
+/// The heads learn in time order and weigh their horizons by the newest rows: rows from just before an abrupt change lose their say
+/// within a hundred rows, and where change creeps they are most of what is known.
+/// Fails with [`TooFew`] and the number of labels that are missing.
+pub fn episode(since: u64, labels: u64, newest: u64, history: u64, seen: u64) -> Result<RowsWanted, TooFew> {
+    let new = plan(since, labels, newest, history, seen)?;
+    let newest = newest.max(new.newest).min(labels);
+    Ok(RowsWanted { from_label: labels - newest, newest, ..new })
+}
+
 /// Plans a training on labels `from_label..labels`, at most the newest `newest`, with a fifth held out.
 ///
 /// The champion was trained on labels up to `seen`: only later ones can be held out, or it would be judged on its own rows.

@@ -16,7 +16,7 @@ impl Cycle {
         }
         let TriggerSettings { rows_max, rows_older, .. } = settings.trigger;
         if let Some(attempt) = self.trigger.due(self.labels) {
-            match plan::plan(attempt.since, self.labels, rows_max, rows_older, self.trained_through) {
+            match plan::episode(attempt.since, self.labels, rows_max, rows_older, self.trained_through) {
                 Ok(rows) => reports.push(self.order(Reason::Drift, Strategy::Head, rows, settings)),
                 Err(_) => self.trigger.attempted(false, self.labels, &settings.trigger),
             }
