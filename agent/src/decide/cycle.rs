@@ -344,12 +344,6 @@ impl Cycle {
         self.rejected.push_back(model);
     }
 
-    /// What the world must look like now.
-    #[must_use]
-    pub fn orders(&self) -> Orders {
-        Orders { serve: self.champion, keep: self.previous, work: self.work.clone() }
-    }
-
     /// After a restart with perhaps other settings: drift tests whose settings changed start anew.
     pub fn adopt(&mut self, settings: &CycleSettings, champion: &Model) {
         self.watch.adopt(&watch_settings(settings), champion);

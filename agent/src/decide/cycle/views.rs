@@ -1,7 +1,7 @@
 //! What others may know of the cycle.
 use trainer_core::digest::Digest;
 
-use super::{Cycle, CycleSettings};
+use super::{Cycle, CycleSettings, Orders};
 use crate::decide::plan::{self, RowsWanted, TooFew};
 use crate::decide::trigger::Trigger;
 use crate::decide::watch::Watch;
@@ -12,6 +12,12 @@ impl Cycle {
     #[must_use]
     pub fn models(&self) -> (Digest, Option<Digest>, Digest) {
         (self.champion, self.previous, self.factory)
+    }
+
+    /// What the world must look like now.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        Orders { serve: self.champion, keep: self.previous, work: self.work.clone() }
     }
 
     /// Samples and labels taken so far.
