@@ -135,6 +135,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_episode_is_judged_on_rows_after_the_change_and_trained_on_the_newest_ones() {
+        let wanted = episode(900, 1_000, 400, 50, 0).unwrap();
+        assert_eq!(wanted, RowsWanted { from_label: 600, newest: 400, holdout: 20, history: 50 });
+        assert_eq!(episode(990, 1_000, 400, 50, 0), plan(990, 1_000, 400, 50, 0), "too few is too few");
+        let early = episode(20, 120, 400, 0, 0).unwrap();
+        assert_eq!((early.from_label, early.newest), (0, 120), "there are no more");
+    }
+
+    #[test]
     fn a_fifth_is_held_out_and_too_few_rows_name_what_is_missing() {
         assert_eq!(
             plan(900, 1_000, 400, 50, 0),

@@ -176,7 +176,7 @@ fn rising_errors_lead_to_a_gated_refitted_and_promoted_head_also_across_restarts
     story.rows(300, 0).rows(120, 5).restart().judged(1, 0.4).restart().judged(2, 0.0).rows(50, 0);
     story.check(&expect![[r#"
         label 307   drift by e_sr, opened true
-        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 800 older
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 400 rows, 20 held out, 800 older
                     gate of run 1, candidate 01: passed
                     run 1 promoted 02 over factory
         serves 02, keeps factory, no work
@@ -189,9 +189,9 @@ fn a_candidate_that_is_no_better_is_refused_and_the_next_size_is_tried() {
     story.rows(300, 0).rows(120, 5).judged(1, -0.3).rows(100, 1);
     story.check(&expect![[r#"
         label 307   drift by e_sr, opened true
-        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 800 older
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 400 rows, 20 held out, 800 older
                     gate of run 1, candidate 01: refused
-        label 500   run 2 Drift: Train { strategy: Head, seed: 2 } on 200 rows, 40 held out, 800 older
+        label 500   run 2 Drift: Train { strategy: Head, seed: 2 } on 500 rows, 40 held out, 800 older
         serves factory, keeps nothing, run 2 open
     "#]]);
 }
@@ -202,7 +202,7 @@ fn a_refit_that_spoils_what_passed_is_left_aside() {
     story.rows(300, 0).rows(120, 5).judged(1, 0.4).judged(2, -0.5);
     story.check(&expect![[r#"
         label 307   drift by e_sr, opened true
-        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 100 rows, 20 held out, 800 older
+        label 400   run 1 Drift: Train { strategy: Head, seed: 1 } on 400 rows, 20 held out, 800 older
                     gate of run 1, candidate 01: passed
                     run 1 promoted 01 over factory
         serves 01, keeps factory, no work
