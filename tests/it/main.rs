@@ -3,7 +3,12 @@ mod backtest;
 mod cli;
 mod compare;
 mod daemon;
+mod measured;
 mod numbers;
 mod scan;
 mod tidy;
 mod training;
+
+/// Counted, so that a test can say how many bytes something holds.
+#[global_allocator]
+static HEAP: hone_agent::shell::trainer::system::CountedHeap = hone_agent::shell::trainer::system::CountedHeap;
