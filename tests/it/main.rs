@@ -4,7 +4,12 @@ mod budgets;
 mod cli;
 mod compare;
 mod daemon;
+mod measured;
 mod numbers;
 mod scan;
 mod tidy;
 mod training;
+
+/// Counted, so that a test can say how many bytes something holds.
+#[global_allocator]
+static HEAP: hone_agent::shell::trainer::system::CountedHeap = hone_agent::shell::trainer::system::CountedHeap;

@@ -21,7 +21,7 @@ use trainer_core::train::{self, TrainSettings};
 const MEGABYTE: u64 = 1024 * 1024;
 
 /// Rows of `classes` classes, each with a centre of its own.
-fn rows(count: usize, features: usize, classes: usize, seed: u64) -> Rows {
+pub(crate) fn rows(count: usize, features: usize, classes: usize, seed: u64) -> Rows {
     let mut centres = Chance::new(7, Purpose::Sample, 0);
     let centres: Vec<f32> = (0..classes * features).map(|_| centres.normal() * 0.6).collect();
     let mut chance = Chance::new(seed, Purpose::Sample, 1);
@@ -34,7 +34,7 @@ fn rows(count: usize, features: usize, classes: usize, seed: u64) -> Rows {
     rows
 }
 
-fn schema(features: usize, classes: usize) -> Schema {
+pub(crate) fn schema(features: usize, classes: usize) -> Schema {
     let feature = |index| Feature { name: format!("f{index}"), unit: None, kind: FeatureKind::Number, range: None };
     let classes = (0..classes).map(|class| format!("c{class}")).collect();
     let task = trainer_core::schema::Task::Classification { classes };
@@ -47,7 +47,7 @@ fn spec(widths: &[usize]) -> Spec {
 }
 
 /// A bundle of this shape, hardly trained.
-fn parent(features: usize, classes: usize, widths: &[usize]) -> Vec<u8> {
+pub(crate) fn parent(features: usize, classes: usize, widths: &[usize]) -> Vec<u8> {
     let mut settings = TrainSettings::default();
     (settings.fit.epochs, settings.fit.refit) = (1, false);
     let rows = rows(300, features, classes, 1);
@@ -56,7 +56,7 @@ fn parent(features: usize, classes: usize, widths: &[usize]) -> Vec<u8> {
 }
 
 /// A retraining of `parent` and its settings.
-fn task(parent: &[u8], strategy: Strategy, rows: Rows, epochs: usize) -> Task {
+pub(crate) fn task(parent: &[u8], strategy: Strategy, rows: Rows, epochs: usize) -> Task {
     let mut settings = TrainSettings::default();
     (settings.full.epochs, settings.tail.epochs, settings.fit.patience) = (epochs, epochs, epochs);
     let snapshot = Snapshot::adapt(Digest::of(parent), strategy, rows, settings, 5).to_bytes();
@@ -69,7 +69,7 @@ fn task(parent: &[u8], strategy: Strategy, rows: Rows, epochs: usize) -> Task {
     }
 }
 
-fn trainer() -> Trainer {
+pub(crate) fn trainer() -> Trainer {
     Trainer::Child { program: hone().clone() }
 }
 
@@ -78,8 +78,8 @@ fn run(task: Task) -> Finished {
 }
 
 #[test]
-fn the_predicted_peak_is_never_too_low_and_at_most_thirty_per_cent_too_high() {
-    let shapes: [(usize, usize, &[usize], Strategy, usize); 7] = [
+fn the_predicted_peak_is_never_too_low_and_at_most_thirty_per_cent_and_burns_own_memory_too_high() {
+    let shapes: [(usize, usize, &[usize], Strategy, usize); 17] = [
         (20_000, 128, &[256, 192, 96], Strategy::Head, 1),
         (2_000, 8, &[64, 32], Strategy::Head, 1),
         (5_000, 32, &[128, 64], Strategy::Tail, 1),
@@ -87,6 +87,18 @@ fn the_predicted_peak_is_never_too_low_and_at_most_thirty_per_cent_too_high() {
         (1_000, 16, &[512, 512], Strategy::Full, 1),
         (10_000, 64, &[64, 32], Strategy::Head, 1),
         (8_000, 64, &[256, 256], Strategy::Tail, 1),
+        // Held out at first; the third was predicted 11 % too low, for what burn goes on holding was not counted.
+        (3_000, 200, &[96, 48], Strategy::Head, 1),
+        (1_200, 12, &[300, 40, 24], Strategy::Tail, 2),
+        (12_000, 20, &[40, 40, 40], Strategy::Full, 1),
+        (600, 96, &[700, 150], Strategy::Full, 2),
+        (15_000, 48, &[80, 320], Strategy::Tail, 1),
+        // Held out: the formula was not made with these in sight.
+        (9_000, 30, &[60, 50], Strategy::Full, 1),
+        (2_500, 6, &[24, 24], Strategy::Full, 1),
+        (4_000, 100, &[64, 200, 30], Strategy::Tail, 1),
+        (700, 40, &[128, 128, 64], Strategy::Head, 1),
+        (6_000, 10, &[90, 20], Strategy::Tail, 1),
     ];
     let mut wrong = Vec::new();
     for (count, features, widths, strategy, epochs) in shapes {
@@ -97,7 +109,10 @@ fn the_predicted_peak_is_never_too_low_and_at_most_thirty_per_cent_too_high() {
             "{strategy:?} {count} x {features} {widths:?}: predicted {}, measured {}, ratio {ratio:.3}, resident {}",
             usage.heap_predicted_bytes, usage.heap_peak_bytes, usage.peak_bytes
         );
-        if !(1.0..=1.3).contains(&ratio) {
+        // Burn takes its 2.25 MB of working memory for some widths of layers and not for others, and which is not known beforehand: a
+        // small training may be predicted higher by these.
+        let without = (usage.heap_predicted_bytes.saturating_sub(2_250_000)) as f64 / usage.heap_peak_bytes as f64;
+        if ratio < 1.0 || ratio > 1.3 && without > 1.3 {
             wrong.push((strategy, count, features, ratio));
         }
     }
@@ -162,7 +177,7 @@ fn resumable(folder: &Path, every_steps: u64) -> (Task, PathBuf) {
     (task, path)
 }
 
-fn signal(name: &str, pid: u32) {
+pub(crate) fn signal(name: &str, pid: u32) {
     assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
 }
 

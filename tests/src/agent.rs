@@ -217,6 +217,12 @@ impl Agent {
         answers.iter().zip(&rows).filter(|(answer, (_, state))| answer["label"] == *state).count()
     }
 
+    /// Its process number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where its state is.
     #[must_use]
     pub fn state_dir(&self) -> &Path {

@@ -18,7 +18,7 @@ const ACTIVATION_COPIES: u64 = 4;
 const MODEL_TENTHS: u64 = 33;
 /// What a process holds before it trains anything, small vectors and reserve.
 const FIXED_BYTES: u64 = 256 * 1024;
-/// What burn and its matrix products hold once any layer is trained.
+/// What burn and its matrix products hold once any layer is trained, and go on holding while the head is fitted.
 const GRADIENT_BYTES: u64 = 2_250_000;
 
 /// The numbers that a training's memory depends on.
@@ -147,14 +147,15 @@ impl Shape {
         let (d, outputs) = (self.embedding, self.outputs);
         let sums = d * (d + 1) / 2 + d * outputs;
         let sample = self.rows.min(SCALE_ROWS as u64) * self.inputs;
+        let held = if self.strategy == Strategy::Head { 0 } else { GRADIENT_BYTES };
         if self.strategy == Strategy::Base {
-            return F32 * (sums + sample + self.weights);
+            return F32 * (sums + sample + self.weights) + held;
         }
         // Two sums per level of a full histogram, and the factory's, the open one and one in the making.
         let levels = 2 * u64::from((self.rows / 64 + 1).next_power_of_two().ilog2()) + 3;
         let solving = 2 * d * d + 2 * d * outputs;
         let said = 2 * self.rows.div_ceil(2) * outputs;
-        F32 * (sums * levels + d * outputs * self.heads + solving + said).max(sample)
+        F32 * (sums * levels + d * outputs * self.heads + solving + said).max(sample) + held
     }
 }
 
@@ -183,7 +184,7 @@ mod tests {
             trained: 4_000,
             activations: 100,
             mid: 64,
-            embedding: 160,
+            embedding: 16,
             luggage: 20_000,
             batch: 32,
             micro_batch: 0,

@@ -154,6 +154,8 @@ impl Adwin {
         let delta = (2.0 * width.ln() / self.settings.delta).ln();
         // Cancellation can leave the sum slightly negative, and the root of that would silence the test.
         let variance = (self.deviation / width).max(0.0);
+        // What both totals may err by: river has no such floor, and the rounding of a constant of 1e99 exceeds any absolute bound.
+        let rounding = 2.0 * f64::EPSILON * width * self.total.abs();
         let (mut old_count, mut old_total) = (0, 0.0);
         let (mut new_count, mut new_total) = (self.width, self.total);
         for (level, buckets) in self.levels.iter().enumerate().rev() {
@@ -172,7 +174,7 @@ impl Adwin {
                 let m = 1.0 / (old_count - shortest + 1) as f64 + 1.0 / (new_count - shortest + 1) as f64;
                 let bound = (2.0 * m * variance * delta).sqrt() + 2.0 / 3.0 * delta * m;
                 let difference = new_total / new_count as f64 - old_total / old_count as f64;
-                if difference.abs() > bound {
+                if difference.abs() > bound && difference.abs() > rounding / new_count.min(old_count) as f64 {
                     return Some(Cut { difference, bound });
                 }
             }
@@ -263,6 +265,15 @@ mod tests {
             assert_eq!(alarms[0].direction, direction);
             assert!(alarms[0].statistic > alarms[0].threshold);
         }
+    }
+
+    #[test]
+    fn the_rounding_of_a_huge_constant_is_no_drift_and_its_doubling_is() {
+        let mut adwin = Adwin::new(AdwinSettings::default()).unwrap();
+        assert_eq!((0..20_000).filter_map(|_| adwin.update(1e99)).count(), 0);
+        assert_eq!((0..64).filter_map(|_| adwin.update(2e99)).count(), 1);
+        let mut adwin = Adwin::new(AdwinSettings::default()).unwrap();
+        assert_eq!((0..20_000).filter_map(|row| adwin.update(1e15 / f64::from(3 + row % 2))).count(), 0);
     }
 
     #[test]

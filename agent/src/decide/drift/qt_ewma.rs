@@ -9,6 +9,9 @@ use super::qt_thresholds::Thresholds;
 use super::quant_tree::{QtError, QuantTree};
 use super::{Alarm, Direction, require};
 
+/// Terms of the statistic that are computed at a time: those of the default tree.
+const TERMS: usize = 32;
+
 /// The running test of one vector stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QtEwma {
@@ -62,11 +65,23 @@ impl QtEwma {
         let bin = self.tree.bin(row)?;
         let index = self.seen;
         self.seen += 1;
+        for average in &mut self.averages {
+            *average *= 1.0 - self.weight;
+        }
+        if let Some(average) = self.averages.get_mut(bin) {
+            *average += self.weight;
+        }
+        // The terms first, of which the processor takes several at a time, then their sum, one after the other.
         let mut statistic = 0.0;
-        for (place, (average, chance)) in self.averages.iter_mut().zip(self.tree.chances()).enumerate() {
-            *average = (1.0 - self.weight) * *average + if place == bin { self.weight } else { 0.0 };
-            let gap = *average - chance;
-            statistic += gap * gap / chance;
+        for (averages, chances) in self.averages.chunks(TERMS).zip(self.tree.chances().chunks(TERMS)) {
+            let mut terms = [0.0; TERMS];
+            for ((term, average), chance) in terms.iter_mut().zip(averages).zip(chances) {
+                let gap = average - chance;
+                *term = gap * gap / chance;
+            }
+            for term in &terms[..averages.len()] {
+                statistic += term;
+            }
         }
         // Mean of the statistic in the long run: (K − 1)·λ/(2 − λ).
         if statistic <= (self.averages.len() - 1) as f64 * self.weight / (2.0 - self.weight) {

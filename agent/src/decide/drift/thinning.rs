@@ -163,7 +163,8 @@ impl Thinning {
             if u64::from(*lag) > seen {
                 break;
             }
-            let rate = rate.max(1.0 / (seen - u64::from(*lag) + 1) as f32);
+            let pairs = seen - u64::from(*lag) + 1;
+            let rate = if pairs < MEMORY_ROWS { rate.max(1.0 / pairs as f32) } else { rate };
             let before = &self.ring[place(*lag)..];
             for (((covariance, x), y), mean) in covariances.iter_mut().zip(point).zip(before).zip(&self.means) {
                 *covariance += rate * ((x - mean) * (y - mean) - *covariance);
