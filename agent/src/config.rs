@@ -9,6 +9,7 @@ use toml::{Table, Value};
 pub use settings::{AgentSettings, RecordsSettings};
 
 use crate::decide::cycle::CycleSettings;
+use crate::shell::mqtt::MqttSettings;
 use trainer_core::train::TrainSettings;
 
 /// The shipped `hone.toml`: every setting with its default and its reason.
@@ -26,6 +27,8 @@ pub struct Config {
     pub cycle: CycleSettings,
     /// How training is done.
     pub training: TrainSettings,
+    /// The link to the fleet.
+    pub mqtt: MqttSettings,
 }
 
 /// A setting that is refused.

@@ -3,6 +3,7 @@ mod backtest;
 mod cli;
 mod compare;
 mod daemon;
+mod fleet;
 mod numbers;
 mod scan;
 mod tidy;

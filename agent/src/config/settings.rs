@@ -86,7 +86,7 @@ impl Default for RecordsSettings {
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { agent, records, cycle, training } = config;
+    let Config { agent, records, cycle, training, mqtt } = config;
     let mut refused = None;
     let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {
@@ -245,5 +245,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     hold((0.0..0.5).contains(&heads.share), "training.heads.share", &heads.share, "0 to below 0.5");
     hold(heads.block <= 10_000, "training.heads.block", &heads.block, "0 to 10000");
     hold(ridges, "training.heads.ridges", &format!("{:?}", heads.ridges), "a list of numbers above 0");
+    if let Some((key, value, range)) = mqtt.problem() {
+        hold(false, &format!("mqtt.{key}"), &value, &range);
+    }
     refused.map_or(Ok(()), Err)
 }

@@ -1,7 +1,9 @@
 //! The only file that reads a clock.
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use fleet_protocol::names::Clock;
 use ulid::Ulid;
 
 use crate::decide::time::Timestamp;
@@ -11,6 +13,32 @@ use crate::decide::time::Timestamp;
 pub fn now() -> Timestamp {
     let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or_else(|before| -micros(before.duration()), micros))
+}
+
+/// From then on a clock can have been set by somebody: 2024-01-01.
+const SET_SINCE: Timestamp = Timestamp(1_704_067_200_000_000);
+
+/// How far wall time can be trusted now: not at all before 2024, fully once systemd-timesyncd has said so.
+#[must_use]
+pub fn trust() -> Clock {
+    if now() < SET_SINCE {
+        Clock::Unsynced
+    } else if Path::new("/run/systemd/timesync/synchronized").exists() {
+        Clock::Ntp
+    } else {
+        Clock::Rtc
+    }
+}
+
+/// How far the time of something that happened at `at` can be trusted, `trust` being that of now: what an earlier start has
+/// stored may have been stored before its clock was disciplined.
+#[must_use]
+pub fn trust_at(at: Timestamp, started_at: Timestamp, trust: Clock) -> Clock {
+    match trust {
+        _ if at < SET_SINCE => Clock::Unsynced,
+        Clock::Ntp if at >= started_at => Clock::Ntp,
+        _ => Clock::Rtc,
+    }
 }
 
 /// A moment for people: `2026-11-21T01:40:00Z`.
