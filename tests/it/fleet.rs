@@ -373,3 +373,76 @@ fn a_person_lists_the_fleet_signs_offline_sends_and_reads_the_end() {
     let (_, out, _) = device.ask(&["status"]);
     assert!(out.contains("online as press-07"), "{out}");
 }
+
+/// Runs openssl; none, with a word about it, where it is not installed.
+fn openssl(folder: &std::path::Path, arguments: &str) -> Option<()> {
+    let mut command = std::process::Command::new("openssl");
+    let Ok(output) = command.current_dir(folder).args(arguments.split(' ')).output() else {
+        eprintln!("SKIPPED: openssl is not installed");
+        return None;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(())
+}
+
+/// A certificate for `name`, signed by the authority in `folder`.
+fn certify(folder: &std::path::Path, name: &str) -> Option<()> {
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(folder, &format!("req {new} -subj /CN={name} -keyout {name}.key -out {name}.csr"))?;
+    fs::write(folder.join("extensions"), format!("subjectAltName=DNS:{name}\n")).expect("a temporary folder");
+    openssl(
+        folder,
+        &format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.pem"
+        ),
+    )
+}
+
+#[test]
+fn an_encrypted_link_needs_the_certificate_of_the_device_and_keeps_it_to_its_own_topics() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path();
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    if openssl(path, &format!("req -x509 {new} -subj /CN=authority -days 2 -keyout ca.key -out ca.pem")).is_none() {
+        return;
+    }
+    for name in ["localhost", DEVICE, "stranger"] {
+        certify(path, name).expect("openssl was there a moment ago");
+    }
+    fs::write(
+        path.join("acl"),
+        "pattern write hone/v1/d/%u/up/#\npattern read hone/v1/d/%u/down/#\nuser ctl\ntopic readwrite #\n",
+    )
+    .expect("a temporary folder");
+    let files = path.display();
+    let tls = format!(
+        "per_listener_settings false\nlistener PORT 127.0.0.1\ncafile {files}/ca.pem\ncertfile {files}/localhost.pem\n\
+         keyfile {files}/localhost.key\ntls_version tlsv1.3\nrequire_certificate true\nuse_identity_as_username true\n\
+         acl_file {files}/acl"
+    );
+    let Some(broker) = Broker::start(&tls) else { return };
+    let link = |name: &str| {
+        let device = joined(broker.port, "");
+        let text = format!(
+            "[mqtt]\nbroker = \"mqtts://localhost:{}\"\nca_file = \"{files}/ca.pem\"\n\
+             certificate_file = \"{files}/{name}.pem\"\nkey_file = \"{files}/{name}.key\"\n",
+            broker.port
+        );
+        fs::write(device.path().join("conf.d/tls.toml"), text).expect("a temporary folder can be written");
+        device
+    };
+    let device = link(DEVICE);
+    let model = world::train(device.path(), "base", 1, false);
+    let agent = device.start(Some(&model));
+    until("the encrypted link is up and the outbox empty", || {
+        let link = agent.status()["link"].clone();
+        (link["state"] == "online" && link["delivered"].as_u64() > Some(0)).then_some(())
+    });
+    // A device with another's name in its settings: the broker knows it by its certificate and takes nothing.
+    let other = link("stranger");
+    let agent = other.start(Some(&model));
+    let alarm = until("the refusal is told", || agent.status()["link"]["alarm"].as_str().map(str::to_owned));
+    assert!(alarm.contains("0x87"), "{alarm}");
+    let link = agent.status()["link"].clone();
+    assert_eq!((&link["delivered"], &link["parked_reports"]), (&json!(0), &json!(0)), "nothing is given up");
+}

@@ -153,7 +153,7 @@ mod tests {
 
     fn wait(link: Link, now: Uptime) -> f64 {
         match link {
-            Link::Offline { until, .. } => (until.0 - now.0).as_secs_f64(),
+            Link::Offline { until, .. } => until.0.saturating_sub(now.0).as_secs_f64(),
             other => panic!("{other:?}"),
         }
     }

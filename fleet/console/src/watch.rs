@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
         let mut session = Session::open(global, vec![filter]).await?;
         let mut left = args.count;
         while left != Some(0) {
-            let Some(came) = session.next(Instant::now() + Duration::from_secs(3_600)).await? else { continue };
+            let Some(came) = session.next(Instant::now() + Duration::from_hours(1)).await? else { continue };
             if let Some(line) = line(&came, global.json) {
                 println!("{line}");
                 left = left.map(|left| left - 1);

@@ -294,6 +294,14 @@ impl Drop for Connection {
     }
 }
 
+/// What comes next on the connection; nothing ever while there is none.
+pub(super) async fn next(connection: &mut Option<Connection>) -> Heard {
+    match connection {
+        Some(connection) => connection.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Reasons other than "taken": nobody subscribed is as good as taken.
 fn refused(reason: PubAckReason) -> Option<Refused> {
     let (code, for_good) = match reason {

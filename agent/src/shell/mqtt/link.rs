@@ -4,29 +4,26 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_protocol::keys::KeySet;
-use fleet_protocol::names::{DeviceId, Micros};
+use fleet_protocol::names::Micros;
 use fleet_protocol::report::Presence;
 use fleet_protocol::topics::command_filter;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use ulid::Ulid;
 
-use super::connection::{Connection, Dial, Heard, Message, Refused, TlsError, Token, WINDOW};
+use super::connection::{self, Connection, Heard, Message, Refused, Token, WINDOW};
+use super::fleet::Fleet;
 use super::orders::{self, Burst};
 use super::payload;
-use super::reports::Reports;
-use super::settings::MqttSettings;
 use super::tasks;
 use super::view::LinkView;
-use crate::config::Config;
-use crate::decide::link::{Link, LinkEvent, LinkOrder, LinkRules};
+use crate::decide::link::{Link, LinkEvent, LinkOrder};
 use crate::decide::outbox::Outbox;
 use crate::decide::time::Uptime;
 use crate::shell::clock;
 use crate::shell::daemon::{Answer, Event, LinkAsk, News, Shared};
 use crate::shell::models::ModelStore;
+use crate::shell::store::LinkRow;
 
 /// Between two looks at the clock while a connection stands, and while none does.
 const TICK: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(200)];
@@ -43,108 +40,7 @@ const ENVELOPE_BYTES: usize = 1_024;
 /// Between two events about refused signatures: a stranger must not fill the disk with them.
 const TURNED_AWAY: Duration = Duration::from_secs(10);
 
-/// Why the link cannot begin.
-#[derive(Debug, thiserror::Error)]
-pub enum FleetError {
-    /// A setting the configuration should have refused.
-    #[error("`mqtt.{0}` cannot be used")]
-    Setting(&'static str),
-    /// A file of the encrypted link.
-    #[error("the link to the fleet: {0}")]
-    Tls(#[from] TlsError),
-}
-
-/// The link, ready to begin.
-pub struct Fleet {
-    dial: Dial,
-    device: DeviceId,
-    keys: KeySet,
-    settings: MqttSettings,
-    rules: LinkRules,
-    reports: Reports,
-}
-
-impl Fleet {
-    /// Reads keys and certificates; none if no link is wanted.
-    ///
-    /// # Errors
-    /// [`FleetError`].
-    pub fn new(config: &Config) -> Result<Option<Self>, FleetError> {
-        let settings = config.mqtt.clone();
-        if !settings.is_on() {
-            return Ok(None);
-        }
-        let broker = settings.broker.parse().map_err(|_| FleetError::Setting("broker"))?;
-        let device: DeviceId = settings.device.parse().map_err(|_| FleetError::Setting("device"))?;
-        let keys = settings.keys().map_err(|_| FleetError::Setting("trust"))?;
-        let keep_alive = Duration::from_secs(settings.keep_alive_s);
-        let rules = LinkRules {
-            retry_first: Duration::from_secs(1),
-            retry_max: Duration::from_secs(settings.retry_max_s),
-            steady: Duration::from_secs(30),
-            connect_within: Duration::from_secs(15),
-            silence_max: 2 * keep_alive,
-            // Chance: devices of one image must not return together.
-            seed: u64::try_from(Ulid::generate().random() & u128::from(u64::MAX)).unwrap_or_default(),
-        };
-        let dial = Dial::new(broker, &settings)?;
-        let reports = Reports::new(device.clone(), config, &keys);
-        Ok(Some(Self { dial, device, keys, settings, rules, reports }))
-    }
-
-    /// Who this device is to the fleet.
-    #[must_use]
-    pub fn device(&self) -> &DeviceId {
-        &self.device
-    }
-
-    /// Begins; ends soon after `stop` says so.
-    #[must_use]
-    pub fn start(self, shared: Arc<Shared>, models: ModelStore, stop: watch::Receiver<bool>) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            let (reply, begun) = oneshot::channel();
-            if shared.events.send(Event::Link(Box::new(LinkAsk::Begin(reply)))).await.is_err() {
-                return;
-            }
-            let Ok((row, unfinished)) = begun.await else { return };
-            for task in unfinished {
-                tasks::start(&shared, &models, task);
-            }
-            let now = Instant::now();
-            let view = LinkView {
-                broker: self.settings.broker.clone(),
-                device: self.device.to_string(),
-                ..LinkView::default()
-            };
-            let running = Running {
-                link: Link::new(Uptime::default()),
-                outbox: Outbox::new(row.through, WINDOW),
-                boot: u64::try_from(row.boots).unwrap_or(0),
-                fleet: self,
-                shared,
-                models,
-                connection: None,
-                session: Ulid::default(),
-                packet_bytes_max: 0,
-                messages: BTreeMap::new(),
-                urgent: VecDeque::new(),
-                version: 0,
-                more: true,
-                taken: 0,
-                parked: Vec::new(),
-                burst: Burst::default(),
-                begun: now,
-                tick_at: now,
-                survey_at: now,
-                turned_away_at: None,
-                view,
-            };
-            running.run(stop).await;
-        })
-    }
-}
-
-struct Running {
+pub(super) struct Running {
     fleet: Fleet,
     shared: Arc<Shared>,
     models: ModelStore,
@@ -175,13 +71,45 @@ struct Running {
 
 /// The token of what needs no answer to its acknowledgement; positions begin at 1.
 const URGENT: Token = 0;
+/// The token of the goodbye.
+const OFFLINE: Token = Token::MAX;
 
 impl Running {
-    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    /// A link that goes on where `row` says.
+    pub(super) fn new(fleet: Fleet, shared: Arc<Shared>, models: ModelStore, row: LinkRow) -> Self {
+        let now = Instant::now();
+        let (broker, device) = (fleet.settings.broker.clone(), fleet.device.to_string());
+        Self {
+            fleet,
+            shared,
+            models,
+            link: Link::new(Uptime::default()),
+            outbox: Outbox::new(row.through, WINDOW),
+            boot: u64::try_from(row.boots).unwrap_or(0),
+            connection: None,
+            session: Ulid::default(),
+            packet_bytes_max: 0,
+            messages: BTreeMap::new(),
+            urgent: VecDeque::new(),
+            version: 0,
+            more: true,
+            taken: 0,
+            parked: Vec::new(),
+            burst: Burst::default(),
+            begun: now,
+            tick_at: now,
+            survey_at: now,
+            turned_away_at: None,
+            view: LinkView { broker, device, ..LinkView::default() },
+        }
+    }
+
+    /// Runs until `stop` says so, then says goodbye.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         loop {
             let wake = self.burst.ends().map_or(self.tick_at, |ends| ends.min(self.tick_at));
             tokio::select! {
-                heard = next(&mut self.connection) => self.heard(heard).await,
+                heard = connection::next(&mut self.connection) => self.heard(heard).await,
                 () = self.shared.stored.notified() => {
                     self.more = true;
                 }
@@ -445,7 +373,6 @@ impl Running {
     /// Says that we go, waits a moment for that to arrive, and calls the will off.
     async fn goodbye(mut self) {
         let offline = self.presence(Presence::Offline);
-        const OFFLINE: Token = Token::MAX;
         if let Some(connection) = self.connection.as_mut().filter(|_| matches!(self.link, Link::Online { .. }))
             && connection.publish(OFFLINE, &offline)
         {
@@ -466,13 +393,5 @@ impl Running {
         }
         self.taken = u32::MAX;
         self.tell_disk().await;
-    }
-}
-
-/// What comes next on the connection; nothing ever while there is none.
-async fn next(connection: &mut Option<Connection>) -> Heard {
-    match connection {
-        Some(connection) => connection.next().await,
-        None => std::future::pending().await,
     }
 }

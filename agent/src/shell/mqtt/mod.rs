@@ -11,6 +11,7 @@
 //! has acknowledged it, and every connection is a new session with a new loop, so that nothing of an old one can be lost,
 //! repeated in another order or stuck.
 mod connection;
+mod fleet;
 mod link;
 mod orders;
 mod payload;
@@ -20,6 +21,6 @@ mod tasks;
 mod view;
 
 pub use connection::TlsError;
-pub use link::{Fleet, FleetError};
+pub use fleet::{Fleet, FleetError};
 pub use orders::Signed;
 pub use settings::{MqttSettings, TrustSettings};

@@ -133,3 +133,47 @@ impl Burst {
         commands
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use fleet_protocol::command::Command;
+    use fleet_protocol::envelope::Payload as _;
+    use fleet_protocol::keys::Role;
+    use fleet_protocol::names::Micros;
+
+    use super::*;
+
+    fn signed(counter: u64) -> Signed {
+        let (key, device): (_, DeviceId) = (SigningKey::from_bytes(&[1; 32]), "press-07".parse().unwrap());
+        let mut keys = KeySet::default();
+        keys.trust(key.verifying_key().as_bytes(), &[Role::Operator]).unwrap();
+        let id = Ulid::from(u128::from(counter));
+        let order = Order::new(id, device.clone(), Micros(1), Micros(9), counter, &Command::AgentSelftest {});
+        let topic = format!("hone/v1/d/press-07/down/cmd/{id}");
+        check(&topic, &order.sign(&[&key]).to_json(), &device, &keys).unwrap().unwrap()
+    }
+
+    #[test]
+    fn commands_of_a_burst_are_handed_on_by_their_counters_whatever_order_they_came_in() {
+        let (mut burst, now) = (Burst::default(), Instant::now());
+        [3, 1, 2].into_iter().for_each(|counter| burst.add(signed(counter), now));
+        assert_eq!(burst.ends(), Some(now + QUIET));
+        burst.add(signed(4), now + BURST_MAX);
+        assert_eq!(burst.ends(), Some(now + BURST_MAX), "a stream without a pause does not wait for ever");
+        assert_eq!(burst.take().iter().map(|command| command.order.ctr).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!((burst.ends(), burst.take().len()), (None, 0));
+    }
+
+    #[test]
+    fn messages_for_others_and_cleared_commands_are_passed_over() {
+        let (device, keys) = ("press-07".parse().unwrap(), KeySet::default());
+        let id = Ulid::from(1);
+        for topic in [format!("hone/v1/d/press-08/down/cmd/{id}"), "hone/v1/d/press-07/down/desired".to_owned()] {
+            assert!(check(&topic, b"x", &device, &keys).is_none());
+        }
+        let own = format!("hone/v1/d/press-07/down/cmd/{id}");
+        assert!(check(&own, b"", &device, &keys).is_none());
+        assert!(check(&own, b"x", &device, &keys).unwrap().is_err());
+    }
+}
