@@ -1,5 +1,6 @@
 //! A real device in a temporary folder: the built binary, its socket, and a small world it measures.
 pub mod agent;
+pub mod broker;
 pub mod http;
 pub mod world;
 
@@ -33,6 +34,12 @@ pub fn hone() -> &'static PathBuf {
         assert!(build.status().expect("cargo can be started").success(), "hone does not build");
         profile.join("hone")
     })
+}
+
+/// The built `hone-fleet`, beside [`hone`].
+#[must_use]
+pub fn hone_fleet() -> PathBuf {
+    hone().with_file_name("hone-fleet")
 }
 
 /// Asks again and again until there is an answer.

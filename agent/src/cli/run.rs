@@ -53,6 +53,9 @@ fn fail(error: DaemonError) -> Fail {
         DaemonError::SocketInUse(_) => Fail::new(Exit::InUse, error).hint("stop it, or set `agent.socket`"),
         DaemonError::Listen { .. } => Fail::new(Exit::Config, error)
             .hint("set `agent.listen` to another port, or to \"off\", or `agent.socket` to another place"),
+        DaemonError::Fleet(_) => {
+            Fail::new(Exit::Config, error).hint("set the files of [mqtt], or `mqtt.broker` to \"off\"")
+        }
         DaemonError::System(_) => Fail::new(Exit::Internal, error),
     }
 }

@@ -74,6 +74,14 @@ fn picture(status: &Value) -> String {
             ),
         );
     }
+    let link = at("/link");
+    if link["state"] != "off" && !link.is_null() {
+        let waiting = link["waiting_reports"].as_i64().unwrap_or(0);
+        let why = link["alarm"].as_str().or_else(|| link["reason"].as_str()).unwrap_or_default();
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        let (device, broker) = (text(&link["device"]), text(&link["broker"]));
+        line("fleet", &format!("{} as {device} at {broker}{why}, {waiting} reports wait", text(&link["state"])));
+    }
     let records = at("/records");
     line(
         "records",

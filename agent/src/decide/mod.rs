@@ -4,6 +4,8 @@ pub mod cycle;
 pub mod drift;
 pub mod evidence;
 pub mod gate;
+pub mod link;
+pub mod outbox;
 pub mod plan;
 pub mod policy;
 pub mod prices;

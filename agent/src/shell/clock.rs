@@ -1,7 +1,9 @@
 //! The only file that reads a clock.
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use fleet_protocol::names::Clock;
 use ulid::Ulid;
 
 use crate::decide::time::{Timestamp, Uptime};
@@ -31,6 +33,32 @@ impl Running {
     #[must_use]
     pub fn now(&self) -> Uptime {
         self.before.plus(self.start.elapsed())
+    }
+}
+
+/// From then on a clock can have been set by somebody: 2024-01-01.
+const SET_SINCE: Timestamp = Timestamp(1_704_067_200_000_000);
+
+/// How far wall time can be trusted now: not at all before 2024, fully once systemd-timesyncd has said so.
+#[must_use]
+pub fn trust() -> Clock {
+    if now() < SET_SINCE {
+        Clock::Unsynced
+    } else if Path::new("/run/systemd/timesync/synchronized").exists() {
+        Clock::Ntp
+    } else {
+        Clock::Rtc
+    }
+}
+
+/// How far the time of something that happened at `at` can be trusted, `trust` being that of now: what an earlier start has
+/// stored may have been stored before its clock was disciplined.
+#[must_use]
+pub fn trust_at(at: Timestamp, started_at: Timestamp, trust: Clock) -> Clock {
+    match trust {
+        _ if at < SET_SINCE => Clock::Unsynced,
+        Clock::Ntp if at >= started_at => Clock::Ntp,
+        _ => Clock::Rtc,
     }
 }
 

@@ -10,6 +10,8 @@ mod commands;
 mod energy;
 mod hands;
 mod keeper;
+mod link;
+mod orders;
 mod plan;
 mod post;
 mod shared;
@@ -26,12 +28,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use trainer_core::bundle::{self, BundleError};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Strategy};
 
 pub use commands::{REBASELINE_ROWS_MAX, strategy};
+pub use link::{Answer, LinkAsk, News};
+pub use orders::{SUPPORTED, Task, TaskKind};
 pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Shared};
 
 use crate::config::Config;
@@ -41,6 +45,7 @@ use crate::shell::api::{self, Doors};
 use crate::shell::clock::{self, Ids};
 use crate::shell::inference::Slot;
 use crate::shell::models::ModelStore;
+use crate::shell::mqtt::{Fleet, FleetError};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
 use crate::shell::store::{SetAside, StateDir, StoreError};
@@ -110,6 +115,9 @@ pub enum DaemonError {
         /// Why.
         source: io::Error,
     },
+    /// A file of the link to the fleet.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
     /// The system gives no thread, signal or executable path.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -137,6 +145,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Options { config, places, model, sensors_root } = options;
     let model = model.map(|path| read_model(&path)).transpose()?;
+    let fleet = Fleet::new(&config)?;
     let state = StateDir::open_with(&places.state_dir, config.records.files)?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;
     let place = Place {
@@ -145,7 +154,8 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         listen: doors.address().map(|address| address.to_string()),
         started_at: clock::now(),
     };
-    let (parts, events) = assemble(state, &config, place, model, &sensors_root)?;
+    let (parts, events) = assemble(state, &config, place, model, &sensors_root, fleet.as_ref())?;
+    let models = parts.keeper.models.clone();
     let Parts { recorder, keeper, shared, lock } = parts;
     let (ready, begun) = oneshot::channel();
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
@@ -158,8 +168,9 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let _ = begun.await;
     announce(&shared);
     let ticking = tokio::spawn(tick(Arc::clone(&shared)));
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let serving = tokio::spawn(api::serve(doors, Arc::clone(&shared), stopped));
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(api::serve(doors, Arc::clone(&shared), stopped.clone()));
+    let linked = fleet.map(|fleet| fleet.start(Arc::clone(&shared), models, stopped));
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -170,6 +181,11 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let _ = stop.send(true);
     if tokio::time::timeout(DRAIN, serving).await.is_err() {
         tracing::warn!("requests that took too long were cut off");
+    }
+    if let Some(linked) = linked
+        && tokio::time::timeout(2 * DRAIN, linked).await.is_err()
+    {
+        tracing::warn!("the link to the fleet was cut off; its will says that this device is gone");
     }
     // The state first: a label that is stored after it is found again at the next start, while work that finds the recorder
     // gone would be booked as failed.
@@ -223,6 +239,7 @@ fn assemble(
     place: Place,
     model: Option<(Vec<u8>, Model)>,
     sensors_root: &Path,
+    fleet: Option<&Fleet>,
 ) -> Result<(Parts, mpsc::Receiver<Event>), DaemonError> {
     let StateDir { control, records, models, snapshots, mut set_aside, lock, .. } = state;
     let (control, saved, generation) = {
@@ -253,6 +270,9 @@ fn assemble(
         counters: Counters::default(),
         shift: AtomicI64::new(next_seq - 1 - samples),
         body_bytes_max: config.agent.body_bytes_max,
+        stored: Notify::new(),
+        link: watch::Sender::new(json!({"state": "off"})),
+        device: fleet.map(|fleet| fleet.device().clone()),
         place,
     });
     let rules = Rules {
@@ -265,7 +285,7 @@ fn assemble(
     };
     let ran = saved.as_ref().and_then(|saved| saved.budget.as_ref()).map_or(Uptime::default(), Budget::now);
     let mut keeper = Keeper {
-        books: Books::new(control, generation),
+        books: Books::new(control, generation, fleet.is_some()),
         models,
         snapshots,
         shared: Arc::clone(&shared),

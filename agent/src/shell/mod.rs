@@ -10,6 +10,7 @@ pub mod inference;
 pub mod ingest;
 pub mod lock;
 pub mod models;
+pub mod mqtt;
 pub mod paths;
 pub mod recorder;
 pub mod sensors;

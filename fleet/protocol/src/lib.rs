@@ -2,6 +2,7 @@
 //!
 //! The broker is trusted with nothing but delivery: commands and settings are signed, every message carries its own id,
 //! and what a newer version adds is kept when an older one hands it on.
+pub mod broker;
 pub mod command;
 pub mod envelope;
 pub mod event;

@@ -41,6 +41,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
         Err(error) => json!({"error": error.chain()}),
     };
     status["recorder"] = json!(app.shared.recorder.status());
+    status["link"] = app.shared.link.borrow().clone();
     status["requests"] = app.shared.counters.view();
     Ok(Json(status))
 }

@@ -8,6 +8,7 @@ use ulid::Ulid;
 
 use super::budget::Taken;
 use super::keeper::Saved;
+use super::orders::Orders;
 use super::work::Done;
 use crate::decide::cycle::{Cycle, Order, OrderTask, Report};
 use crate::decide::gate::Evidence;
@@ -27,6 +28,10 @@ const KEPT_MAX: i64 = 10_000;
 /// `control.db` and what waits for it.
 pub(super) struct Books {
     control: Control,
+    /// What waits for the broker is not forgotten.
+    linked: bool,
+    /// Commands of the fleet that change with the next commit.
+    pub(super) orders: Orders,
     generation: i64,
     reports: Vec<ReportRow>,
     runs: BTreeMap<i64, RunRow>,
@@ -36,9 +41,11 @@ pub(super) struct Books {
 
 impl Books {
     /// Continues after the stored generation.
-    pub(super) fn new(control: Control, generation: i64) -> Self {
+    pub(super) fn new(control: Control, generation: i64, linked: bool) -> Self {
         let mut books = Self {
             control,
+            linked,
+            orders: Orders::default(),
             generation,
             reports: Vec::new(),
             runs: BTreeMap::new(),
@@ -54,10 +61,20 @@ impl Books {
         let newest =
             self.control.reports_newest(1).ok().and_then(|reports| reports.first().map(|stored| stored.position));
         if let Some(newest) = newest.filter(|newest| *newest > KEPT_MAX)
-            && let Err(error) = self.control.forget_reports_through(newest - KEPT_MAX)
+            && let Err(error) = self.control.forget_reports_through(self.known_to_fleet().min(newest - KEPT_MAX))
         {
             tracing::warn!(error = %error.chain(), "old reports stay");
         }
+    }
+
+    /// Up to here the fleet has everything; without a fleet, all of it.
+    fn known_to_fleet(&self) -> i64 {
+        if self.linked { self.control.link_through().unwrap_or(0) } else { i64::MAX }
+    }
+
+    /// The database, for what belongs to the link alone.
+    pub(super) fn control(&mut self) -> &mut Control {
+        &mut self.control
     }
 
     /// Why the last commit was refused.
@@ -67,7 +84,8 @@ impl Books {
 
     /// Whether something waits for the disk.
     pub(super) fn is_waiting(&self) -> bool {
-        self.trouble.is_some() || !self.reports.is_empty() || !self.runs.is_empty() || !self.models.is_empty()
+        let nothing = self.reports.is_empty() && self.runs.is_empty() && self.models.is_empty();
+        self.trouble.is_some() || !nothing || !self.orders.is_empty()
     }
 
     /// Stores state and everything that waits, in one transaction.
@@ -76,12 +94,13 @@ impl Books {
         let row = CycleRow { generation: self.generation + 1, state };
         let runs: Vec<_> = self.runs.values().cloned().collect();
         let models: Vec<_> = self.models.values().cloned().collect();
-        match self.control.commit(&row, &self.reports, &runs, &models) {
+        match self.control.commit_with(&row, &self.reports, &runs, &models, &self.orders.rows()) {
             Ok(()) => {
                 self.generation += 1;
                 self.reports.clear();
                 self.runs.clear();
                 self.models.clear();
+                self.orders.stored();
                 if self.trouble.take().is_some() {
                     tracing::info!("the disk takes the state again");
                 }
@@ -111,6 +130,7 @@ impl Books {
     pub(super) fn note(&mut self, reports: &[Report], cycle: &Cycle) {
         let mut rejected = Vec::new();
         for report in reports {
+            self.orders.follow(report, &self.control);
             let mut payload = serde_json::to_value(report).unwrap_or_default();
             let kind = payload.get("kind").and_then(Value::as_str).unwrap_or("report").to_owned();
             match report {

@@ -98,6 +98,7 @@ impl Keeper {
                 Event::Command(command, reply) => {
                     let _ = reply.send(self.command(command));
                 }
+                Event::Link(ask) => self.link(*ask),
                 Event::Worked(worked) => self.worked(*worked),
                 Event::Tick => self.tick(),
                 Event::Stop(done) => {
@@ -329,6 +330,7 @@ impl Keeper {
         let stored = self.books.commit(saved);
         if stored {
             self.changed = 0;
+            self.shared.stored.notify_one();
         }
         stored
     }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use fleet_protocol::names::DeviceId;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use trainer_core::model::{Model, Strategy};
 use ulid::Ulid;
 
@@ -16,6 +17,7 @@ use crate::shell::ingest::samples::{CODES, Counts};
 use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
 
+use super::link::LinkAsk;
 use super::work::Worked;
 
 /// Reasons for refusing a request beside those of a single sample.
@@ -48,6 +50,8 @@ pub enum Event {
     Command(Command, oneshot::Sender<Result<Value, Declined>>),
     /// The trainer's thread has ended.
     Worked(Box<Worked>),
+    /// The link to the fleet asks.
+    Link(Box<LinkAsk>),
     /// A second has passed.
     Tick,
     /// Store everything and end.
@@ -143,6 +147,12 @@ pub struct Shared {
     pub shift: AtomicI64,
     /// Largest request body.
     pub body_bytes_max: usize,
+    /// Told whenever something for the fleet was stored.
+    pub stored: Notify,
+    /// How the link stands, for status.
+    pub link: watch::Sender<Value>,
+    /// Who this device is to the fleet, if it has one.
+    pub device: Option<DeviceId>,
     /// Where the agent lives, for status.
     pub place: Place,
 }

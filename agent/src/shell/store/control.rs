@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use trainer_core::digest::Digest;
 
+use super::commands::{self, CommandRow};
 use super::cycle::{self, CycleRow};
 use super::format::{self, Format, Synchronous};
 use super::ledger::{self, RunRow};
@@ -13,8 +14,12 @@ use super::{SetAside, StoreError, set_aside_database};
 
 const FORMAT: Format = Format {
     application_id: 0x686F_6E63, // "honc"
-    steps: &[include_str!("migrations/control_1.sql"), include_str!("migrations/control_2.sql")],
-    tables: &["cycle", "report", "run", "model"],
+    steps: &[
+        include_str!("migrations/control_1.sql"),
+        include_str!("migrations/control_2.sql"),
+        include_str!("migrations/control_3.sql"),
+    ],
+    tables: &["cycle", "report", "run", "model", "outbox", "parked", "command", "replay"],
 };
 
 /// The only writing connection to `control.db`; the daemon loop owns it.
@@ -69,6 +74,21 @@ impl Control {
         runs: &[RunRow],
         models: &[ModelRow],
     ) -> Result<(), StoreError> {
+        self.commit_with(cycle, reports, runs, models, &[])
+    }
+
+    /// [`Control::commit`], together with how commands of the fleet stand thereby.
+    ///
+    /// # Errors
+    /// As [`Control::commit`].
+    pub fn commit_with(
+        &mut self,
+        cycle: &CycleRow,
+        reports: &[ReportRow],
+        runs: &[RunRow],
+        models: &[ModelRow],
+        commands: &[CommandRow],
+    ) -> Result<(), StoreError> {
         let failed = StoreError::sqlite("write", &self.path);
         let transaction = self.connection.transaction().map_err(&failed)?;
         if let Some(stored) = cycle::generation(&transaction).map_err(&failed)?
@@ -80,7 +100,8 @@ impl Control {
             cycle::write(&transaction, cycle)?;
             reports.iter().try_for_each(|row| reports::write(&transaction, row))?;
             runs.iter().try_for_each(|row| ledger::write(&transaction, row))?;
-            models.iter().try_for_each(|row| lineage::write(&transaction, row))
+            models.iter().try_for_each(|row| lineage::write(&transaction, row))?;
+            commands.iter().try_for_each(|row| commands::write(&transaction, row))
         };
         write().map_err(&failed)?;
         transaction.commit().map_err(&failed)
@@ -163,7 +184,19 @@ impl Control {
         Ok((Self::open_sound(&path)?, aside))
     }
 
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    /// Writes in one transaction of its own.
+    pub(super) fn write<T>(
+        &mut self,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let failed = StoreError::sqlite("write", &self.path);
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        let value = change(&transaction).map_err(&failed)?;
+        transaction.commit().map_err(&failed)?;
+        Ok(value)
+    }
+
+    pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         query(&self.connection).map_err(StoreError::sqlite("read", &self.path))
     }
 }
@@ -286,7 +319,7 @@ mod tests {
         control.connection.pragma_update(None, "user_version", 99).unwrap();
         drop(control);
         let path = folder.path().join("control.db");
-        assert!(matches!(Control::open(&path), Err(StoreError::Newer { found: 99, known: 2, .. })));
+        assert!(matches!(Control::open(&path), Err(StoreError::Newer { found: 99, known: 3, .. })));
         assert!(path.exists() && fs::read_dir(folder.path()).unwrap().count() == 1);
     }
 

@@ -8,6 +8,7 @@
 //! snapshots/<sha256>.snapshot         what retrains learned from
 //! *.damaged-<n>                       what could not be read, kept for a look
 //! ```
+mod commands;
 mod control;
 mod cycle;
 mod error;
@@ -16,6 +17,7 @@ mod labels;
 mod late;
 mod ledger;
 mod lineage;
+mod outbox;
 mod partition;
 mod reader;
 mod records;
@@ -32,12 +34,14 @@ use rusqlite::Row;
 use rusqlite::types::Type;
 use trainer_core::digest::Digest;
 
+pub use commands::CommandRow;
 pub use control::Control;
 pub use cycle::CycleRow;
 pub use error::StoreError;
 pub use labels::{LabelOutcome, LabelledRow, NewLabel};
 pub use ledger::{Interval, RunCost, RunGain, RunRow};
 pub use lineage::{ModelRow, ModelStatus};
+pub use outbox::{Backlog, LinkRow};
 pub use reader::{RecordCounts, RecordReader};
 pub use records::{NewRecord, Record};
 pub use reports::{ReportRow, StoredReport};

@@ -1,0 +1,91 @@
+//! The link before it begins: settings, keys and certificates, read once.
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_protocol::keys::KeySet;
+use fleet_protocol::names::DeviceId;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use ulid::Ulid;
+
+use super::connection::{Dial, TlsError};
+use super::link::Running;
+use super::reports::Reports;
+use super::settings::MqttSettings;
+use super::tasks;
+use crate::config::Config;
+use crate::decide::link::LinkRules;
+use crate::shell::daemon::{Event, LinkAsk, Shared};
+use crate::shell::models::ModelStore;
+
+/// Why the link cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// A setting the configuration should have refused.
+    #[error("`mqtt.{0}` cannot be used")]
+    Setting(&'static str),
+    /// A file of the encrypted link.
+    #[error("the link to the fleet: {0}")]
+    Tls(#[from] TlsError),
+}
+
+/// The link, ready to begin.
+pub struct Fleet {
+    pub(super) dial: Dial,
+    pub(super) device: DeviceId,
+    pub(super) keys: KeySet,
+    pub(super) settings: MqttSettings,
+    pub(super) rules: LinkRules,
+    pub(super) reports: Reports,
+}
+
+impl Fleet {
+    /// Reads keys and certificates; none if no link is wanted.
+    ///
+    /// # Errors
+    /// [`FleetError`].
+    pub fn new(config: &Config) -> Result<Option<Self>, FleetError> {
+        let settings = config.mqtt.clone();
+        if !settings.is_on() {
+            return Ok(None);
+        }
+        let broker = settings.broker.parse().map_err(|_| FleetError::Setting("broker"))?;
+        let device: DeviceId = settings.device.parse().map_err(|_| FleetError::Setting("device"))?;
+        let keys = settings.keys().map_err(|_| FleetError::Setting("trust"))?;
+        let keep_alive = Duration::from_secs(settings.keep_alive_s);
+        let rules = LinkRules {
+            retry_first: Duration::from_secs(1),
+            retry_max: Duration::from_secs(settings.retry_max_s),
+            steady: Duration::from_secs(30),
+            connect_within: Duration::from_secs(15),
+            silence_max: 2 * keep_alive,
+            // Chance: devices of one image must not return together.
+            seed: u64::try_from(Ulid::generate().random() & u128::from(u64::MAX)).unwrap_or_default(),
+        };
+        let dial = Dial::new(broker, &settings)?;
+        let reports = Reports::new(device.clone(), config, &keys);
+        Ok(Some(Self { dial, device, keys, settings, rules, reports }))
+    }
+
+    /// Who this device is to the fleet.
+    #[must_use]
+    pub fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// Begins; ends soon after `stop` says so.
+    #[must_use]
+    pub fn start(self, shared: Arc<Shared>, models: ModelStore, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let (reply, begun) = oneshot::channel();
+            if shared.events.send(Event::Link(Box::new(LinkAsk::Begin(reply)))).await.is_err() {
+                return;
+            }
+            let Ok((row, unfinished)) = begun.await else { return };
+            for task in unfinished {
+                tasks::start(&shared, &models, task);
+            }
+            Running::new(self, shared, models, row).run(stop).await;
+        })
+    }
+}

@@ -1,0 +1,397 @@
+//! The link itself: one task that owns the connection, the outbox and what is retained; it waits for the loop, never for the
+//! network.
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_protocol::names::Micros;
+use fleet_protocol::report::Presence;
+use fleet_protocol::topics::command_filter;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use ulid::Ulid;
+
+use super::connection::{self, Connection, Heard, Message, Refused, Token, WINDOW};
+use super::fleet::Fleet;
+use super::orders::{self, Burst};
+use super::payload;
+use super::tasks;
+use super::view::LinkView;
+use crate::decide::link::{Link, LinkEvent, LinkOrder};
+use crate::decide::outbox::Outbox;
+use crate::decide::time::Uptime;
+use crate::shell::clock;
+use crate::shell::daemon::{Answer, Event, LinkAsk, News, Shared};
+use crate::shell::models::ModelStore;
+use crate::shell::store::LinkRow;
+
+/// Between two looks at the clock while a connection stands, and while none does.
+const TICK: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(200)];
+/// Between two looks at the cap and at deadlines.
+const SURVEY: Duration = Duration::from_secs(10);
+/// Acknowledgements after which the disk is told; in a lull it is told at once.
+const TAKEN_AT_ONCE: u32 = 256;
+/// What the end may take: a will that was not called off says `offline` all the same.
+const GOODBYE: Duration = Duration::from_millis(400);
+/// Statuses and reports that wait beside the outbox; beyond, the next connection brings them again.
+const URGENT_MAX: usize = 1_024;
+/// Room for topic and properties in a packet.
+const ENVELOPE_BYTES: usize = 1_024;
+/// Between two events about refused signatures: a stranger must not fill the disk with them.
+const TURNED_AWAY: Duration = Duration::from_secs(10);
+
+pub(super) struct Running {
+    fleet: Fleet,
+    shared: Arc<Shared>,
+    models: ModelStore,
+    link: Link,
+    outbox: Outbox,
+    boot: u64,
+    connection: Option<Connection>,
+    session: Ulid,
+    packet_bytes_max: usize,
+    /// Reports at hand, by position.
+    messages: BTreeMap<i64, Message>,
+    /// What goes before them and is not kept: presence, retained reports, statuses.
+    urgent: VecDeque<Message>,
+    /// The newest change of a command that was read.
+    version: i64,
+    /// Whether the disk may hold more than was read.
+    more: bool,
+    /// Acknowledged since the disk was told.
+    taken: u32,
+    parked: Vec<(i64, u8)>,
+    burst: Burst,
+    begun: Instant,
+    tick_at: Instant,
+    survey_at: Instant,
+    turned_away_at: Option<Instant>,
+    view: LinkView,
+}
+
+/// The token of what needs no answer to its acknowledgement; positions begin at 1.
+const URGENT: Token = 0;
+/// The token of the goodbye.
+const OFFLINE: Token = Token::MAX;
+
+impl Running {
+    /// A link that goes on where `row` says.
+    pub(super) fn new(fleet: Fleet, shared: Arc<Shared>, models: ModelStore, row: LinkRow) -> Self {
+        let now = Instant::now();
+        let (broker, device) = (fleet.settings.broker.clone(), fleet.device.to_string());
+        Self {
+            fleet,
+            shared,
+            models,
+            link: Link::new(Uptime::default()),
+            outbox: Outbox::new(row.through, WINDOW),
+            boot: u64::try_from(row.boots).unwrap_or(0),
+            connection: None,
+            session: Ulid::default(),
+            packet_bytes_max: 0,
+            messages: BTreeMap::new(),
+            urgent: VecDeque::new(),
+            version: 0,
+            more: true,
+            taken: 0,
+            parked: Vec::new(),
+            burst: Burst::default(),
+            begun: now,
+            tick_at: now,
+            survey_at: now,
+            turned_away_at: None,
+            view: LinkView { broker, device, ..LinkView::default() },
+        }
+    }
+
+    /// Runs until `stop` says so, then says goodbye.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        loop {
+            let wake = self.burst.ends().map_or(self.tick_at, |ends| ends.min(self.tick_at));
+            tokio::select! {
+                heard = connection::next(&mut self.connection) => self.heard(heard).await,
+                () = self.shared.stored.notified() => {
+                    self.more = true;
+                }
+                () = sleep_until(wake) => self.tick().await,
+                _ = stop.changed() => break,
+            }
+            self.pump().await;
+            self.tell_disk().await;
+            self.view.follow(self.link);
+            self.shared.link.send_replace(serde_json::to_value(&self.view).unwrap_or_default());
+        }
+        self.goodbye().await;
+    }
+
+    fn uptime(&self) -> Uptime {
+        Uptime(self.begun.elapsed())
+    }
+
+    fn step(&mut self, event: LinkEvent) {
+        let (link, order) = self.link.step(event, self.uptime(), &self.fleet.rules);
+        self.link = link;
+        match order {
+            LinkOrder::Keep => {}
+            LinkOrder::Connect => {
+                self.session = Ulid::generate();
+                let will = self.presence(Presence::Offline);
+                self.connection = Some(Connection::open(&self.fleet.dial, &will));
+            }
+            LinkOrder::Drop => {
+                self.connection = None;
+                self.outbox.connection_lost();
+                self.urgent.clear();
+            }
+        }
+    }
+
+    fn presence(&self, presence: Presence) -> Message {
+        payload::presence(&self.fleet.device, presence, self.session, self.boot, Micros(clock::now().0))
+    }
+
+    async fn tick(&mut self) {
+        let now = Instant::now();
+        if self.burst.ends().is_some_and(|ends| ends <= now) {
+            self.carry_out().await;
+        }
+        if self.tick_at > now {
+            return;
+        }
+        self.step(LinkEvent::Tick);
+        self.tick_at = now + TICK[usize::from(!matches!(self.link, Link::Online { .. }))];
+        if self.survey_at <= now {
+            self.survey_at = now + SURVEY;
+            let bytes_max = self.fleet.settings.outbox_bytes_max;
+            if let Some(backlog) = self.ask(|reply| LinkAsk::Survey { bytes_max, reply }).await {
+                self.view.waits(backlog);
+            }
+        }
+        if matches!(self.link, Link::Online { .. }) {
+            let messages = self.fleet.reports.due(&self.shared, &self.view, now).await;
+            self.urge(messages);
+        }
+    }
+
+    async fn heard(&mut self, heard: Heard) {
+        if !matches!(heard, Heard::Lost(_)) {
+            self.step(LinkEvent::Heard);
+        }
+        match heard {
+            Heard::Accepted { packet_bytes_max } => self.accepted(packet_bytes_max).await,
+            Heard::Subscribed { granted } => {
+                if !granted {
+                    self.alarm("the broker grants no subscription to this device's commands: check its access rules");
+                }
+            }
+            Heard::Taken(URGENT) | Heard::Alive => {}
+            Heard::Taken(position) => self.settle(position),
+            Heard::Refused(position, Refused { code, for_good: true }) if position != URGENT => {
+                self.park(position, code);
+            }
+            Heard::Refused(_, Refused { code, .. }) => {
+                // Nothing is lost and nothing overtaken: the whole link waits, longer each time.
+                self.alarm(&format!(
+                    "the broker refuses a message with code {code:#04x}: check its access rules and quotas"
+                ));
+                self.lost("a message was refused");
+            }
+            Heard::Message { topic, payload } => self.message(&topic, &payload).await,
+            Heard::Lost(reason) => self.lost(&reason),
+        }
+    }
+
+    fn lost(&mut self, reason: &str) {
+        if matches!(self.link, Link::Online { .. }) || self.view.reason.as_deref() != Some(reason) {
+            tracing::warn!(reason, "the link to the fleet is down");
+        }
+        self.view.reason = Some(reason.to_owned());
+        self.step(LinkEvent::Lost);
+    }
+
+    fn alarm(&mut self, what: &str) {
+        if self.view.alarm.as_deref() != Some(what) {
+            tracing::error!(what, "the link to the fleet needs a person");
+        }
+        self.view.alarm = Some(what.to_owned());
+    }
+
+    /// Subscribes and says everything again: the broker may have lost what it retained.
+    async fn accepted(&mut self, packet_bytes_max: usize) {
+        self.step(LinkEvent::Accepted);
+        tracing::info!(broker = self.view.broker, session = %self.session, "the link to the fleet is up");
+        self.view.connections += 1;
+        (self.view.reason, self.view.alarm) = (None, None);
+        self.packet_bytes_max = packet_bytes_max;
+        (self.version, self.more) = (0, true);
+        let filter = command_filter(&self.fleet.device);
+        if !self.connection.as_ref().is_some_and(|connection| connection.subscribe(filter)) {
+            return self.lost("the client takes no subscription");
+        }
+        let online = self.presence(Presence::Online);
+        let mut messages = vec![online];
+        messages.extend(self.fleet.reports.all(&self.shared, Instant::now()).await);
+        self.urge(messages);
+    }
+
+    async fn message(&mut self, topic: &str, payload: &[u8]) {
+        match orders::check(topic, payload, &self.fleet.device, &self.fleet.keys) {
+            None => {}
+            Some(Ok(signed)) => self.burst.add(signed, Instant::now()),
+            Some(Err(turned)) => {
+                self.view.turned_away += 1;
+                let now = Instant::now();
+                if turned.signature && self.turned_away_at.is_none_or(|at| at + TURNED_AWAY <= now) {
+                    self.turned_away_at = Some(now);
+                    let status = serde_json::to_value(&turned.status).unwrap_or_default();
+                    let reason = status["reason"].as_str().unwrap_or_default().to_owned();
+                    let ask = LinkAsk::TurnedAway { topic: topic.to_owned(), key_ids: turned.key_ids, reason };
+                    let _ = self.shared.events.send(Event::Link(Box::new(ask))).await;
+                }
+                // A stranger's message under the name of a known command must not hide how that stands.
+                let id = turned.status.id;
+                let known = self.ask(|reply| LinkAsk::Known { id, reply }).await.flatten();
+                let status = known.as_deref().unwrap_or(&turned.status);
+                self.urge(vec![payload::status(&self.fleet.device, status)]);
+            }
+        }
+    }
+
+    /// Hands the commands of a burst to the loop, by their counters.
+    async fn carry_out(&mut self) {
+        for signed in self.burst.take() {
+            let recorder = self.shared.recorder.clone();
+            // What was answered a moment ago counts for a new baseline; a disk that refuses is told of in the status.
+            let _ = tokio::task::spawn_blocking(move || drop(recorder.flush())).await;
+            match self.ask(|reply| LinkAsk::Order(Box::new(signed), reply)).await.flatten() {
+                None => {}
+                Some(Answer::Says(status)) => self.urge(vec![payload::status(&self.fleet.device, &status)]),
+                Some(Answer::Stored(task)) => {
+                    self.more = true;
+                    if let Some(task) = task {
+                        tasks::start(&self.shared, &self.models, task);
+                    }
+                }
+            }
+        }
+    }
+
+    fn urge(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            if self.urgent.len() < URGENT_MAX {
+                self.urgent.push_back(message);
+            }
+        }
+    }
+
+    /// Sends as much as the window allows, reading on from the disk.
+    async fn pump(&mut self) {
+        while matches!(self.link, Link::Online { .. }) {
+            if self.more && self.urgent.len() < URGENT_MAX / 2 && self.outbox.wants().is_some() {
+                self.read_on().await;
+            }
+            let Some(connection) = &mut self.connection else { return };
+            if !connection.has_room() {
+                return;
+            }
+            let (token, message) = if let Some(message) = self.urgent.pop_front() {
+                (URGENT, message)
+            } else if let Some(position) = self.outbox.send_next() {
+                let Some(message) = self.messages.get(&position) else {
+                    self.settle(position);
+                    continue;
+                };
+                (position.cast_unsigned(), message.clone())
+            } else {
+                return;
+            };
+            if message.payload.len() + message.topic.len() + ENVELOPE_BYTES > self.packet_bytes_max {
+                // The client would end the connection over it, for ever.
+                if token != URGENT {
+                    self.park(token, 0x95);
+                }
+                continue;
+            }
+            if !connection.publish(token, &message) {
+                return self.lost("the client takes no more messages");
+            }
+        }
+    }
+
+    async fn read_on(&mut self) {
+        let Some((after, limit)) = self.outbox.wants() else { return };
+        let version = self.version;
+        let Some(news) = self.ask(|reply| LinkAsk::Read { after, limit, version, reply }).await else { return };
+        let News { reports, commands, more } = news;
+        self.more = more;
+        let trust = clock::trust();
+        for (stored, champion) in reports {
+            let clock = clock::trust_at(stored.report.at, self.shared.place.started_at, trust);
+            self.outbox.add(stored.position);
+            match payload::event(&self.fleet.device, &stored, champion, clock) {
+                Some(message) => drop(self.messages.insert(stored.position, message)),
+                None => self.park(stored.position.cast_unsigned(), 0x99),
+            }
+        }
+        let statuses = commands.iter().map(|(_, status)| payload::status(&self.fleet.device, status)).collect();
+        self.version = commands.last().map_or(version, |(version, _)| *version);
+        self.urge(statuses);
+    }
+
+    fn settle(&mut self, position: impl TryInto<i64>) {
+        let Ok(position) = position.try_into() else { return };
+        self.messages.remove(&position);
+        self.outbox.settle(position);
+        self.taken += 1;
+        self.view.delivered += 1;
+    }
+
+    fn park(&mut self, token: Token, code: u8) {
+        self.alarm(&format!(
+            "report {token} was given up with code {code:#04x}: it stays on this device (`hone status`)"
+        ));
+        self.parked.push((token.cast_signed(), code));
+        self.settle(token);
+    }
+
+    /// Tells the disk what the broker has, after many acknowledgements or in a lull.
+    async fn tell_disk(&mut self) {
+        if self.taken >= TAKEN_AT_ONCE || self.taken > 0 && self.outbox.in_flight() == 0 {
+            self.taken = 0;
+            let ask = LinkAsk::Took { through: self.outbox.through(), parked: std::mem::take(&mut self.parked) };
+            // The loop ends before its queue only when the agent stops: what it was not told is sent again.
+            let _ = self.shared.events.send(Event::Link(Box::new(ask))).await;
+        }
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> LinkAsk) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.events.send(Event::Link(Box::new(question(reply)))).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Says that we go, waits a moment for that to arrive, and calls the will off.
+    async fn goodbye(mut self) {
+        let offline = self.presence(Presence::Offline);
+        if let Some(connection) = self.connection.as_mut().filter(|_| matches!(self.link, Link::Online { .. }))
+            && connection.publish(OFFLINE, &offline)
+        {
+            let arrived = async {
+                loop {
+                    match connection.next().await {
+                        Heard::Taken(OFFLINE) | Heard::Lost(_) => break,
+                        Heard::Taken(position) if position != URGENT => {
+                            self.outbox.settle(position.cast_signed());
+                        }
+                        _ => {}
+                    }
+                }
+                connection.goodbye();
+                while !matches!(connection.next().await, Heard::Lost(_)) {}
+            };
+            let _ = tokio::time::timeout(GOODBYE, arrived).await;
+        }
+        self.taken = u32::MAX;
+        self.tell_disk().await;
+    }
+}

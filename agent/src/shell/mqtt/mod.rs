@@ -1,0 +1,26 @@
+//! The link to the fleet: presence, reports and command status up, signed commands down, over MQTT 5.
+//!
+//! ```text
+//!  keeper ◄── asks ──┐
+//!                    ├─ link (task): state machine, outbox, retained reports
+//!  shell::mqtt ──────┘        │ try_publish            ▲ heard (bounded)
+//!                             ▼                        │
+//!                      connection: rumqttc's loop in a task that does nothing but poll
+//! ```
+//! The broker is trusted with delivery alone, and not even with that: what must arrive lies in `control.db` until the broker
+//! has acknowledged it, and every connection is a new session with a new loop, so that nothing of an old one can be lost,
+//! repeated in another order or stuck.
+mod connection;
+mod fleet;
+mod link;
+mod orders;
+mod payload;
+mod reports;
+mod settings;
+mod tasks;
+mod view;
+
+pub use connection::TlsError;
+pub use fleet::{Fleet, FleetError};
+pub use orders::Signed;
+pub use settings::{MqttSettings, TrustSettings};

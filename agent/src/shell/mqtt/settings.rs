@@ -1,0 +1,154 @@
+//! Settings of the link: where the broker is, who we are to it, whose signature counts.
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fleet_protocol::broker::Broker;
+use fleet_protocol::keys::{KeySet, Role};
+use fleet_protocol::names::DeviceId;
+use serde::{Deserialize, Serialize};
+
+/// The link to the fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MqttSettings {
+    /// `mqtts://HOST:PORT`, `mqtt://HOST:PORT` without encryption, or `off`. Default `off`.
+    pub broker: String,
+    /// Name of this device: the CN of its certificate, 1 to 64 of a-z, 0-9 and `-`. Needed with a broker.
+    pub device: String,
+    /// Certificate authority of the broker, PEM. Needed with `mqtts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// This device's certificate, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// Whose commands are carried out; default nobody's.
+    pub trust: Vec<TrustSettings>,
+    /// Seconds between two signs of life on a quiet link; a dead one is noticed after two. Range 5 to 3,600, default 30.
+    pub keep_alive_s: u64,
+    /// Seconds the broker waits before it tells that we are gone. Range 0 to 3,600, default 2.
+    pub will_delay_s: u32,
+    /// Longest wait between two attempts, seconds. Range 1 to 3,600, default 120.
+    pub retry_max_s: u64,
+    /// Bytes of reports that may wait for the broker; beyond, signals go before course, and course before decisions. Range
+    /// 64 KiB to 1 GiB, default 8 MiB.
+    pub outbox_bytes_max: u64,
+    /// Seconds between two looks at model and drift, told if they changed. Range 1 to 3,600, default 30.
+    pub report_s: u64,
+    /// Seconds between two metrics messages. Range 0 (none) to 86,400, default 60.
+    pub metrics_s: u64,
+}
+
+/// One key whose signature counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustSettings {
+    /// ed25519 public key, standard base64 of 32 bytes, as `hone-fleet keygen` prints it.
+    pub public: String,
+    /// What its holder may sign.
+    pub roles: Vec<Role>,
+}
+
+impl Default for MqttSettings {
+    fn default() -> Self {
+        Self {
+            broker: "off".to_owned(),
+            device: String::new(),
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            trust: Vec::new(),
+            keep_alive_s: 30,
+            will_delay_s: 2,
+            retry_max_s: 120,
+            outbox_bytes_max: 8 << 20,
+            report_s: 30,
+            metrics_s: 60,
+        }
+    }
+}
+
+impl MqttSettings {
+    /// Whether a link is wanted.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.broker != "off"
+    }
+
+    /// The keys that are trusted.
+    ///
+    /// # Errors
+    /// The entry that is no key, in words.
+    pub fn keys(&self) -> Result<KeySet, String> {
+        let mut keys = KeySet::default();
+        for entry in &self.trust {
+            let bytes = STANDARD.decode(&entry.public).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+            let bytes = bytes.ok_or_else(|| format!("`{}` is not 32 bytes in base64", entry.public))?;
+            keys.trust(&bytes, &entry.roles).map_err(|error| error.to_string())?;
+        }
+        Ok(keys)
+    }
+
+    /// The first setting that cannot be used: key, value, range.
+    #[must_use]
+    pub fn problem(&self) -> Option<(&'static str, String, String)> {
+        let within = |key, value: u64, least: u64, most: u64| {
+            (!(least..=most).contains(&value)).then(|| (key, value.to_string(), format!("{least} to {most}")))
+        };
+        let on = self.is_on();
+        let broker = self.broker.parse::<Broker>().ok();
+        let url = "mqtts://HOST:PORT, mqtt://HOST:PORT or \"off\"".to_owned();
+        let id = "1 to 64 of a-z, 0-9 and `-` where a broker is named".to_owned();
+        let shown =
+            |path: &Option<PathBuf>| path.as_ref().map_or("not set".to_owned(), |path| path.display().to_string());
+        let pair = self.certificate_file.is_some() == self.key_file.is_some();
+        (on && broker.is_none())
+            .then(|| ("broker", self.broker.clone(), url))
+            .or_else(|| (on && self.device.parse::<DeviceId>().is_err()).then(|| ("device", self.device.clone(), id)))
+            .or_else(|| {
+                let missing = broker.is_some_and(|broker| broker.tls) && self.ca_file.is_none();
+                missing
+                    .then(|| ("ca_file", shown(&self.ca_file), "a PEM file, because the broker is `mqtts`".to_owned()))
+            })
+            .or_else(|| {
+                (!pair).then(|| ("key_file", shown(&self.key_file), "set together with `certificate_file`".to_owned()))
+            })
+            .or_else(|| {
+                self.keys()
+                    .err()
+                    .map(|reason| ("trust", reason, "public keys as `hone-fleet keygen` prints them".to_owned()))
+            })
+            .or_else(|| within("keep_alive_s", self.keep_alive_s, 5, 3_600))
+            .or_else(|| within("will_delay_s", self.will_delay_s.into(), 0, 3_600))
+            .or_else(|| within("retry_max_s", self.retry_max_s, 1, 3_600))
+            .or_else(|| within("outbox_bytes_max", self.outbox_bytes_max, 1 << 16, 1 << 30))
+            .or_else(|| within("report_s", self.report_s, 1, 3_600))
+            .or_else(|| within("metrics_s", self.metrics_s, 0, 86_400))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_cannot_work_is_refused_by_its_setting_before_it_is_tried() {
+        let on =
+            MqttSettings { broker: "mqtts://b".to_owned(), device: "press-07".to_owned(), ..MqttSettings::default() };
+        let problem = |settings: &MqttSettings| settings.problem().map(|(key, ..)| key);
+        assert_eq!(problem(&MqttSettings::default()), None);
+        assert_eq!(problem(&on), Some("ca_file"));
+        assert_eq!(problem(&MqttSettings { device: "Press 7".to_owned(), ..on.clone() }), Some("device"));
+        assert_eq!(problem(&MqttSettings { ca_file: Some("ca.pem".into()), ..on.clone() }), None);
+        assert_eq!(
+            problem(&MqttSettings { key_file: Some("k".into()), ca_file: Some("c".into()), ..on }),
+            Some("key_file")
+        );
+        let weak = TrustSettings { public: STANDARD.encode([0; 32]), roles: vec![Role::Operator] };
+        assert_eq!(problem(&MqttSettings { trust: vec![weak], ..MqttSettings::default() }), Some("trust"));
+        assert_eq!(problem(&MqttSettings { keep_alive_s: 4, ..MqttSettings::default() }), Some("keep_alive_s"));
+    }
+}

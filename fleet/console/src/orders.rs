@@ -1,0 +1,163 @@
+//! `hone-fleet sign`: a command for one device, signed without any network.
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use fleet_protocol::command::Command;
+use fleet_protocol::envelope::Payload as _;
+use fleet_protocol::names::{DeviceId, Micros, Name};
+use fleet_protocol::order::Order;
+use serde_json::{Map, Value, json};
+use ulid::Ulid;
+
+use crate::exit::{Exit, Fail};
+use crate::{Global, keys};
+
+/// What to sign, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wish {
+    /// Secret key of a signer; two of them are a two-person approval
+    #[arg(long, value_name = "FILE", required_unless_present = "envelope")]
+    key: Vec<PathBuf>,
+    /// The device that shall do it
+    #[arg(long, value_name = "NAME", required_unless_present = "envelope")]
+    device: Option<DeviceId>,
+    /// Void after so long: 90s, 30m, 24h, 7d
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = span)]
+    expires: Duration,
+    /// Counter, above that of every earlier command of these keys [default: microseconds since 1970]
+    #[arg(long, value_name = "NUMBER")]
+    counter: Option<u64>,
+    /// Command, such as retrain.start
+    #[arg(value_name = "COMMAND", required_unless_present = "envelope")]
+    command: Option<String>,
+    /// Its arguments as NAME=VALUE; a value that is JSON is taken as such
+    #[arg(value_name = "NAME=VALUE")]
+    arguments: Vec<String>,
+}
+
+/// Arguments of `hone-fleet sign`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    hone-fleet sign --key ada.key --device press-07 retrain.start reason=\"new tool\" > retrain.dsse\n  \
+    hone-fleet send --envelope retrain.dsse")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    wish: Wish,
+    /// File for the envelope [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only here so that the shared arguments know it
+    #[arg(long, hide = true)]
+    envelope: Option<PathBuf>,
+}
+
+/// A signed command, and what its sender needs to know of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Signed {
+    /// The envelope as it travels.
+    pub(crate) envelope: Vec<u8>,
+    /// The command.
+    pub(crate) id: Ulid,
+    /// Who shall do it.
+    pub(crate) device: DeviceId,
+    /// Void from then on.
+    pub(crate) expires: Micros,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time: write 90s, 30m, 24h or 7d");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(seconds).filter(|seconds| *seconds <= 366 * 86_400).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// Wall time now.
+pub(crate) fn now() -> Micros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Signs what was asked for.
+pub(crate) fn sign(wish: &Wish) -> Result<Signed> {
+    let (Some(device), Some(name)) = (wish.device.clone(), wish.command.clone()) else {
+        return Err(Fail::new(Exit::Usage, "a device and a command are needed").into());
+    };
+    let command = command(&name, &wish.arguments)?;
+    let signers = wish.key.iter().map(|path| keys::read(path)).collect::<Result<Vec<_>>>()?;
+    let (id, issued) = (Ulid::generate(), now());
+    let expires = Micros(issued.0.saturating_add(i64::try_from(wish.expires.as_micros()).unwrap_or(i64::MAX)));
+    let counter = wish.counter.unwrap_or_else(|| issued.0.unsigned_abs());
+    let order = Order::new(id, device.clone(), issued, expires, counter, &command);
+    let envelope = order.sign(&signers.iter().collect::<Vec<_>>()).to_json();
+    Ok(Signed { envelope, id, device, expires })
+}
+
+fn command(name: &str, arguments: &[String]) -> Result<Command> {
+    let mut given = Map::new();
+    for argument in arguments {
+        let (key, value) = argument
+            .split_once('=')
+            .ok_or_else(|| Fail::new(Exit::Usage, format!("`{argument}` is no argument: write NAME=VALUE")))?;
+        given.insert(key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)));
+    }
+    // There is one slot; most commands name it.
+    let mut slotted = given.clone();
+    slotted.entry("slot").or_insert_with(|| json!(Name::main_slot()));
+    Command::new(name, slotted).or_else(|_| Command::new(name, given)).map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+        Fail::new(Exit::Input, format!("{error}{cause}"))
+            .hint(format!("commands are {}", Command::NAMES.join(", ")))
+            .into()
+    })
+}
+
+/// Signs and writes the envelope.
+pub(crate) fn run(args: &Args, _: &Global) -> Result<Exit> {
+    let signed = sign(&args.wish)?;
+    match &args.output {
+        Some(path) => fs::write(path, &signed.envelope)
+            .map_err(|error| Fail::new(Exit::Disk, format!("cannot write {}: {error}", path.display())))?,
+        None => std::io::stdout().write_all(&signed.envelope)?,
+    }
+    eprintln!("command {} for {}, signed by {}", signed.id, signed.device, plural(args.wish.key.len(), "key"));
+    Ok(Exit::Ok)
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_json_where_they_can_be_and_the_one_slot_goes_without_saying() {
+        let arguments = ["reason=new tool".to_owned(), "strategy=head".to_owned()];
+        let Command::RetrainStart { slot, reason, .. } = command("retrain.start", &arguments).unwrap() else {
+            panic!()
+        };
+        assert_eq!((slot, reason.as_str()), (Name::main_slot(), "new tool"));
+        assert_eq!(command("agent.selftest", &[]).unwrap(), Command::AgentSelftest {});
+        assert!(command("agent.selftest", &["now=1".to_owned()]).unwrap_err().to_string().contains("do not fit"));
+        assert!(command("dance", &[]).unwrap_err().to_string().contains("`dance`"));
+    }
+
+    #[test]
+    fn a_time_has_a_unit_and_an_end() {
+        assert_eq!(span("30m"), Ok(Duration::from_mins(30)));
+        for wrong in ["", "30", "m", "1w", "9999999d", "-1s", "1é"] {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
+    }
+}

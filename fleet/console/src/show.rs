@@ -1,0 +1,56 @@
+//! `hone-fleet show`: everything one device says of itself.
+use anyhow::Result;
+use fleet_protocol::names::DeviceId;
+use fleet_protocol::report::DriftState;
+use fleet_protocol::topics::ROOT;
+use serde_json::json;
+
+use crate::Global;
+use crate::devices::{ago, picture};
+use crate::exit::{Exit, Fail};
+use crate::orders::now;
+
+/// Arguments of `hone-fleet show`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The device
+    device: DeviceId,
+}
+
+/// Shows the device.
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
+    let mut picture = picture(global, vec![format!("{ROOT}/d/{}/up/#", args.device)])?;
+    let Some(view) = picture.devices.remove(&args.device) else {
+        return Err(Fail::new(Exit::Unreachable, format!("the broker knows no device `{}`", args.device))
+            .hint("`hone-fleet devices` lists those it knows")
+            .into());
+    };
+    if global.json {
+        println!("{}", json!({"device": args.device, "presence": view.presence(), "view": view}));
+        return Ok(Exit::Ok);
+    }
+    let since = view.state.as_ref().map_or_else(String::new, |state| format!(" for {}", ago(now().0 - state.ts.0)));
+    println!("{:<10}{}, {}{since}", "device", args.device, view.presence());
+    if let Some(birth) = &view.birth {
+        println!("{:<10}hone {} on {}; carries out {}", "agent", birth.agent, birth.arch, birth.commands.join(", "));
+        let keys: Vec<_> = birth.key_ids.iter().map(ToString::to_string).collect();
+        println!("{:<10}{}", "trusts", if keys.is_empty() { "nobody".to_owned() } else { keys.join(", ") });
+    }
+    println!("{:<10}{}, {}", "champion", view.champion(), view.phase());
+    for (name, measure) in view.drift.iter().flat_map(|drift| &drift.measures) {
+        let word = match measure.state {
+            DriftState::Ok => "ok",
+            DriftState::Warn => "warn",
+            DriftState::Drift => "DRIFT",
+        };
+        let (stat, value, threshold) = (&measure.stat, measure.value, measure.threshold);
+        println!("{:<10}{name:<24} {stat} {value:.3} of {threshold:.3}, {} rows, {word}", "drift", measure.window);
+    }
+    for (id, status) in &view.commands {
+        let whole = serde_json::to_value(status).unwrap_or_default();
+        let word = |key: &str| whole[key].as_str().unwrap_or_default().to_owned();
+        let why = [word("reason_code"), word("reason")].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+        println!("{:<10}{id} {} {} {}", "command", status.cmd, word("status"), why.join(": "));
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,256 @@
+//! A real mosquitto that dies and comes back, a wire that can be cut, and a peer that records and publishes.
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::{AsyncClient, Event, Incoming, MqttOptions};
+use serde_json::Value;
+
+use crate::until;
+
+/// Where Debian puts it, outside the path of ordinary users.
+const MOSQUITTO: [&str; 2] = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"];
+
+/// A broker on a loopback port of its own, without any memory.
+#[derive(Debug)]
+pub struct Broker {
+    folder: tempfile::TempDir,
+    binary: PathBuf,
+    /// Its port.
+    pub port: u16,
+    child: Child,
+}
+
+impl Broker {
+    /// Starts one, with more lines for its configuration; none, with a word about it, where mosquitto is not installed.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start(more: &str) -> Option<Self> {
+        let Some(binary) = MOSQUITTO.iter().map(PathBuf::from).find(|path| path.exists()) else {
+            eprintln!("SKIPPED: mosquitto is not installed (apt-get install mosquitto)");
+            return None;
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let port = free_port();
+        let listener = if more.contains("listener") { String::new() } else { format!("listener {port} 127.0.0.1\n") };
+        let more = more.replace("PORT", &port.to_string()).replace("FOLDER", &folder.path().display().to_string());
+        // Root reads what the test wrote; a queue without limits, so that only faults lose messages.
+        let text = format!(
+            "user root\n{listener}allow_anonymous true\npersistence false\nmax_queued_messages 0\nmax_packet_size 262144\n{more}\n"
+        );
+        std::fs::write(folder.path().join("mosquitto.conf"), text).expect("a temporary folder can be written");
+        let child = spawn(&binary, &folder, port);
+        Some(Self { folder, binary, port, child })
+    }
+
+    /// Kills it; everything it knew is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again after [`Broker::kill`].
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.binary, &self.folder, self.port);
+    }
+
+    /// Stops it without a word, as a frozen machine would; `CONT` wakes it.
+    ///
+    /// # Panics
+    /// `kill` cannot be started.
+    pub fn signal(&self, name: &str) {
+        let signal = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(signal.expect("kill can be started").success());
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(binary: &PathBuf, folder: &tempfile::TempDir, port: u16) -> Child {
+    let mut command = Command::new(binary);
+    command.arg("-c").arg(folder.path().join("mosquitto.conf"));
+    let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+    let mut child = command.stdout(Stdio::null()).stderr(log).stdin(Stdio::null()).spawn().expect("mosquitto starts");
+    until("mosquitto listens", || {
+        let ended = child.try_wait().expect("a child of ours");
+        assert!(ended.is_none(), "{}", std::fs::read_to_string(folder.path().join("log")).unwrap_or_default());
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    });
+    child
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    listener.local_addr().expect("a bound port").port()
+}
+
+/// A wire to a port of this machine, which can be cut and mended.
+#[derive(Debug)]
+pub struct Wire {
+    /// The near end.
+    pub port: u16,
+    whole: Arc<AtomicBool>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Wire {
+    /// A wire to `port`, whole.
+    ///
+    /// # Panics
+    /// The system gives no port.
+    #[must_use]
+    pub fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let near = listener.local_addr().expect("a bound port").port();
+        let (whole, streams) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Vec::new())));
+        let (is_whole, all) = (Arc::clone(&whole), Arc::clone(&streams));
+        // Ends with the test's process.
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if is_whole.load(Ordering::SeqCst) {
+                    let _ = join(stream, port, &all);
+                }
+            }
+        });
+        Self { port: near, whole, streams }
+    }
+
+    /// Ends every connection and refuses new ones.
+    ///
+    /// # Panics
+    /// A copying thread has panicked.
+    pub fn cut(&self) {
+        self.whole.store(false, Ordering::SeqCst);
+        for stream in self.streams.lock().expect("no thread panics").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Lets connections through again.
+    pub fn mend(&self) {
+        self.whole.store(true, Ordering::SeqCst);
+    }
+}
+
+fn join(near: TcpStream, port: u16, all: &Mutex<Vec<TcpStream>>) -> io::Result<()> {
+    let far = TcpStream::connect(("127.0.0.1", port))?;
+    all.lock().expect("no thread panics").extend([near.try_clone()?, far.try_clone()?]);
+    for (mut from, mut to) in [(near.try_clone()?, far.try_clone()?), (far, near)] {
+        thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Both);
+            let _ = from.shutdown(Shutdown::Both);
+        });
+    }
+    Ok(())
+}
+
+/// One message that came.
+#[derive(Clone, Debug)]
+pub struct Came {
+    /// Topic.
+    pub topic: String,
+    /// Payload; null if it is no JSON.
+    pub payload: Value,
+    /// Whether the broker had kept it.
+    pub retained: bool,
+}
+
+/// A peer that reads everything of `hone/v1`, through every restart of the broker, and publishes.
+#[derive(Debug)]
+pub struct Peer {
+    client: AsyncClient,
+    came: Arc<Mutex<Vec<Came>>>,
+    subscriptions: Arc<AtomicU64>,
+}
+
+impl Peer {
+    /// A peer of the broker on `port`.
+    ///
+    /// # Panics
+    /// The system gives no thread.
+    #[must_use]
+    pub fn new(port: u16) -> Self {
+        let mut options = MqttOptions::new(format!("peer-{port}"), "127.0.0.1", port);
+        options.set_keep_alive(Duration::from_secs(5)).set_max_packet_size(Some(1 << 20));
+        let (client, mut eventloop) = AsyncClient::new(options, 1_024);
+        let (came, subscriptions) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
+        let (all, count, own) = (Arc::clone(&came), Arc::clone(&subscriptions), client.clone());
+        let poll = async move {
+            loop {
+                match eventloop.poll().await {
+                    // Without acknowledgements: what the broker wrote before it died is read to the end.
+                    Ok(Event::Incoming(Incoming::ConnAck(_))) => {
+                        let _ = own.try_subscribe("hone/v1/#", QoS::AtMostOnce);
+                    }
+                    Ok(Event::Incoming(Incoming::SubAck(_))) => {
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Ok(Event::Incoming(Incoming::Publish(message))) => {
+                        let topic = String::from_utf8_lossy(&message.topic).into_owned();
+                        let payload = serde_json::from_slice(&message.payload).unwrap_or_default();
+                        let came = Came { topic, payload, retained: message.retain };
+                        all.lock().expect("no thread panics").push(came);
+                    }
+                    Ok(_) => {}
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(poll)
+        });
+        let peer = Self { client, came, subscriptions };
+        peer.subscribed(1);
+        peer
+    }
+
+    /// Subscriptions so far: one for each connection.
+    #[must_use]
+    pub fn subscriptions(&self) -> u64 {
+        self.subscriptions.load(Ordering::SeqCst)
+    }
+
+    /// Waits for this subscription.
+    pub fn subscribed(&self, number: u64) {
+        until("the peer is subscribed", || (self.subscriptions() >= number).then_some(()));
+    }
+
+    /// Everything that came, in its order.
+    ///
+    /// # Panics
+    /// The reading thread has panicked.
+    #[must_use]
+    pub fn came(&self) -> Vec<Came> {
+        self.came.lock().expect("no thread panics").clone()
+    }
+
+    /// What came last on `topic`, below `hone/v1`.
+    #[must_use]
+    pub fn last(&self, topic: &str) -> Option<Value> {
+        let topic = format!("hone/v1/{topic}");
+        self.came().into_iter().rev().find(|came| came.topic == topic).map(|came| came.payload)
+    }
+
+    /// Publishes a retained message below `hone/v1`.
+    ///
+    /// # Panics
+    /// The client takes nothing any more.
+    pub fn publish(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        let topic = format!("hone/v1/{topic}");
+        self.client.try_publish(topic, QoS::AtLeastOnce, true, payload.into()).expect("room for a message");
+    }
+}
