@@ -358,7 +358,7 @@ fn under_prices_a_backtest_says_what_a_week_costs_and_which_policy_wins_and_with
     let weekly = |key: &str| fixed["weekly"][key].as_f64().expect(key);
     assert!((weekly("retrains") - number(fixed, "retrains") / 2.0).abs() < 1e-9, "{fixed}");
     let energy = number(fixed, "joules_modelled") / 3.6e6 * 0.3;
-    assert!((weekly("cost") - (number(fixed, "retrains") * 1.5 + energy) / 2.0).abs() < 1e-9, "{fixed}");
+    assert!((weekly("cost") - f64::midpoint(number(fixed, "retrains") * 1.5, energy)).abs() < 1e-9, "{fixed}");
     assert!((weekly("value") - number(fixed, "errors_avoided")).abs() < 1e-9, "two each, over two weeks: {fixed}");
     assert_eq!(still["weekly"]["net"], 0.0);
     assert_eq!(

@@ -230,7 +230,7 @@ fn a_new_baseline_takes_the_newest_rows_for_normal_and_too_few_are_refused() {
     send(&agent, &mut world, Law::Old, 120);
     let (code, _, said) = device.ask(&["rebaseline"]);
     assert!(code == Some(9) && said.contains("120 are stored: 80 are missing"), "{said}");
-    send(&agent, &mut world, Law::New, 600);
+    send(&agent, &mut world, Law::New, 1_600);
     let first = || agent.socket("GET", "/v1/drift", "").json()["features"][0].clone();
     let moved = until("a psi", || first()["psi"]["value"].as_f64());
     assert!(moved > 0.25, "{moved}");
@@ -240,7 +240,7 @@ fn a_new_baseline_takes_the_newest_rows_for_normal_and_too_few_are_refused() {
     assert!(code == Some(0) && said.contains("the newest 250 rows"), "{said}{error}");
     assert_eq!(agent.reports("rebaseline")[0]["rows"], 250);
     assert_eq!(first()["psi"], Value::Null, "no verdict before the window has filled again");
-    send(&agent, &mut world, Law::New, 600);
+    send(&agent, &mut world, Law::New, 1_600);
     let same = until("a psi", || first()["psi"]["value"].as_f64());
     assert!(same < 0.25, "{same}");
     let (code, said, _) = device.ask(&["rebaseline", "--since", "2000-01-01T00:00:00Z", "--json"]);

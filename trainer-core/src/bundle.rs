@@ -306,8 +306,8 @@ mod tests {
         assert!(matches!(nan, BundleError::NotFinite { ref name, index: 3 } if name == "head.weight"), "{nan}");
         let golden = refusal(|model| model.head.as_mut().unwrap()[0] += 5.0);
         assert!(matches!(golden, BundleError::Golden { row: 0, .. }), "{golden}");
-        let format = refusal(|model| model.manifest.format = 2);
-        assert!(matches!(format, BundleError::Format { found: 2 }), "{format}");
+        let format = refusal(|model| model.manifest.format = 3);
+        assert!(matches!(format, BundleError::Format { found: 3 }), "{format}");
         let shape = refusal(|model| model.manifest.spec.layers[0] = Layer::Linear { outputs: 8_000 });
         assert!(matches!(shape, BundleError::Shape { .. }), "{shape}");
         let schema = refusal(|model| model.manifest.schema.features[0].name = "mode".into());

@@ -147,7 +147,8 @@ impl Shape {
         let (d, outputs) = (self.embedding, self.outputs);
         let sums = d * (d + 1) / 2 + d * outputs;
         let sample = self.rows.min(SCALE_ROWS as u64) * self.inputs;
-        let held = if self.strategy == Strategy::Head { 0 } else { GRADIENT_BYTES };
+        // The matrix products of the sums pack their operands into the same kind of buffer as those of the gradients, and keep it.
+        let held = GRADIENT_BYTES;
         if self.strategy == Strategy::Base {
             return F32 * (sums + sample + self.weights) + held;
         }

@@ -86,13 +86,13 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         Some(stored) => stored,
         None => {
             let spec = read_spec(args.arch.as_deref())?;
-            let seconds = times.iter().flatten().take(first).map(|at| at.0.div_euclid(1_000_000)).collect();
+            let seconds: Vec<i64> = times.iter().flatten().take(first).map(|at| at.0.div_euclid(1_000_000)).collect();
             backtest::train_base(
                 &trainer,
                 &data.schema,
                 &spec,
                 data.rows.slice(0..first),
-                seconds,
+                &seconds,
                 &training,
                 args.seed,
             )

@@ -38,12 +38,19 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let trainer = trainer(args.in_process)?;
     let rows = data.rows.len();
     let times = moments(&args.data.data, &data)?;
-    let seconds = times.iter().flatten().map(|at| at.0.div_euclid(1_000_000)).collect();
-    let (stored, finished) =
-        backtest::train_base(&trainer, &data.schema, &spec, data.rows, seconds, &settings(global)?.training, args.seed)
-            .map_err(|error| {
-                Fail::new(training_exit(&error), format!("cannot train on {}", args.data.data.display())).because(error)
-            })?;
+    let seconds: Vec<i64> = times.iter().flatten().map(|at| at.0.div_euclid(1_000_000)).collect();
+    let (stored, finished) = backtest::train_base(
+        &trainer,
+        &data.schema,
+        &spec,
+        data.rows,
+        &seconds,
+        &settings(global)?.training,
+        args.seed,
+    )
+    .map_err(|error| {
+        Fail::new(training_exit(&error), format!("cannot train on {}", args.data.data.display())).because(error)
+    })?;
     files::write_durable(&args.output, &stored.bytes).map_err(|error| unwritable(&args.output, "--output", error))?;
     if global.json {
         let metrics = &stored.model.manifest.metrics;

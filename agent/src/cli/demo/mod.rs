@@ -108,9 +108,8 @@ fn show(args: &Args, global: &Global) -> Result<()> {
     account.step(1, &format!("train a base model on the first {} rows", gateway.first));
     let training = TrainSettings::default();
     let history = gateway.rows.slice(0..gateway.first);
-    let (base, finished) =
-        train_base(&trainer, &gateway.schema, &Spec::default(), history, Vec::new(), &training, args.seed)
-            .map_err(|error| Fail::new(training_exit(&error), "the first rows cannot be trained on").because(error))?;
+    let (base, finished) = train_base(&trainer, &gateway.schema, &Spec::default(), history, &[], &training, args.seed)
+        .map_err(|error| Fail::new(training_exit(&error), "the first rows cannot be trained on").because(error))?;
     let held = super::train::describe(base.model.manifest.metrics.as_ref());
     account.say(&format!("{:.1} CPU seconds; on rows held out: {held}", finished.cpu_s));
     account.step(2, "start the agent: a process of its own, a temporary state directory, no broker, no network");

@@ -138,6 +138,6 @@ mod tests {
         assert!(few.memory_bytes < many.memory_bytes && few.joules < many.joules && few.write_bytes < many.write_bytes);
         assert!(many.cpu_s < full.cpu_s && many.memory_bytes < full.memory_bytes);
         assert_eq!((many.memory_bytes_per_row, many.micro_batch_rows), (0, 32), "a head has no batches");
-        assert!(full.memory_bytes_per_row > 0 && (full.joules - 2.0 * full.cpu_s).abs() < 1e-9);
+        assert!(full.micro_batch_rows > 0 && (full.joules - 2.0 * full.cpu_s).abs() < 1e-9);
     }
 }

@@ -43,6 +43,7 @@ impl Cycle {
     }
 
     /// What drift tests said lately, oldest first.
+    #[must_use]
     pub fn findings(&self) -> impl DoubleEndedIterator<Item = &Finding> {
         self.drifts.lately()
     }

@@ -130,7 +130,7 @@ impl Run {
             loss: f64::from(u8::from(is_wrong)),
             answer: &answer,
             truth: &truth,
-            segment: Some(if self.rows % 3 == 0 { "north" } else { "south" }),
+            segment: Some(if self.rows.is_multiple_of(3) { "north" } else { "south" }),
             answered_by: trainer_core::digest::Digest::of(b"it"),
         };
         said.extend(self.watch.label(&label, self.rows));

@@ -98,7 +98,7 @@ impl Replay<'_> {
         let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
         let evidence = compare(&rival.model, &self.shelf[&candidate].model, &holdout);
         let from = (row + 1).saturating_sub(BASELINE_ROWS_MAX);
-        let at = self.test.times.map_or_else(Vec::new, |times| times[from..row + 1].to_vec());
+        let at = self.test.times.map_or_else(Vec::new, |times| times[from..=row].to_vec());
         let recent = BaselineRows { rows: self.test.rows.slice(from..row + 1).x, at };
         Ok(Event::Judged { run: order.run, candidate, evidence, recent })
     }

@@ -89,11 +89,11 @@ pub fn train_base(
     schema: &trainer_core::schema::Schema,
     spec: &Spec,
     rows: Rows,
-    at: Vec<i64>,
+    at: &[i64],
     training: &TrainSettings,
     seed: u64,
 ) -> Result<(Stored, Finished), BacktestError> {
-    let snapshot = Snapshot::base(schema, spec, rows, &at, training.clone(), seed);
+    let snapshot = Snapshot::base(schema, spec, rows, at, training.clone(), seed);
     let finished = trainer.train(snapshot.to_bytes(), None)?;
     Ok((Stored::read(finished.bundle.clone())?, finished))
 }
