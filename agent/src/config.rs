@@ -243,8 +243,8 @@ mod tests {
     #[test]
     fn a_value_out_of_range_is_refused_with_its_range() {
         refused(
-            "[cycle.watch]\nwindow_rows = 3\n",
-            &expect![[r"`cycle.watch.window_rows` is 3, it must be 200 to 4096"]],
+            "[cycle.watch.columns]\nwindow_rows = 3\n",
+            &expect![[r"`cycle.watch.columns.window_rows` is 3, it must be 200 to 4096"]],
         );
         refused("[budget]\ncpu_share = 2.0\n", &expect![[r"`budget.cpu_share` is 2, it must be 0.01 to 1"]]);
         refused("[value]\nprice_per_kwh = -1.0\n", &expect![[r"`value.price_per_kwh` is -1, it must be 0 or more"]]);
@@ -266,8 +266,8 @@ mod tests {
 
     #[test]
     fn later_files_win_key_by_key() {
-        let first = "[cycle]\nseed = 1\n[cycle.watch]\npsi = 0.5\n";
+        let first = "[cycle]\nseed = 1\n[cycle.watch.columns]\npsi = 0.5\n";
         let config = Config::parse([("a", first), ("b", "[cycle]\nseed = 2\n")]).unwrap();
-        assert_eq!((config.cycle.seed, config.cycle.watch.psi), (2, 0.5));
+        assert_eq!((config.cycle.seed, config.cycle.watch.columns.psi), (2, 0.5));
     }
 }

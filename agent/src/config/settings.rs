@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use trainer_core::schema::Task;
 
 use super::{Config, ConfigError};
+use crate::decide::drift::SettingError;
 use crate::decide::policy::Policy;
 use crate::decide::trigger::Combine;
 use crate::decide::watch::performance::PerformanceError;
@@ -161,18 +162,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     );
     for (key, value, [least, most]) in [
         ("run_length_rows", watch.run_length_rows, [100.0, 1e9]),
-        ("window_rows", watch.window_rows.into(), [200.0, 4096.0]),
-        ("every_rows", watch.every_rows.into(), [1.0, 4096.0]),
-        ("bins", watch.bins.into(), [2.0, 64.0]),
-        ("psi", watch.psi, [0.01, 10.0]),
-        ("share", watch.share, [f64::MIN_POSITIVE, 1.0]),
-        ("mean_level", watch.mean_level, [1e-9, 0.1]),
-        ("release", watch.release, [0.1, 1.0]),
         ("joint.components", watch.joint.components.into(), [1.0, 16.0]),
         ("joint.release", watch.joint.release, [0.1, 1.0]),
     ] {
-        let range = if key == "share" { "above 0, up to 1".to_owned() } else { format!("{least} to {most}") };
-        hold((least..=most).contains(&value), &format!("cycle.watch.{key}"), &value, &range);
+        hold((least..=most).contains(&value), &format!("cycle.watch.{key}"), &value, &format!("{least} to {most}"));
+    }
+    if let Err(SettingError { parameter, value, expected, .. }) = watch.columns.check() {
+        hold(false, &format!("cycle.watch.columns.{parameter}"), &value, expected);
     }
     if let Err(PerformanceError::Range { field, value, least, most }) =
         watch.performance.validate(&[], &Task::Regression { targets: Vec::new() })
@@ -236,22 +232,14 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     );
     hold((0.0..1.0).contains(&fit.weight_decay), "training.fit.weight_decay", &fit.weight_decay, "0 to below 1");
     hold((0.0..=0.9).contains(&fit.holdout), "training.fit.holdout", &fit.holdout, "0 to 0.9");
-    let tail = &training.tail;
-    hold((1..=100_000).contains(&tail.epochs), "training.tail.epochs", &tail.epochs, "1 to 100000");
-    hold(
-        tail.learning_rate > 0.0 && tail.learning_rate <= 1.0,
-        "training.tail.learning_rate",
-        &tail.learning_rate,
-        "above 0, up to 1",
-    );
-    let full = &training.full;
-    hold((1..=100_000).contains(&full.epochs), "training.full.epochs", &full.epochs, "1 to 100000");
-    hold(
-        full.learning_rate > 0.0 && full.learning_rate <= 1.0,
-        "training.full.learning_rate",
-        &full.learning_rate,
-        "above 0, up to 1",
-    );
+    let (tail, full) = (&training.tail, &training.full);
+    for (section, epochs, rate) in
+        [("tail", tail.epochs, tail.learning_rate), ("full", full.epochs, full.learning_rate)]
+    {
+        hold((1..=100_000).contains(&epochs), &format!("training.{section}.epochs"), &epochs, "1 to 100000");
+        let key = format!("training.{section}.learning_rate");
+        hold(rate > 0.0 && rate <= 1.0, &key, &rate, "above 0, up to 1");
+    }
     hold((0.0..=1_000.0).contains(&full.pull), "training.full.pull", &full.pull, "0 to 1000");
     let heads = &training.heads;
     hold((1..=16).contains(&heads.horizons), "training.heads.horizons", &heads.horizons, "1 to 16");

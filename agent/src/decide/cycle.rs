@@ -94,7 +94,7 @@ impl Cycle {
         self.samples += 1;
         let findings = self.watch.sample(sample);
         let mut reports = self.notice(findings, settings);
-        if self.samples.is_multiple_of(settings.watch.every_rows.max(1).into()) {
+        if self.samples.is_multiple_of(settings.watch.columns.every_rows.max(1).into()) {
             reports.extend(self.drifts.flush(false));
         }
         reports
