@@ -102,7 +102,7 @@ impl Default for SnapshotSettings {
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { agent, records, cycle, training, budget, sensors, value: prices, snapshots, mqtt } = config;
+    let Config { agent, records, cycle, rollout, training, budget, sensors, value: prices, snapshots, mqtt } = config;
     let mut refused = None;
     let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {
@@ -129,6 +129,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     hold((16..=65_536).contains(&agent.queue_events), "agent.queue_events", &agent.queue_events, "16 to 65536");
     hold((1..=3_600).contains(&agent.commit_s), "agent.commit_s", &agent.commit_s, "1 to 3600");
     hold((1..=1_000_000).contains(&agent.commit_events), "agent.commit_events", &agent.commit_events, "1 to 1000000");
+
+    if let Some((name, value, range)) = rollout.out_of_range() {
+        hold(false, &format!("rollout.{name}"), &value, range);
+    }
 
     let groups = &records.groups;
     hold(

@@ -21,6 +21,9 @@ pub struct Evidence {
     /// Σ loss² of the candidate.
     #[serde(default)]
     pub candidate_square: f64,
+    /// Rows on which both said something else.
+    #[serde(default)]
+    pub differed: u64,
     /// Whether the candidate gave an answer that is not a finite number.
     pub not_finite: bool,
 }

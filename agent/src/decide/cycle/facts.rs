@@ -5,6 +5,7 @@ use trainer_core::model::{Reference, Strategy};
 
 use crate::decide::gate::{Evidence, Verdict};
 use crate::decide::plan::{RowsWanted, TooFew};
+use crate::decide::rollout;
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::finding::Finding;
 
@@ -118,6 +119,13 @@ pub enum Event {
         /// Its own baseline.
         baseline: BaselineRows,
     },
+    /// A fact for the rollout.
+    Rollout(rollout::Event),
+    /// The promotion that the rollout ordered is carried out now.
+    Adopt {
+        /// The newest rows, for the baseline.
+        recent: BaselineRows,
+    },
 }
 
 /// What happened, as the operator reads it. Stored with the state that made it true.
@@ -183,6 +191,9 @@ pub enum Report {
         /// Serves now.
         to: Digest,
     },
+    /// A question to a person, a trial, its end; under its own kind.
+    #[serde(untagged)]
+    Rollout(rollout::Report),
 }
 
 /// Why a command is refused.
@@ -210,6 +221,9 @@ pub enum Refusal {
         "there is no previous model to go back to: the champion is the first one, or a rollback has just brought it back"
     )]
     NoPrevious,
+    /// No trial is in the state that it asks for.
+    #[error(transparent)]
+    Rollout(#[from] rollout::Refused),
     /// It was refused before, or it is the champion.
     #[error("model {0} {1}")]
     Pointless(String, &'static str),
@@ -224,4 +238,6 @@ pub struct Orders {
     pub keep: Option<Digest>,
     /// The one piece of work under way.
     pub work: Option<Order>,
+    /// What is compared, dealt and promoted.
+    pub trial: rollout::Orders,
 }

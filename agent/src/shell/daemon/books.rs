@@ -12,6 +12,7 @@ use super::orders::Orders;
 use super::work::Done;
 use crate::decide::cycle::{Cycle, Order, OrderTask, Report};
 use crate::decide::gate::Evidence;
+use crate::decide::rollout;
 use crate::decide::value::JOULES_PER_MAC;
 use crate::shell::clock;
 use crate::shell::models::ModelStore;
@@ -160,12 +161,52 @@ impl Books {
                     row.finished_at = Some(clock::now());
                 }),
                 Report::Rollback { from, .. } => rejected.push(*from),
+                Report::Rollout(report) => {
+                    if let rollout::Report::TrialEnded { challenger, .. } = report
+                        && cycle.is_rejected(*challenger)
+                    {
+                        rejected.push(*challenger);
+                    }
+                    self.tried(report, &mut payload);
+                }
                 Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => {}
             }
             tracing::info!(kind, "{payload}");
             self.say(&kind, &payload);
         }
         self.lineage(cycle, &rejected);
+    }
+
+    /// Keeps with its run who approved a candidate, and how its trial went: reports are forgotten one day, the lineage is not.
+    fn tried(&mut self, report: &rollout::Report, payload: &mut Value) {
+        let facts = payload.clone();
+        let (run, candidate, part, state) = match report {
+            rollout::Report::ApprovalRequired { run, candidate, verdict, .. } => {
+                payload["sentence"] = json!(verdict.sentence());
+                return self.run(*run, |row| {
+                    row.candidate = Some(*candidate);
+                    "awaiting_approval".clone_into(&mut row.state);
+                });
+            }
+            rollout::Report::Approved { run, candidate, .. } => (run, candidate, "approved", None),
+            rollout::Report::CanaryStep { run, challenger, .. } => (run, challenger, "trial", Some("on_trial")),
+            rollout::Report::TrialEnded { run, challenger, why, .. } => {
+                payload["sentence"] = json!(why.sentence());
+                (run, challenger, "trial", Some("not_promoted"))
+            }
+            rollout::Report::TrialWon { run, challenger, .. } => (run, challenger, "trial", Some("won")),
+            rollout::Report::Regretted { .. } | rollout::Report::ClassShift { .. } => return,
+        };
+        self.run(*run, |row| {
+            row.candidate = Some(*candidate);
+            if let Some(state) = state {
+                state.clone_into(&mut row.state);
+            }
+            let known = row.verdict.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+            let mut verdict = known.filter(Value::is_object).unwrap_or_else(|| json!({}));
+            verdict[part] = facts;
+            row.verdict = Some(verdict.to_string());
+        });
     }
 
     fn ordered(&mut self, order: &Order) {
@@ -293,8 +334,9 @@ impl Books {
     fn lineage(&mut self, cycle: &Cycle, rejected: &[Digest]) {
         let (champion, previous, factory) = cycle.models();
         let work = cycle.orders().work;
+        let tried = cycle.rollout().candidate().map(|candidate| candidate.digest);
         let waits = |row: &ModelRow| {
-            work.as_ref().is_some_and(|order| {
+            tried == Some(row.digest) || work.as_ref().is_some_and(|order| {
                 row.run == i64::try_from(order.run).ok() || order.task == OrderTask::Judge { candidate: row.digest }
             })
         };
@@ -332,6 +374,8 @@ impl Books {
         }
         let mut kept = vec![champion, factory];
         kept.extend(previous);
+        kept.extend(cycle.rollout().candidate().map(|candidate| candidate.digest));
+        kept.extend(cycle.orders().trial.compare);
         if let Some(order) = cycle.orders().work {
             kept.push(order.parent);
             kept.extend(order.refit_of);
