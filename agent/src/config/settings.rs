@@ -213,6 +213,17 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         hold((0.0..=10.0).contains(&z), key, &z, "0 to 10");
     }
     hold(gate.rows_min >= 1, "cycle.gate.rows_min", &gate.rows_min, "at least 1");
+    for (value, low, high, name) in [
+        (gate.segment_alpha, 0.0, 0.5, "segment_alpha"),
+        (gate.anchor_margin, 0.0, 1.0, "anchor_margin"),
+        (gate.calibration_margin, 0.0, 1.0, "calibration_margin"),
+        (gate.latency_factor, 1.0, 100.0, "latency_factor"),
+        (gate.latency_floor_us, 0.0, 1e6, "latency_floor_us"),
+        (gate.size_factor, 1.0, 100.0, "size_factor"),
+    ] {
+        let range = format!("{low} to {high}");
+        hold((low..=high).contains(&value), &format!("cycle.gate.{name}"), &value, &range);
+    }
     let value = &cycle.value;
     hold(
         value.cost_errors > 0.0 && value.cost_errors.is_finite(),

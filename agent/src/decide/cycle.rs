@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
-use super::gate::{self, Check, Evidence, Verdict};
+use super::gate::{self, Check, Evidence, Measures, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
 use super::rollout::Rollout;
 use super::sample::{BaselineRows, Label, Sample};
@@ -153,8 +153,8 @@ impl Cycle {
     /// Advances the loop by one event; a command that cannot be followed is refused with the reason and changes nothing.
     pub fn step(&mut self, event: Event, settings: &CycleSettings) -> Result<Vec<Report>, Refusal> {
         match event {
-            Event::Judged { run, candidate, evidence, recent } => {
-                Ok(self.judged(run, candidate, evidence, &recent, settings))
+            Event::Judged { run, candidate, evidence, measures, recent } => {
+                Ok(self.judged(run, candidate, evidence, &measures, &recent, settings))
             }
             Event::Failed { run, reason } => Ok(self.failed(run, reason, settings)),
             Event::Retrain { strategy } => {
@@ -241,6 +241,7 @@ impl Cycle {
         run: u64,
         candidate: Digest,
         evidence: Evidence,
+        measures: &Measures,
         recent: &BaselineRows,
         settings: &CycleSettings,
     ) -> Vec<Report> {
@@ -255,7 +256,7 @@ impl Cycle {
             let serving = if sound { candidate } else { judged };
             return self.admit(&order, serving, self.judged, recent, settings);
         }
-        let mut verdict = gate::judge(&evidence, &settings.gate);
+        let mut verdict = gate::judge_all(&evidence, measures, &settings.gate);
         if verdict.passed && order.reason == Reason::Staleness {
             let (gain, error) = evidence.gain();
             let (worth, pays) = value::worth(gain, error, &settings.value);

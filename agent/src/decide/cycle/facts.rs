@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Reference, Strategy};
 
-use crate::decide::gate::{Evidence, Verdict};
+use crate::decide::gate::{Evidence, Measures, Verdict};
 use crate::decide::plan::{RowsWanted, TooFew};
 use crate::decide::rollout;
 use crate::decide::sample::BaselineRows;
@@ -78,6 +78,8 @@ pub enum Event {
         candidate: Digest,
         /// Paired comparison on the held-out rows.
         evidence: Evidence,
+        /// What else was measured.
+        measures: Measures,
         /// The newest rows, for the baseline if it is promoted.
         recent: BaselineRows,
     },

@@ -6,11 +6,12 @@ use trainer_core::snapshot::Snapshot;
 use super::summary::{Happened, Summary};
 use super::{Account, Backtest, BacktestError, Shelf, Stored};
 use crate::decide::cycle::{Cycle, CycleSettings, Event, Order, OrderTask, Report};
+use crate::decide::gate::Measures;
 use crate::decide::plan;
 use crate::decide::policy::Policy;
 use crate::decide::sample::{BaselineRows, Label, Sample};
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::compare;
+use crate::shell::compare::{Timing, compare, measure};
 
 pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
     let settings = CycleSettings { policy: policy.clone(), ..test.settings.clone() };
@@ -108,8 +109,21 @@ impl Replay<'_> {
             }
         };
         let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
-        let evidence = compare(&rival.model, &self.shelf[&candidate].model, &holdout);
-        Ok(Event::Judged { run: order.run, candidate, evidence, recent: self.recent(row) })
+        let stored = &self.shelf[&candidate];
+        let evidence = compare(&rival.model, &stored.model, &holdout);
+        let measures = Measures {
+            bytes: Some((rival.bytes.len() as u64, stored.bytes.len() as u64)),
+            ..measure(&rival.model, &stored.model, &holdout, &self.segments(&holdout), Timing::Left)
+        };
+        Ok(Event::Judged { run: order.run, candidate, evidence, measures, recent: self.recent(row) })
+    }
+
+    /// Segments of the held-out rows, which are the newest labelled ones.
+    fn segments(&self, holdout: &Rows) -> Vec<Option<String>> {
+        let labels = usize::try_from(self.cycle.counts().1).expect("a row count");
+        let until = self.test.first + labels;
+        let named = |row: usize| self.test.segments.map(|names| names[row].clone()).filter(|name| !name.is_empty());
+        (until - holdout.len()..until).map(named).collect()
     }
 
     /// The newest rows up to `row`.

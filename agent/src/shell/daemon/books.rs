@@ -177,38 +177,6 @@ impl Books {
         self.lineage(cycle, &rejected);
     }
 
-    /// Keeps with its run who approved a candidate, and how its trial went: reports are forgotten one day, the lineage is not.
-    fn tried(&mut self, report: &rollout::Report, payload: &mut Value) {
-        let facts = payload.clone();
-        let (run, candidate, part, state) = match report {
-            rollout::Report::ApprovalRequired { run, candidate, verdict, .. } => {
-                payload["sentence"] = json!(verdict.sentence());
-                return self.run(*run, |row| {
-                    row.candidate = Some(*candidate);
-                    "awaiting_approval".clone_into(&mut row.state);
-                });
-            }
-            rollout::Report::Approved { run, candidate, .. } => (run, candidate, "approved", None),
-            rollout::Report::CanaryStep { run, challenger, .. } => (run, challenger, "trial", Some("on_trial")),
-            rollout::Report::TrialEnded { run, challenger, why, .. } => {
-                payload["sentence"] = json!(why.sentence());
-                (run, challenger, "trial", Some("not_promoted"))
-            }
-            rollout::Report::TrialWon { run, challenger, .. } => (run, challenger, "trial", Some("won")),
-            rollout::Report::Regretted { .. } | rollout::Report::ClassShift { .. } => return,
-        };
-        self.run(*run, |row| {
-            row.candidate = Some(*candidate);
-            if let Some(state) = state {
-                state.clone_into(&mut row.state);
-            }
-            let known = row.verdict.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
-            let mut verdict = known.filter(Value::is_object).unwrap_or_else(|| json!({}));
-            verdict[part] = facts;
-            row.verdict = Some(verdict.to_string());
-        });
-    }
-
     fn ordered(&mut self, order: &Order) {
         let strategy = match order.task {
             OrderTask::Train { strategy: Strategy::Base, .. } => "base",
@@ -296,7 +264,7 @@ impl Books {
         self.run(run, |row| state.clone_into(&mut row.state));
     }
 
-    fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
+    pub(super) fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
         let number = i64::try_from(run).unwrap_or(i64::MAX);
         let known = self.runs.remove(&number).or_else(|| self.control.run(number).ok().flatten());
         if let Some(mut row) = known {

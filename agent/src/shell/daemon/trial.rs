@@ -8,6 +8,7 @@ use trainer_core::model::Work;
 use trainer_core::schema::Schema;
 use ulid::Ulid;
 
+use super::books::Books;
 use super::keeper::Keeper;
 use super::work::baseline;
 use crate::decide::cycle;
@@ -205,6 +206,40 @@ impl Keeper {
         });
         let fits = found.into_iter().rev().filter(|found| found.record.features.len() == width);
         baseline(fits.map(|found| found.record))
+    }
+}
+
+impl Books {
+    /// Keeps with its run who approved a candidate, and how its trial went: reports are forgotten one day, the lineage is not.
+    pub(super) fn tried(&mut self, report: &rollout::Report, payload: &mut Value) {
+        let facts = payload.clone();
+        let (run, candidate, part, state) = match report {
+            rollout::Report::ApprovalRequired { run, candidate, verdict, .. } => {
+                payload["sentence"] = json!(verdict.sentence());
+                return self.run(*run, |row| {
+                    row.candidate = Some(*candidate);
+                    "awaiting_approval".clone_into(&mut row.state);
+                });
+            }
+            rollout::Report::Approved { run, candidate, .. } => (run, candidate, "approved", None),
+            rollout::Report::CanaryStep { run, challenger, .. } => (run, challenger, "trial", Some("on_trial")),
+            rollout::Report::TrialEnded { run, challenger, why, .. } => {
+                payload["sentence"] = json!(why.sentence());
+                (run, challenger, "trial", Some("not_promoted"))
+            }
+            rollout::Report::TrialWon { run, challenger, .. } => (run, challenger, "trial", Some("won")),
+            rollout::Report::Regretted { .. } | rollout::Report::ClassShift { .. } => return,
+        };
+        self.run(*run, |row| {
+            row.candidate = Some(*candidate);
+            if let Some(state) = state {
+                state.clone_into(&mut row.state);
+            }
+            let known = row.verdict.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+            let mut verdict = known.filter(Value::is_object).unwrap_or_else(|| json!({}));
+            verdict[part] = facts;
+            row.verdict = Some(verdict.to_string());
+        });
     }
 }
 
