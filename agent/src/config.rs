@@ -11,6 +11,7 @@ pub use settings::{AgentSettings, RecordsSettings, SnapshotSettings};
 use crate::decide::budget::BudgetSettings;
 use crate::decide::cycle::CycleSettings;
 use crate::decide::prices::PriceSettings;
+use crate::decide::rollout::RolloutSettings;
 use crate::shell::mqtt::MqttSettings;
 use crate::shell::sensors::SensorSettings;
 use trainer_core::train::TrainSettings;
@@ -28,6 +29,8 @@ pub struct Config {
     pub records: RecordsSettings,
     /// When to retrain, and what may serve.
     pub cycle: CycleSettings,
+    /// How a candidate that passed the gate is tried.
+    pub rollout: RolloutSettings,
     /// How training is done.
     pub training: TrainSettings,
     /// What retraining may take.

@@ -7,6 +7,7 @@ mod daemon;
 mod fleet;
 mod measured;
 mod numbers;
+mod rollout;
 mod scan;
 mod tidy;
 mod training;

@@ -50,15 +50,16 @@ impl Default for Device {
 }
 
 impl Device {
-    /// A new device with [`QUICK`] settings.
+    /// A new device with [`QUICK`] settings, on which the gate promotes.
     ///
     /// # Panics
     /// The system gives no temporary folder.
     #[must_use]
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::write(folder.path().join("hone.toml"), QUICK).expect("a temporary folder can be written");
-        Self { folder }
+        let device = Self { folder };
+        device.set("");
+        device
     }
 
     /// Its folder.
@@ -91,12 +92,14 @@ impl Device {
         fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &path)).expect("a sensor can be written");
     }
 
-    /// Adds to its settings, for agents that start from now on.
+    /// Adds to its settings, for agents that start from now on. Unless they speak of the rollout, the gate promotes.
     ///
     /// # Panics
     /// They cannot be written.
     pub fn set(&self, text: &str) {
-        fs::write(self.path().join("hone.toml"), format!("{QUICK}{text}")).expect("a temporary folder can be written");
+        let gate = if text.contains("[rollout]") { "" } else { "\n[rollout]\nmode = \"gate\"\n" };
+        let text = format!("{QUICK}{gate}{text}");
+        fs::write(self.path().join("hone.toml"), text).expect("a temporary folder can be written");
     }
 
     /// What its newest agent has logged.

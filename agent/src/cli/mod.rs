@@ -1,11 +1,14 @@
 //! The command line: parse, ask, print. One file per subcommand.
+pub mod approve;
 mod ask;
 pub mod backtest;
+pub mod canary;
 pub mod chart;
 pub mod demo;
 pub mod drift;
 pub mod energy;
 pub mod exit;
+pub mod explain;
 pub mod follow;
 pub mod init;
 mod input;
@@ -89,8 +92,16 @@ enum Command {
     Label(label::Args),
     /// Train a candidate now
     Retrain(retrain::Args),
-    /// Offer a bundle to the gate
+    /// Offer a bundle to the gate, or let the candidate on trial serve now
     Promote(promote::Args),
+    /// Let the candidate that waits for an answer be tried
+    Approve(approve::ApproveArgs),
+    /// Do not let the candidate be tried, or end its trial
+    Reject(approve::RejectArgs),
+    /// Hold, resume or abort the trial of a candidate
+    Canary(canary::Args),
+    /// Tell why a model was promoted or refused
+    Explain(explain::Args),
     /// Take the newest rows for normal: drift is measured against them from now on
     Rebaseline(rebaseline::Args),
     /// Let the previous model serve again
@@ -139,6 +150,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Label(args) => label::run(&args, global),
         Command::Retrain(args) => retrain::run(&args, global),
         Command::Promote(args) => promote::run(&args, global),
+        Command::Approve(args) => approve::approve(&args, global),
+        Command::Reject(args) => approve::reject(&args, global),
+        Command::Canary(args) => canary::run(&args, global),
+        Command::Explain(args) => explain::run(&args, global),
         Command::Rebaseline(args) => rebaseline::run(&args, global),
         Command::Rollback(args) => rollback::run(&args, global),
         Command::Train(args) => train::run(&args, global),

@@ -103,7 +103,7 @@ impl Default for SnapshotSettings {
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { agent, records, cycle, training, budget, sensors, value: prices, snapshots, mqtt } = config;
+    let Config { agent, records, cycle, rollout, training, budget, sensors, value: prices, snapshots, mqtt } = config;
     let mut refused = None;
     let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {
@@ -130,6 +130,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     hold((16..=65_536).contains(&agent.queue_events), "agent.queue_events", &agent.queue_events, "16 to 65536");
     hold((1..=3_600).contains(&agent.commit_s), "agent.commit_s", &agent.commit_s, "1 to 3600");
     hold((1..=1_000_000).contains(&agent.commit_events), "agent.commit_events", &agent.commit_events, "1 to 1000000");
+
+    if let Some((name, value, range)) = rollout.out_of_range() {
+        hold(false, &format!("rollout.{name}"), &value, range);
+    }
 
     let groups = &records.groups;
     hold(
@@ -205,6 +209,17 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         hold((0.0..=10.0).contains(&z), key, &z, "0 to 10");
     }
     hold(gate.rows_min >= 1, "cycle.gate.rows_min", &gate.rows_min, "at least 1");
+    for (value, low, high, name) in [
+        (gate.segment_alpha, 0.0, 0.5, "segment_alpha"),
+        (gate.anchor_margin, 0.0, 1.0, "anchor_margin"),
+        (gate.calibration_margin, 0.0, 1.0, "calibration_margin"),
+        (gate.latency_factor, 1.0, 100.0, "latency_factor"),
+        (gate.latency_floor_us, 0.0, 1e6, "latency_floor_us"),
+        (gate.size_factor, 1.0, 100.0, "size_factor"),
+    ] {
+        let range = format!("{low} to {high}");
+        hold((low..=high).contains(&value), &format!("cycle.gate.{name}"), &value, &range);
+    }
     let value = &cycle.value;
     hold(
         value.cost_errors > 0.0 && value.cost_errors.is_finite(),

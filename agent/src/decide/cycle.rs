@@ -4,8 +4,9 @@
 //! ```text
 //!  samples ─► watch ─┐                     ┌─ refused ──► (tail, or wait for more labels)
 //!  labels  ─► watch ─┼─► trigger ─► order ─┤
-//!  commands ─────────┘     (plan)    train └─ passed ───► champion, old champion kept as previous
+//!  commands ─────────┘     (plan)    train └─ passed ───► rollout ─► champion, old champion kept as previous
 //! ```
+mod admitted;
 mod drifts;
 mod facts;
 mod reasons;
@@ -18,12 +19,15 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
-use super::gate::{self, Check, Evidence, Verdict};
+use super::gate::{self, Check, Evidence, Measures, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
+use super::rollout::Rollout;
 use super::sample::{BaselineRows, Label, Sample};
+use super::time::Uptime;
 use super::trigger::{Outcome, Trigger};
 use super::value::{self, Staleness};
 use super::watch::{BASELINE_ROWS_MIN, Watch};
+use admitted::Admitted;
 use drifts::Drifts;
 pub use facts::{Event, FINDINGS_MAX, Order, OrderTask, Orders, Reason, Refusal, Report};
 pub use settings::CycleSettings;
@@ -61,6 +65,18 @@ pub struct Cycle {
     traced: VecDeque<u64>,
     rejected: VecDeque<Digest>,
     drifts: Drifts,
+    /// What the gate said of the candidate that is being refitted.
+    #[serde(default)]
+    verdict: Option<Verdict>,
+    /// How a candidate that passed the gate becomes champion.
+    #[serde(default)]
+    rollout: Rollout,
+    /// What it brings along.
+    #[serde(default)]
+    admitted: Option<Admitted>,
+    /// Running time as last told.
+    #[serde(default)]
+    uptime: Uptime,
 }
 
 impl Cycle {
@@ -86,6 +102,10 @@ impl Cycle {
             traced: VecDeque::new(),
             rejected: VecDeque::new(),
             drifts: Drifts::default(),
+            verdict: None,
+            rollout: Rollout::default(),
+            admitted: None,
+            uptime: Uptime::default(),
         }
     }
 
@@ -133,8 +153,8 @@ impl Cycle {
     /// Advances the loop by one event; a command that cannot be followed is refused with the reason and changes nothing.
     pub fn step(&mut self, event: Event, settings: &CycleSettings) -> Result<Vec<Report>, Refusal> {
         match event {
-            Event::Judged { run, candidate, evidence, recent } => {
-                Ok(self.judged(run, candidate, evidence, &recent, settings))
+            Event::Judged { run, candidate, evidence, measures, recent } => {
+                Ok(self.judged(run, candidate, evidence, &measures, &recent, settings))
             }
             Event::Failed { run, reason } => Ok(self.failed(run, reason, settings)),
             Event::Retrain { strategy } => {
@@ -146,11 +166,17 @@ impl Cycle {
             Event::Rebaseline { baseline } => self.rebaseline(&baseline),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
             Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
+            Event::Rollout(event) => self.rolled(event, settings),
+            Event::Adopt { recent } => Ok(self.adopted(&recent, settings)),
         }
     }
 
     fn idle(&self) -> Result<(), Refusal> {
-        self.work.as_ref().map_or(Ok(()), |order| Err(Refusal::Busy(order.run)))
+        match (&self.work, self.rollout.candidate()) {
+            (Some(order), _) => Err(Refusal::Busy(order.run)),
+            (None, Some(_)) => Err(Refusal::Rollout(super::rollout::Refused::Busy)),
+            (None, None) => Ok(()),
+        }
     }
 
     fn offered(&mut self, candidate: Digest) -> Result<Vec<Report>, Refusal> {
@@ -189,9 +215,11 @@ impl Cycle {
         self.work = None;
         let from = self.champion;
         self.reject(from);
+        let mut reports = self.void();
         self.serve(previous, None, Some(reference), baseline);
         self.trigger.restart(self.labels);
-        Ok(vec![Report::Rollback { from, to: previous }])
+        reports.push(Report::Rollback { from, to: previous });
+        Ok(reports)
     }
 
     /// Unlike after a rollback the model left behind is not rejected: whole again, it may be offered again.
@@ -201,9 +229,11 @@ impl Cycle {
             return Vec::new();
         }
         self.work = None;
+        let mut reports = self.void();
         self.serve(to, self.previous.filter(|previous| *previous != to), Some(reference), baseline);
         self.trigger.restart(self.labels);
-        vec![Report::Rollback { from, to }]
+        reports.push(Report::Rollback { from, to });
+        reports
     }
 
     fn judged(
@@ -211,6 +241,7 @@ impl Cycle {
         run: u64,
         candidate: Digest,
         evidence: Evidence,
+        measures: &Measures,
         recent: &BaselineRows,
         settings: &CycleSettings,
     ) -> Vec<Report> {
@@ -223,9 +254,9 @@ impl Cycle {
             let sound = gate::judge(&evidence, &settings.gate).decided_by != Check::Finite
                 && evidence.gain().0 > -settings.gate.margin;
             let serving = if sound { candidate } else { judged };
-            return self.promote(&order, serving, self.judged, recent, settings);
+            return self.admit(&order, serving, self.judged, recent, settings);
         }
-        let mut verdict = gate::judge(&evidence, &settings.gate);
+        let mut verdict = gate::judge_all(&evidence, measures, &settings.gate);
         if verdict.passed && order.reason == Reason::Staleness {
             let (gain, error) = evidence.gain();
             let (worth, pays) = value::worth(gain, error, &settings.value);
@@ -236,6 +267,7 @@ impl Cycle {
             verdict = Verdict { passed: false, decided_by: Check::Other, ..verdict };
         }
         let passed = verdict.passed;
+        self.verdict = passed.then(|| verdict.clone());
         let mut reports = vec![Report::Gate { run, candidate, verdict }];
         match order.task {
             OrderTask::Train { .. } if passed => {
@@ -245,7 +277,7 @@ impl Cycle {
                 self.work = Some(Order { refit_of: Some(candidate), ..order });
             }
             OrderTask::Judge { .. } if passed => {
-                reports.extend(self.promote(&order, candidate, evidence.reference(), recent, settings));
+                reports.extend(self.admit(&order, candidate, evidence.reference(), recent, settings));
             }
             OrderTask::Judge { .. } => {
                 self.reject(candidate);
@@ -292,7 +324,7 @@ impl Cycle {
         match order.refit_of {
             // The judged candidate is good enough without the newest rows.
             Some(judged) => {
-                reports.extend(self.promote(&order, judged, self.judged, &BaselineRows::default(), settings))
+                reports.extend(self.admit(&order, judged, self.judged, &BaselineRows::default(), settings))
             }
             None => self.ended(order.reason, false, &BaselineRows::default(), settings),
         }

@@ -10,6 +10,7 @@ pub mod plan;
 pub mod policy;
 pub mod prices;
 pub mod retention;
+pub mod rollout;
 pub mod sample;
 pub mod time;
 pub mod trigger;

@@ -9,12 +9,14 @@ mod budget;
 mod commands;
 mod energy;
 mod hands;
+mod explain;
 mod keeper;
 mod link;
 mod orders;
 mod plan;
 mod post;
 mod shared;
+mod trial;
 mod views;
 mod work;
 
@@ -40,6 +42,7 @@ pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Qu
 
 use crate::config::Config;
 use crate::decide::budget::Budget;
+use crate::decide::cycle::CycleSettings;
 use crate::decide::time::Uptime;
 use crate::shell::api::{self, Doors};
 use crate::shell::clock::{self, Ids};
@@ -266,6 +269,7 @@ fn assemble(
         ids: Ids::new(),
         recorder: recorder.handle(),
         reader,
+        models: models.clone(),
         events: sender,
         counters: Counters::default(),
         shift: AtomicI64::new(next_seq - 1 - samples),
@@ -276,7 +280,7 @@ fn assemble(
         place,
     });
     let rules = Rules {
-        cycle: config.cycle.clone(),
+        cycle: CycleSettings { rollout: config.rollout.clone(), ..config.cycle.clone() },
         training: config.training.clone(),
         commit_every: Duration::from_secs(config.agent.commit_s),
         commit_events: config.agent.commit_events,

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::gate::GateSettings;
 use crate::decide::policy::Policy;
+use crate::decide::rollout::RolloutSettings;
 use crate::decide::trigger::TriggerSettings;
 use crate::decide::value::ValueSettings;
 use crate::decide::watch::finding::{Finding, Grade, Measure};
@@ -24,6 +25,9 @@ pub struct CycleSettings {
     pub value: ValueSettings,
     /// When a candidate may serve.
     pub gate: GateSettings,
+    /// How it is tried; the section `rollout` of the configuration.
+    #[serde(skip)]
+    pub rollout: RolloutSettings,
 }
 
 impl Default for CycleSettings {
@@ -35,6 +39,7 @@ impl Default for CycleSettings {
             trigger: TriggerSettings::default(),
             value: ValueSettings::default(),
             gate: GateSettings::default(),
+            rollout: RolloutSettings::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::problem::Problem;
 use super::v1::output;
 use crate::shell::clock;
 use crate::shell::daemon::{Event, Origin};
-use crate::shell::inference::Loaded;
+use crate::shell::inference::Serving;
 use crate::shell::ingest::samples::{Label, LineError, Sample, parse_labels, parse_samples};
 use crate::shell::recorder::NotQueued;
 use crate::shell::store::{LabelOutcome, NewLabel};
@@ -53,7 +53,7 @@ pub(super) async fn samples(State(app): State<App>, body: Result<Bytes, BytesRej
         match sample {
             Ok(sample) => {
                 accepted += 1;
-                answers.push(answer(&app, &serving.champion, sample, line));
+                answers.push(answer(&app, &serving, sample, line));
                 if accepted.is_multiple_of(PORTION) {
                     // The batch waits for the disk, so that its own size never fills the queue.
                     let recorder = app.shared.recorder.clone();
@@ -71,7 +71,7 @@ fn empty(app: &App) -> Problem {
         .counted(app)
 }
 
-fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
+fn answer(app: &App, serving: &Serving, sample: Sample, line: usize) -> Value {
     app.shared.counters.accept(&sample.counts);
     let origin = Origin {
         source: &sample.source,
@@ -79,14 +79,15 @@ fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
         event_at: sample.time,
         arrived_at: clock::now(),
     };
-    let answered = app.shared.answer(loaded, true, sample.features, origin);
+    let answered = app.shared.answer(serving, None, sample.features, origin);
+    let (digest, role) = answered.by;
     let id = answered.ids.first().map(ToString::to_string);
     let mut object = json!({"line": line, "record_id": id});
-    let said = output(loaded.model.schema(), &answered.answers);
+    let said = output(serving.champion.model.schema(), &answered.answers);
     if let (Value::Object(object), Value::Object(said)) = (&mut object, said) {
         object.extend(said);
-        object.insert("served_by".to_owned(), json!("champion"));
-        object.insert("digest".to_owned(), json!(loaded.digest));
+        object.insert("served_by".to_owned(), json!(role.as_str()));
+        object.insert("digest".to_owned(), json!(digest));
         object.insert("stored".to_owned(), json!(answered.stored));
     }
     object

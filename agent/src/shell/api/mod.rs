@@ -74,6 +74,8 @@ fn router(app: App) -> Router {
         .route("/v1/records", get(v1::records))
         .route("/v1/reports", get(v1::reports))
         .route("/v1/runs", get(v1::runs))
+        .route("/v1/label-requests", get(v1::label_requests))
+        .route("/v1/explain", get(v1::explain))
         .route("/v1/rebaseline", post(v1::rebaseline))
         .route("/v1/energy", get(v1::energy))
         .route("/v1/plan", get(v1::plan))

@@ -12,6 +12,7 @@ use trainer_core::schema::{Schema, Task};
 
 use super::problem::Problem;
 use super::{App, Door};
+use crate::decide::rollout;
 use crate::shell::clock::{self, shown};
 use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX};
 use crate::shell::store::Record;
@@ -171,7 +172,16 @@ enum Wire {
     Retrain { strategy: Option<String> },
     Cancel {},
     Rollback {},
+    Approve { by: Option<String> },
+    Reject { by: Option<String>, reason: Option<String> },
+    Promote { by: Option<String> },
+    CanaryHold { by: Option<String> },
+    CanaryResume { by: Option<String> },
+    CanaryAbort { by: Option<String>, reason: Option<String> },
 }
+
+/// Who commands, as far as the socket tells.
+const SOMEBODY: &str = "somebody at the socket";
 
 pub(super) async fn command(
     State(app): State<App>,
@@ -185,8 +195,49 @@ pub(super) async fn command(
         }
         Wire::Cancel {} => Command::Cancel,
         Wire::Rollback {} => Command::RollBack,
+        Wire::Approve { by } => trial(by, rollout::Event::Approve),
+        Wire::Promote { by } => trial(by, rollout::Event::Promote),
+        Wire::CanaryHold { by } => trial(by, rollout::Event::Hold),
+        Wire::CanaryResume { by } => trial(by, rollout::Event::Resume),
+        Wire::Reject { by, reason } | Wire::CanaryAbort { by, reason } => {
+            trial(by, |answer| rollout::Event::Reject(answer, reason.unwrap_or_default()))
+        }
     };
     Ok(Json(app.shared.command(command).await?))
+}
+
+fn trial(by: Option<String>, event: impl FnOnce(rollout::Answer) -> rollout::Event) -> Command {
+    Command::Trial(event(rollout::Answer::new(by.as_deref().unwrap_or(SOMEBODY), clock::now())))
+}
+
+/// Records whose labels would decide a trial.
+pub(super) async fn label_requests(
+    State(app): State<App>,
+    query: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let limit = page(query)?.limit();
+    app.shared.ask(Question::LabelRequests(limit)).await.map(Json).ok_or_else(Problem::stopping)
+}
+
+/// Which model is to be explained.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// The beginning of its digest; the champion if there is none.
+    model: Option<String>,
+}
+
+pub(super) async fn explain(
+    State(app): State<App>,
+    query: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
+    let Query(Which { model }) = query.map_err(|rejection| malformed(rejection.body_text()))?;
+    let answer = app.shared.ask(Question::Explain(model)).await.ok_or_else(Problem::stopping)?;
+    match answer["error"].as_str() {
+        Some(error) => Err(Problem::new(StatusCode::NOT_FOUND, "unknown_model", error.to_owned())),
+        None => Ok(Json(answer)),
+    }
 }
 
 /// Which rows are the new baseline.

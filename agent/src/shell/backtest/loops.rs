@@ -6,11 +6,12 @@ use trainer_core::snapshot::Snapshot;
 use super::summary::{Happened, Summary};
 use super::{Account, Backtest, BacktestError, Shelf, Stored};
 use crate::decide::cycle::{Cycle, CycleSettings, Event, Order, OrderTask, Report};
+use crate::decide::gate::Measures;
 use crate::decide::plan;
 use crate::decide::policy::Policy;
 use crate::decide::sample::{BaselineRows, Label, Sample};
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::compare;
+use crate::shell::compare::{Timing, compare, measure};
 
 pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
     let settings = CycleSettings { policy: policy.clone(), ..test.settings.clone() };
@@ -30,12 +31,18 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
         } else {
             serving.model.answer(test.rows.x(row), &mut work);
         }
-        let loss = replay.account.answer(&serving.model, &work.answer, test.rows.y(row));
+        let tried = replay.tried(row, &work.answer, &serving);
+        let (given, answered_by) = match &tried {
+            Some(tried) if tried.served => (&tried.answer, tried.digest),
+            _ => (&work.answer, serving.digest),
+        };
+        let (loss, given) = (replay.account.answer(&serving.model, given, test.rows.y(row)), given.clone());
         let at = test.times.map(|times| times[row]);
         let sample = Sample { row: test.rows.x(row), answer: &work.answer, embedding: &work.h, at };
         let reports = replay.cycle.sample(&sample, &replay.settings);
         replay.note(row, reports);
-        pending.push_back((row, loss, serving.digest, work.answer.clone()));
+        replay.paired(row, &work.answer, tried.as_ref(), &serving);
+        pending.push_back((row, loss, answered_by, given));
         while pending.front().is_some_and(|(known, ..)| known + test.delay <= row) {
             let Some((known, loss, answered_by, answer)) = pending.pop_front() else { break };
             let label = Label {
@@ -48,6 +55,7 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
             };
             let reports = replay.cycle.label(&label, &replay.settings);
             replay.note(row, reports);
+            replay.told(row, known, test.rows.y(known));
             replay.carry_out(row)?;
         }
     }
@@ -55,23 +63,28 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
     Ok(Summary::new(policy, test, account))
 }
 
-struct Replay<'a> {
-    test: &'a Backtest<'a>,
-    settings: CycleSettings,
-    cycle: Cycle,
-    shelf: Shelf,
+pub(super) struct Replay<'a> {
+    pub(super) test: &'a Backtest<'a>,
+    pub(super) settings: CycleSettings,
+    pub(super) cycle: Cycle,
+    pub(super) shelf: Shelf,
     account: Account,
 }
 
 impl Replay<'_> {
-    fn note(&mut self, row: usize, reports: Vec<Report>) {
+    pub(super) fn note(&mut self, row: usize, reports: Vec<Report>) {
         self.account.events.extend(reports.into_iter().map(|report| Happened::new(row, report)));
     }
 
     /// Carries out what is ordered until nothing is; simulated time stands still meanwhile.
     fn carry_out(&mut self, row: usize) -> Result<(), BacktestError> {
-        while let Some(order) = self.cycle.orders().work {
-            let event = self.work(row, &order)?;
+        loop {
+            let orders = self.cycle.orders();
+            let event = match (self.concluded(row, orders.trial), orders.work) {
+                (Some(event), _) => event,
+                (None, Some(order)) => self.work(row, &order)?,
+                (None, None) => break,
+            };
             let reports = self.cycle.step(event, &self.settings).unwrap_or_default();
             self.note(row, reports);
         }
@@ -96,11 +109,28 @@ impl Replay<'_> {
             }
         };
         let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
-        let evidence = compare(&rival.model, &self.shelf[&candidate].model, &holdout);
+        let stored = &self.shelf[&candidate];
+        let evidence = compare(&rival.model, &stored.model, &holdout);
+        let measures = Measures {
+            bytes: Some((rival.bytes.len() as u64, stored.bytes.len() as u64)),
+            ..measure(&rival.model, &stored.model, &holdout, &self.segments(&holdout), Timing::Left)
+        };
+        Ok(Event::Judged { run: order.run, candidate, evidence, measures, recent: self.recent(row) })
+    }
+
+    /// Segments of the held-out rows, which are the newest labelled ones.
+    fn segments(&self, holdout: &Rows) -> Vec<Option<String>> {
+        let labels = usize::try_from(self.cycle.counts().1).expect("a row count");
+        let until = self.test.first + labels;
+        let named = |row: usize| self.test.segments.map(|names| names[row].clone()).filter(|name| !name.is_empty());
+        (until - holdout.len()..until).map(named).collect()
+    }
+
+    /// The newest rows up to `row`.
+    pub(super) fn recent(&self, row: usize) -> BaselineRows {
         let from = (row + 1).saturating_sub(BASELINE_ROWS_MAX);
         let at = self.test.times.map_or_else(Vec::new, |times| times[from..=row].to_vec());
-        let recent = BaselineRows { rows: self.test.rows.slice(from..row + 1).x, at };
-        Ok(Event::Judged { run: order.run, candidate, evidence, recent })
+        BaselineRows { rows: self.test.rows.slice(from..row + 1).x, at }
     }
 
     /// Rows to train on (history first, then the new ones, in time order) and the newest ones, held out.

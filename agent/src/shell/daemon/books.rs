@@ -12,6 +12,7 @@ use super::orders::Orders;
 use super::work::Done;
 use crate::decide::cycle::{Cycle, Order, OrderTask, Report};
 use crate::decide::gate::Evidence;
+use crate::decide::rollout;
 use crate::decide::value::JOULES_PER_MAC;
 use crate::shell::clock;
 use crate::shell::models::ModelStore;
@@ -160,6 +161,14 @@ impl Books {
                     row.finished_at = Some(clock::now());
                 }),
                 Report::Rollback { from, .. } => rejected.push(*from),
+                Report::Rollout(report) => {
+                    if let rollout::Report::TrialEnded { challenger, .. } = report
+                        && cycle.is_rejected(*challenger)
+                    {
+                        rejected.push(*challenger);
+                    }
+                    self.tried(report, &mut payload);
+                }
                 Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => {}
             }
             tracing::info!(kind, "{payload}");
@@ -255,7 +264,7 @@ impl Books {
         self.run(run, |row| state.clone_into(&mut row.state));
     }
 
-    fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
+    pub(super) fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
         let number = i64::try_from(run).unwrap_or(i64::MAX);
         let known = self.runs.remove(&number).or_else(|| self.control.run(number).ok().flatten());
         if let Some(mut row) = known {
@@ -293,8 +302,9 @@ impl Books {
     fn lineage(&mut self, cycle: &Cycle, rejected: &[Digest]) {
         let (champion, previous, factory) = cycle.models();
         let work = cycle.orders().work;
+        let tried = cycle.rollout().candidate().map(|candidate| candidate.digest);
         let waits = |row: &ModelRow| {
-            work.as_ref().is_some_and(|order| {
+            tried == Some(row.digest) || work.as_ref().is_some_and(|order| {
                 row.run == i64::try_from(order.run).ok() || order.task == OrderTask::Judge { candidate: row.digest }
             })
         };
@@ -332,6 +342,8 @@ impl Books {
         }
         let mut kept = vec![champion, factory];
         kept.extend(previous);
+        kept.extend(cycle.rollout().candidate().map(|candidate| candidate.digest));
+        kept.extend(cycle.orders().trial.compare);
         if let Some(order) = cycle.orders().work {
             kept.push(order.parent);
             kept.extend(order.refit_of);

@@ -79,6 +79,11 @@ pub(super) struct Taken {
 }
 
 impl Warden {
+    /// Running time.
+    pub(super) fn now(&self) -> Uptime {
+        self.clock.now()
+    }
+
     /// Watches the machine below `root`; running time goes on from `before`.
     pub(super) fn new(root: &Path, settings: BudgetSettings, sensors: &SensorSettings, before: Uptime) -> Self {
         Self {

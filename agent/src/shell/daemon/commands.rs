@@ -28,6 +28,7 @@ impl Keeper {
         let event = match command {
             Command::Rebaseline { rows, since } => self.rebaseline(rows, since)?,
             Command::Retrain(strategy) => cycle::Event::Retrain { strategy },
+            Command::Trial(event) => cycle::Event::Rollout(event),
             Command::RollBack | Command::Offer { .. } | Command::Cancel => self.roll_back()?,
         };
         self.follow(event)
@@ -50,7 +51,7 @@ impl Keeper {
         Ok(cycle::Event::Rebaseline { baseline })
     }
 
-    fn roll_back(&mut self) -> Result<cycle::Event, Declined> {
+    pub(super) fn roll_back(&mut self) -> Result<cycle::Event, Declined> {
         let saved = self.saved.as_ref().ok_or_else(no_model)?;
         let previous = saved.cycle.models().1.ok_or_else(|| declined("refused", &Refusal::NoPrevious))?;
         let loaded = self.load(&previous).map_err(|reason| declined("bundle", &reason))?;
@@ -137,7 +138,7 @@ impl Keeper {
                 Refusal::Busy(_) => "busy",
                 Refusal::TooFew(_) => "too_few_labels",
                 Refusal::TooFewRows { .. } => "too_few_rows",
-                Refusal::NoPrevious | Refusal::Pointless(..) => "refused",
+                Refusal::NoPrevious | Refusal::Pointless(..) | Refusal::Rollout(_) => "refused",
             };
             declined(code, &refusal)
         })?;

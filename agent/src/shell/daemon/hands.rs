@@ -18,9 +18,12 @@ impl Keeper {
     /// Makes the world what the stored state orders.
     pub(super) fn carry_out(&mut self) {
         self.serve();
-        let Some(Orders { work, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
+        let Some(Orders { work, trial, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
             return;
         };
+        if trial.promote.is_some() || trial.regret {
+            return self.conclude(trial);
+        }
         self.drop_void(work.as_ref().map(|order| order.run));
         match work {
             Some(_) if self.is_stopping => {}
@@ -84,18 +87,40 @@ impl Keeper {
         loop {
             let Some(saved) = &self.saved else { return };
             let (champion, previous, factory) = saved.cycle.models();
+            let trial = saved.cycle.orders().trial;
+            let candidate = saved.cycle.rollout().candidate().map(|candidate| candidate.digest);
             let serving = self.shared.slot.serving();
-            let serves =
-                serving.as_ref().map(|serving| (serving.champion.digest, serving.previous.as_ref().map(|p| p.digest)));
-            if serves == Some((champion, previous)) {
+            let serves = serving.as_ref().map(|serving| {
+                let digest = |loaded: &Option<Loaded>| loaded.as_ref().map(|loaded| loaded.digest);
+                (serving.champion.digest, digest(&serving.previous), digest(&serving.rival), serving.route)
+            });
+            if serves == Some((champion, previous, trial.compare, trial.route)) {
                 return;
             }
             let reason = match self.load(&champion) {
                 Ok(champion) => {
                     let previous = previous.and_then(|digest| self.load(&digest).ok());
-                    tracing::info!(model = %champion.digest.short(), "serving");
-                    self.shared.slot.swap(Some(Serving { champion, previous }));
-                    return;
+                    let mut kept = vec![champion.digest];
+                    for digest in previous.iter().map(|loaded| loaded.digest).chain(candidate).chain([factory]) {
+                        if !kept.contains(&digest) {
+                            kept.push(digest);
+                        }
+                    }
+                    if serves.is_none_or(|(serves, ..)| serves != champion.digest) {
+                        tracing::info!(model = %champion.digest.short(), "serving");
+                    }
+                    let rival = trial.compare.map(|digest| self.load(&digest));
+                    let broken = rival.as_ref().and_then(|rival| rival.as_ref().err()).cloned();
+                    let rival = rival.and_then(Result::ok);
+                    let shares_features =
+                        rival.as_ref().is_some_and(|rival| champion.model.shares_features(&rival.model));
+                    let route = trial.route;
+                    self.shared.slot.swap(Some(Serving { champion, previous, rival, shares_features, route, kept }));
+                    let Some(reason) = broken else { return };
+                    if !self.drop_rival(reason) {
+                        return;
+                    }
+                    continue;
                 }
                 Err(reason) => reason,
             };

@@ -12,18 +12,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
 use trainer_core::digest::Digest;
-use trainer_core::model::Work;
 use trainer_core::train::TrainSettings;
 
 use super::books::Books;
 use super::budget::Warden;
 use super::shared::{Event, Shared};
+use super::trial::{self, Batch, Both};
 use super::views;
 use super::work::{Next, Undone, Worked};
 use crate::decide::budget::{Budget, Refusal};
 use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
+use crate::decide::rollout::{Measure, Told};
 use crate::decide::sample::{Label, Sample};
-use crate::decide::time::Timestamp;
 use crate::shell::clock;
 use crate::shell::models::ModelStore;
 use crate::shell::store::Record;
@@ -89,7 +89,9 @@ impl Keeper {
     pub(super) fn run(mut self, mut events: mpsc::Receiver<Event>) {
         while let Some(event) = events.blocking_recv() {
             match event {
-                Event::Samples { rows, answers, at } => self.samples(&rows, &answers, at),
+                Event::Samples { rows, answers, at, ids, by, source } => {
+                    self.samples(&Batch { rows: &rows, answers: &answers, at, ids: &ids, by, source });
+                }
                 Event::Label { ordinal, record, truth } => self.label(ordinal, &record, &truth),
                 Event::Ask(question, reply) => {
                     // Whoever asked may have gone away, here and below.
@@ -164,20 +166,20 @@ impl Keeper {
         self.carry_out();
     }
 
-    fn samples(&mut self, rows: &[f32], answers: &[f32], at: Timestamp) {
+    fn samples(&mut self, batch: &Batch<'_>) {
         let Some(saved) = &mut self.saved else { return };
         let Some(serving) = self.shared.slot.serving() else {
             return;
         };
         let mut reports = Vec::new();
-        let schema = serving.champion.model.schema();
-        let (embedded, mut work) = (saved.cycle.watch().wants_embedding(), Work::default());
-        for (row, answer) in rows.chunks_exact(schema.features.len()).zip(answers.chunks_exact(schema.outputs())) {
-            if embedded {
-                serving.champion.model.embed(row, &mut work);
-            }
-            let sample = Sample { row, answer, embedding: &work.h, at: Some(at) };
+        let mut both = Both::new(&serving, saved.cycle.watch().wants_embedding(), self.warden.now());
+        for (number, (row, answer)) in batch.rows(serving.champion.model.schema()).enumerate() {
+            both.answer(row, answer, batch.by, self.changed);
+            let sample = Sample { row, answer: &both.champion, embedding: &both.embedding, at: Some(batch.at) };
             reports.extend(saved.cycle.sample(&sample, &self.rules.cycle));
+            if let Some(pair) = both.pair(batch, number) {
+                reports.extend(saved.cycle.pair(&pair, &self.rules.cycle));
+            }
             self.changed += 1;
         }
         self.after(&reports);
@@ -203,7 +205,10 @@ impl Keeper {
             segment: record.segment.as_deref(),
             answered_by: record.model,
         };
-        let reports = saved.cycle.label(&label, &self.rules.cycle);
+        let mut reports = saved.cycle.label(&label, &self.rules.cycle);
+        let told = (trial::id(record.id), self.warden.now(), Measure::of(model));
+        let told = Told { id: told.0, now: told.1, truth, measure: &told.2, arm: trial::arm(&serving, &label) };
+        reports.extend(saved.cycle.told(&told, &self.rules.cycle));
         self.changed += 1;
         self.after(&reports);
     }
@@ -223,6 +228,7 @@ impl Keeper {
                     run,
                     candidate: done.candidate,
                     evidence: done.evidence,
+                    measures: done.measures,
                     recent: done.recent,
                 };
                 let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
@@ -288,7 +294,8 @@ impl Keeper {
             self.books.forget_old();
         }
         if let Some(saved) = &mut self.saved {
-            let reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
+            let mut reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
+            reports.extend(saved.cycle.beat(self.warden.now(), clock::now(), &self.rules.cycle));
             if !reports.is_empty() {
                 // The window of the schedule that was used is stored with the report of it.
                 self.changed += 1;

@@ -22,6 +22,7 @@ use super::keeper::Keeper;
 use super::link::Answer;
 use super::shared::{Command, Declined};
 use crate::decide::cycle::Report;
+use crate::decide::rollout;
 use crate::decide::time::Timestamp;
 use crate::shell::clock;
 use crate::shell::mqtt::Signed;
@@ -88,7 +89,14 @@ impl Orders {
             }
             Report::Promote { run, to, .. } => (*run, Ok(json!({"digest": to}))),
             Report::Rollback { .. } => return self.void(control),
-            Report::Gate { .. } | Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => return,
+            Report::Rollout(rollout::Report::TrialEnded { run, why, .. }) => {
+                (*run, Err((ReasonCode::Canceled, why.sentence())))
+            }
+            Report::Gate { .. }
+            | Report::Drift { .. }
+            | Report::Waiting { .. }
+            | Report::Rebaseline { .. }
+            | Report::Rollout(_) => return,
         };
         let run = i64::try_from(run).ok();
         let waiting = self.changed.values().find(|row| row.run == run && !row.ended).cloned();

@@ -7,13 +7,17 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use fleet_protocol::names::DeviceId;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use trainer_core::bundle;
+use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Strategy};
 use ulid::Ulid;
 
+use crate::decide::rollout;
 use crate::decide::time::Timestamp;
 use crate::shell::clock::Ids;
-use crate::shell::inference::{Loaded, Slot};
+use crate::shell::inference::{Loaded, Role, Serving, Slot};
 use crate::shell::ingest::samples::{CODES, Counts};
+use crate::shell::models::ModelStore;
 use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
 
@@ -26,7 +30,7 @@ const MORE_CODES: [&str; 4] = ["no_model", "unknown_model", "unknown_version", "
 /// One fact for the daemon loop.
 #[derive(Debug)]
 pub enum Event {
-    /// Samples were answered by the champion.
+    /// Samples that named no version were answered.
     Samples {
         /// Raw rows `[n, features]`.
         rows: Vec<f32>,
@@ -34,6 +38,12 @@ pub enum Event {
         answers: Vec<f32>,
         /// When they were taken.
         at: Timestamp,
+        /// Their records.
+        ids: Vec<Ulid>,
+        /// The model that answered.
+        by: Digest,
+        /// [`crate::decide::rollout::hash`] of their source.
+        source: u64,
     },
     /// A label is stored.
     Label {
@@ -59,7 +69,7 @@ pub enum Event {
 }
 
 /// What can be asked of the loop.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Question {
     /// Models, counts, work, trouble.
     Status,
@@ -77,6 +87,10 @@ pub enum Question {
     Lineage,
     /// What a retrain would be, were it ordered now.
     Plan(Strategy),
+    /// Records whose labels would decide a trial, oldest first.
+    LabelRequests(usize),
+    /// Why the model whose digest begins so was promoted or refused; none for the champion.
+    Explain(Option<String>),
 }
 
 /// What a person may command.
@@ -95,6 +109,8 @@ pub enum Command {
     },
     /// Serve the previous model again.
     RollBack,
+    /// Something about the candidate that waits or is tried.
+    Trial(rollout::Event),
     /// Judge this bundle and serve it if it passes; the first one ever serves at once.
     Offer {
         /// Bundle bytes.
@@ -139,6 +155,8 @@ pub struct Shared {
     pub recorder: RecorderHandle,
     /// Reads what is stored.
     pub reader: RecordReader,
+    /// Reads versions that are asked for by name.
+    pub models: ModelStore,
     /// The loop's queue.
     pub events: mpsc::Sender<Event>,
     /// Counts.
@@ -177,6 +195,8 @@ pub struct Answered {
     pub answers: Vec<f32>,
     /// One per row.
     pub ids: Vec<Ulid>,
+    /// Who answered.
+    pub by: (Digest, Role),
     /// Whether every row was accepted for storing.
     pub stored: bool,
 }
@@ -195,9 +215,27 @@ pub struct Origin<'a> {
 }
 
 impl Shared {
-    /// Answers `rows`, hands them to the recorder and, if it is the champion that answers, to the loop. Never blocks.
-    pub fn answer(self: &Arc<Self>, loaded: &Loaded, champion: bool, rows: Vec<f32>, origin: Origin<'_>) -> Answered {
-        let answers = loaded.answer(&rows);
+    /// Answers `rows`, hands them to the recorder and, unless a version was named, to the loop. Never blocks.
+    ///
+    /// `pinned` is the version that was named; otherwise the champion answers, or the challenger of a canary.
+    pub fn answer(
+        self: &Arc<Self>,
+        serving: &Serving,
+        pinned: Option<&Loaded>,
+        rows: Vec<f32>,
+        origin: Origin<'_>,
+    ) -> Answered {
+        let dealt = || serving.route(origin.source, origin.arrived_at);
+        let named = |loaded: &Loaded| {
+            if loaded.digest == serving.champion.digest { Role::Champion } else { Role::Pinned }
+        };
+        let (mut loaded, mut role) = pinned.map_or_else(dealt, |loaded| (loaded, named(loaded)));
+        let mut answers = loaded.answer(&rows);
+        if role == Role::Challenger && answers.iter().any(|value| !value.is_finite()) {
+            // Nobody is given such an answer; the loop computes it again and ends the trial.
+            (loaded, role) = (&serving.champion, Role::Champion);
+            answers = loaded.answer(&rows);
+        }
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);
         let at = origin.event_at.unwrap_or(origin.arrived_at);
@@ -220,16 +258,31 @@ impl Shared {
             recorded += i64::from(self.recorder.record(record).is_ok());
         }
         let count = i64::try_from(ids.len()).unwrap_or(i64::MAX);
-        let samples = || Event::Samples { rows, answers: answers.clone(), at };
-        let watched = champion && self.events.try_send(samples()).is_ok();
-        if champion && !watched {
+        let (by, source) = (loaded.digest, rollout::hash(origin.source));
+        let samples = || Event::Samples { rows, answers: answers.clone(), at, ids: ids.clone(), by, source };
+        let asked = role != Role::Pinned;
+        let watched = asked && self.events.try_send(samples()).is_ok();
+        if asked && !watched {
             self.counters.unwatched.fetch_add(ids.len() as u64, Ordering::Relaxed);
         }
         self.counters.answered.fetch_add(ids.len() as u64, Ordering::Relaxed);
         self.shift.fetch_add(recorded - if watched { count } else { 0 }, Ordering::Relaxed);
         // On a disk that refuses, records are held for a while and may be lost: not stored yet.
         let recording = self.recorder.status().state == RecorderState::Recording;
-        Answered { answers, ids, stored: recorded == count && recording }
+        Answered { answers, ids, by: (by, role), stored: recorded == count && recording }
+    }
+
+    /// Loads a kept version that is asked for by name; none if it is not kept, or cannot be read.
+    pub fn load_pinned(&self, digest: &Digest) -> Option<Loaded> {
+        let serving = self.slot.serving()?;
+        if !serving.kept.contains(digest) {
+            return None;
+        }
+        let model = bundle::read(&self.models.get(digest).ok()?).ok()?;
+        let fits = model.schema() == serving.champion.model.schema();
+        let loaded = fits.then(|| Loaded { model: Arc::new(model), digest: *digest })?;
+        self.slot.pin(&loaded);
+        Some(loaded)
     }
 
     /// Asks the loop; `None` if it has ended.

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::keeper::Keeper;
 use super::shared::Question;
-use super::{energy, plan};
+use super::{energy, explain, plan, trial};
 use crate::decide::cycle::Cycle;
 use crate::decide::watch::WatchView;
 use crate::decide::watch::columns::{ColumnView, Standing};
@@ -23,6 +23,10 @@ pub(super) fn answer(keeper: &Keeper, question: Question) -> Value {
         Question::Energy => energy::view(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Lineage => energy::lineage(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Plan(strategy) => plan::view(keeper, strategy),
+        Question::LabelRequests(limit) => trial::label_requests(keeper, limit),
+        Question::Explain(model) => {
+            explain::view(keeper, model.as_deref()).unwrap_or_else(|error| failed(&error))
+        }
         Question::Runs(limit) => runs(keeper, limit).unwrap_or_else(|error| failed(&error)),
     }
 }
@@ -56,6 +60,7 @@ fn status(keeper: &Keeper) -> Value {
         "loss": loss(&saved.cycle),
         "trigger": saved.cycle.trigger(),
         "work": saved.cycle.orders().work,
+        "rollout": saved.cycle.rollout().view(keeper.warden.now()),
         "control": control,
     });
     for (key, value) in keeper.budget_view() {

@@ -1,4 +1,5 @@
 //! The work an order asks for: rows, snapshot, training, comparison. Runs on a thread of its own and ends with one event.
+use std::fs;
 use std::sync::Arc;
 
 use trainer_core::bundle;
@@ -11,11 +12,11 @@ use trainer_core::train::TrainSettings;
 
 use super::post::Post;
 use crate::decide::cycle::{Order, OrderTask};
-use crate::decide::gate::Evidence;
+use crate::decide::gate::{Evidence, Measures};
 use crate::decide::plan;
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::compare;
+use crate::shell::compare::{Timing, compare, measure};
 use crate::shell::files::remove_durable;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
@@ -56,6 +57,7 @@ pub struct Worked {
 pub(super) struct Done {
     pub(super) candidate: Digest,
     pub(super) evidence: Evidence,
+    pub(super) measures: Measures,
     /// Newest rows, oldest first.
     pub(super) recent: BaselineRows,
     pub(super) snapshot: Option<Digest>,
@@ -124,6 +126,7 @@ impl Bench {
         let wanted = self.order.rows;
         let newest = self.reader.newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
         let first = newest.first().map_or(self.from_ordinal, |row| row.ordinal);
+        let segments: Vec<_> = fitting(&schema, &newest).map(|row| row.segment.clone()).collect();
         let newest = rows_of(&schema, &newest);
         let held = usize::try_from(wanted.holdout).unwrap_or(usize::MAX).min(newest.len());
         let holdout = newest.slice(newest.len() - held..newest.len());
@@ -161,7 +164,13 @@ impl Bench {
             None => champion,
         };
         let evidence = compare(&rival.model, &candidate.model, &holdout);
-        Ok(Done { candidate: digest, evidence, recent: self.recent(&schema)?, snapshot, cost })
+        let segments = &segments[segments.len() - holdout.len()..];
+        let bytes = |digest: Digest| fs::metadata(self.models.path(&digest)).map(|file| file.len()).ok();
+        let measures = Measures {
+            bytes: bytes(rival.digest).zip(bytes(digest)),
+            ..measure(&rival.model, &candidate.model, &holdout, segments, Timing::Taken)
+        };
+        Ok(Done { candidate: digest, evidence, measures, recent: self.recent(&schema)?, snapshot, cost })
     }
 
     fn snapshot(&self, strategy: Strategy, seed: u64, rows: Rows) -> Result<Digest, Undone> {
@@ -236,10 +245,11 @@ fn read(bytes: &[u8], digest: Digest) -> Result<Loaded, Undone> {
 /// Labelled rows that fit the schema; a model of another one may have answered long ago.
 fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
     let mut rows = Rows::empty(schema.features.len(), schema.truths());
-    for row in
-        labelled.iter().filter(|row| row.features.len() == schema.features.len() && row.truth.len() == schema.truths())
-    {
-        rows.push(&row.features, &row.truth);
-    }
+    fitting(schema, labelled).for_each(|row| rows.push(&row.features, &row.truth));
     rows
+}
+
+fn fitting<'a>(schema: &'a Schema, labelled: &'a [LabelledRow]) -> impl Iterator<Item = &'a LabelledRow> {
+    let fits = |row: &&LabelledRow| row.features.len() == schema.features.len() && row.truth.len() == schema.truths();
+    labelled.iter().filter(fits)
 }

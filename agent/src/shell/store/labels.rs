@@ -68,6 +68,8 @@ pub struct LabelledRow {
     pub truth: Vec<f32>,
     /// What was answered then.
     pub output: Vec<f32>,
+    /// Part of the plant, if its source said so.
+    pub segment: Option<String>,
 }
 
 /// Stores `label` under `ordinal` if its record is in this partition and nobody has spoken about it yet.
@@ -149,7 +151,7 @@ pub(super) fn each_before(connection: &Connection, ordinal: i64, mut visit: impl
 pub(super) fn labelled(connection: &Connection, ordinal: i64) -> rusqlite::Result<Option<LabelledRow>> {
     connection
         .prepare_cached(
-            "SELECT ordinal, label.seq, features, truth, output FROM label JOIN record ON record.seq = label.seq \
+            "SELECT ordinal, label.seq, features, truth, output, segment FROM label JOIN record ON record.seq = label.seq \
              WHERE ordinal = ?1",
         )?
         .query_row([ordinal], read)
@@ -163,5 +165,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<LabelledRow> {
         features: records::floats(row, 2)?,
         truth: records::floats(row, 3)?,
         output: records::floats(row, 4)?,
+        segment: row.get(5)?,
     })
 }
