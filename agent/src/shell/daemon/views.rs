@@ -40,7 +40,7 @@ fn status(keeper: &Keeper) -> Value {
     };
     let state = if serving.is_some() { "serving" } else { "no_model" };
     let Some(saved) = &keeper.saved else {
-        return json!({"state": state, "policy": policy, "control": control});
+        return json!({"state": state, "policy": policy, "control": control, "storage": keeper.storage_view()});
     };
     let (champion, previous, factory) = saved.cycle.models();
     let (samples, labels) = saved.cycle.counts();
@@ -57,6 +57,7 @@ fn status(keeper: &Keeper) -> Value {
         "trigger": saved.cycle.trigger(),
         "work": saved.cycle.orders().work,
         "control": control,
+        "storage": keeper.storage_view(),
     });
     for (key, value) in keeper.budget_view() {
         status[key] = value;
