@@ -12,6 +12,7 @@ use crate::decide::budget::BudgetSettings;
 use crate::decide::cycle::CycleSettings;
 use crate::decide::prices::PriceSettings;
 use crate::decide::rollout::RolloutSettings;
+use crate::shell::ingest::settings::InputSettings;
 use crate::shell::mqtt::MqttSettings;
 use crate::shell::sensors::SensorSettings;
 use trainer_core::train::TrainSettings;
@@ -43,6 +44,8 @@ pub struct Config {
     pub snapshots: SnapshotSettings,
     /// The link to the fleet.
     pub mqtt: MqttSettings,
+    /// How samples come in, beside HTTP.
+    pub input: InputSettings,
 }
 
 /// A setting that is refused.

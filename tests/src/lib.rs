@@ -2,6 +2,7 @@
 pub mod agent;
 pub mod broker;
 pub mod http;
+pub mod local;
 pub mod world;
 
 use std::path::PathBuf;

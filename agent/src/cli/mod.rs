@@ -20,6 +20,7 @@ mod prices;
 pub mod promote;
 pub mod rebaseline;
 pub mod records;
+pub mod replay;
 pub mod reproduce;
 pub mod retrain;
 pub mod rollback;
@@ -88,6 +89,8 @@ enum Command {
     Energy(energy::Args),
     /// List the newest samples with their answers
     Records(records::Args),
+    /// Send a file or standard input to the agent, as if it were measured now
+    Replay(replay::Args),
     /// Tell the agent what was true
     Label(label::Args),
     /// Train a candidate now
@@ -147,6 +150,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Lineage(args) => lineage::run(&args, global),
         Command::Energy(args) => energy::run(&args, global),
         Command::Records(args) => records::run(&args, global),
+        Command::Replay(args) => replay::run(&args, global),
         Command::Label(args) => label::run(&args, global),
         Command::Retrain(args) => retrain::run(&args, global),
         Command::Promote(args) => promote::run(&args, global),

@@ -11,7 +11,7 @@ use crate::decide::policy::Policy;
 use crate::decide::trigger::Combine;
 use crate::decide::watch::performance::PerformanceError;
 use crate::shell::recorder::RecorderSettings;
-use crate::shell::store::FileSettings;
+use crate::shell::store::{FileSettings, FlashSettings, RetentionSettings};
 
 /// Places and addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,12 +66,16 @@ impl AgentSettings {
 }
 
 /// What is kept of what was seen and said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordsSettings {
     /// Bytes that records may take on the disk; the oldest are dropped. Range 1 MiB to 1 TiB, default 512 MiB: some 800,000
     /// rows of 128 features.
     pub keep_bytes: u64,
+    /// What is thinned and what is dropped.
+    pub retention: RetentionSettings,
+    /// What the card may take.
+    pub flash: FlashSettings,
     /// How records are grouped.
     pub groups: RecorderSettings,
     /// How their files are laid out.
@@ -80,7 +84,13 @@ pub struct RecordsSettings {
 
 impl Default for RecordsSettings {
     fn default() -> Self {
-        Self { keep_bytes: 512 << 20, groups: RecorderSettings::default(), files: FileSettings::default() }
+        Self {
+            keep_bytes: 512 << 20,
+            retention: RetentionSettings::default(),
+            flash: FlashSettings::default(),
+            groups: RecorderSettings::default(),
+            files: FileSettings::default(),
+        }
     }
 }
 
@@ -103,7 +113,8 @@ impl Default for SnapshotSettings {
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { agent, records, cycle, rollout, training, budget, sensors, value: prices, snapshots, mqtt } = config;
+    let Config { agent, records, cycle, rollout, training, budget, sensors, value: prices, snapshots, mqtt, input } =
+        config;
     let mut refused = None;
     let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {
@@ -154,6 +165,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let held = (groups.group_rows..=100_000).contains(&groups.held_rows);
     hold(held, "records.groups.held_rows", &groups.held_rows, "`group_rows` to 100000");
     hold((1..=600_000).contains(&groups.retry_ms), "records.groups.retry_ms", &groups.retry_ms, "1 to 600000");
+    if let Some((key, value, range)) = records.retention.problem().or_else(|| records.flash.problem()) {
+        hold(false, &format!("records.{key}"), &value, range);
+    }
     let bytes = records.files.partition_bytes_max;
     hold((1 << 20..=1 << 30).contains(&bytes), "records.files.partition_bytes_max", &bytes, "1048576 to 1073741824");
 
@@ -275,6 +289,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     hold((1 << 20..=1 << 40).contains(&kept), "snapshots.keep_bytes", &kept, "1048576 to 1099511627776");
     if let Some((key, value, range)) = mqtt.problem() {
         hold(false, &format!("mqtt.{key}"), &value, &range);
+    }
+    if let Some((key, value, range)) = input.problem() {
+        hold(false, &format!("input.{key}"), &value, &range);
     }
     refused.map_or(Ok(()), Err)
 }

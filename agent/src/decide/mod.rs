@@ -1,8 +1,10 @@
 //! Decides; never acts. Facts in, states, orders and reports out: no clock, disk, network, thread or chance of its own.
 pub mod budget;
+pub mod clock;
 pub mod cycle;
 pub mod drift;
 pub mod evidence;
+pub mod flash;
 pub mod gate;
 pub mod link;
 pub mod outbox;

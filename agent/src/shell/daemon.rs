@@ -8,14 +8,15 @@ mod books;
 mod budget;
 mod commands;
 mod energy;
-mod hands;
 mod explain;
+mod hands;
 mod keeper;
 mod link;
 mod orders;
 mod plan;
 mod post;
 mod shared;
+mod storage;
 mod trial;
 mod views;
 mod work;
@@ -47,15 +48,18 @@ use crate::decide::time::Uptime;
 use crate::shell::api::{self, Doors};
 use crate::shell::clock::{self, Ids};
 use crate::shell::inference::Slot;
+use crate::shell::ingest::intake::Intake;
+use crate::shell::ingest::mqtt as input;
 use crate::shell::models::ModelStore;
 use crate::shell::mqtt::{Fleet, FleetError};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
-use crate::shell::store::{SetAside, StateDir, StoreError};
+use crate::shell::store::{FileSettings, SetAside, StateDir, StoreError};
 use crate::shell::trainer::Trainer;
 use books::Books;
 use budget::Warden;
 use keeper::{Keeper, Rules, Saved};
+use storage::Storage;
 
 /// Threads that answer requests: inference takes microseconds, and a gateway has few cores.
 const WORKERS: usize = 2;
@@ -149,7 +153,8 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let Options { config, places, model, sensors_root } = options;
     let model = model.map(|path| read_model(&path)).transpose()?;
     let fleet = Fleet::new(&config)?;
-    let state = StateDir::open_with(&places.state_dir, config.records.files)?;
+    let partition_bytes_max = storage::partition_bytes(&config.records, &places.state_dir);
+    let state = StateDir::open_with(&places.state_dir, FileSettings { partition_bytes_max, ..config.records.files })?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;
     let place = Place {
         state_dir: places.state_dir.clone(),
@@ -173,6 +178,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let ticking = tokio::spawn(tick(Arc::clone(&shared)));
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(api::serve(doors, Arc::clone(&shared), stopped.clone()));
+    let reading = input::start(&config.input.mqtt, Arc::clone(&shared), stopped.clone());
     let linked = fleet.map(|fleet| fleet.start(Arc::clone(&shared), models, stopped));
 
     tokio::select! {
@@ -184,6 +190,10 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let _ = stop.send(true);
     if tokio::time::timeout(DRAIN, serving).await.is_err() {
         tracing::warn!("requests that took too long were cut off");
+    }
+    if let Some(reading) = reading {
+        // What it did not acknowledge, the broker sends again.
+        let _ = tokio::time::timeout(DRAIN, reading).await;
     }
     if let Some(linked) = linked
         && tokio::time::timeout(2 * DRAIN, linked).await.is_err()
@@ -276,6 +286,8 @@ fn assemble(
         body_bytes_max: config.agent.body_bytes_max,
         stored: Notify::new(),
         link: watch::Sender::new(json!({"state": "off"})),
+        intake: Intake::new(config.input.window),
+        input: watch::Sender::new(json!({"state": "off"})),
         device: fleet.map(|fleet| fleet.device().clone()),
         place,
     });
@@ -284,7 +296,6 @@ fn assemble(
         training: config.training.clone(),
         commit_every: Duration::from_secs(config.agent.commit_s),
         commit_events: config.agent.commit_events,
-        keep_bytes: config.records.keep_bytes,
         snapshot_bytes: config.snapshots.keep_bytes,
     };
     let ran = saved.as_ref().and_then(|saved| saved.budget.as_ref()).map_or(Uptime::default(), Budget::now);
@@ -296,6 +307,7 @@ fn assemble(
         rules,
         trainer: Trainer::child()?,
         saved,
+        storage: Storage::new(config.records.clone(), ran),
         warden: Warden::new(sensors_root, config.budget.clone(), &config.sensors, ran),
         working: None,
         unloadable: None,

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod compare;
 pub mod daemon;
 pub mod files;
+pub mod flash;
 pub mod inference;
 pub mod ingest;
 pub mod lock;

@@ -5,16 +5,17 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 use trainer_core::bundle;
-use trainer_core::schema::{Schema, Task};
+use trainer_core::schema::Schema;
 
 use super::problem::Problem;
 use super::{App, Door};
 use crate::decide::rollout;
 use crate::shell::clock::{self, shown};
 use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX};
+use crate::shell::ingest::answers::output;
 use crate::shell::store::Record;
 
 /// Records, reports and runs in one answer, at most.
@@ -43,6 +44,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
     };
     status["recorder"] = json!(app.shared.recorder.status());
     status["link"] = app.shared.link.borrow().clone();
+    status["input"] = json!({"window": app.shared.intake.view(), "mqtt": app.shared.input.borrow().clone()});
     status["requests"] = app.shared.counters.view();
     Ok(Json(status))
 }
@@ -287,18 +289,4 @@ fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Pr
         return Err(Problem::socket_only(&app.shared.place.socket));
     }
     body.map_err(|rejection| Problem::body(&rejection, app))
-}
-
-/// One answer in words: the class with all probabilities, or each target by name.
-pub(super) fn output(schema: &Schema, answer: &[f32]) -> Value {
-    let named =
-        |names: &[String]| names.iter().cloned().zip(answer.iter().map(|value| json!(value))).collect::<Map<_, _>>();
-    match &schema.task {
-        Task::Classification { classes } => {
-            let largest =
-                (0..answer.len()).fold(0, |best, index| if answer[index] > answer[best] { index } else { best });
-            json!({"label": classes.get(largest), "probabilities": named(classes)})
-        }
-        Task::Regression { targets } => json!({"targets": named(targets)}),
-    }
 }

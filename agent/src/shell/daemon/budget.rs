@@ -99,6 +99,11 @@ impl Warden {
         }
     }
 
+    /// How worn the card says it is, the worst of several, in percent.
+    pub(super) fn worn_percent(&self) -> Option<u16> {
+        self.look.wear.iter().map(|wear| wear.used_percent).max()
+    }
+
     fn is_due(&self, now: Uptime) -> bool {
         let every = if self.training.is_some() || self.waiting.is_some() { LOOK_BUSY } else { LOOK_IDLE };
         self.looked_at.is_none_or(|at| now.0.saturating_sub(at.0) >= every)

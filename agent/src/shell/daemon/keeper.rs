@@ -17,11 +17,14 @@ use trainer_core::train::TrainSettings;
 use super::books::Books;
 use super::budget::Warden;
 use super::shared::{Event, Shared};
+use super::storage::Storage;
 use super::trial::{self, Batch, Both};
 use super::views;
 use super::work::{Next, Undone, Worked};
 use crate::decide::budget::{Budget, Refusal};
+use crate::decide::clock::Calendar;
 use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
+use crate::decide::flash::Flash;
 use crate::decide::rollout::{Measure, Told};
 use crate::decide::sample::{Label, Sample};
 use crate::shell::clock;
@@ -31,8 +34,6 @@ use crate::shell::trainer::Trainer;
 
 /// Starts of one piece of work before it is given up: a training that takes the agent down runs out of them.
 pub(super) const ATTEMPTS_MAX: u32 = 2;
-/// Seconds between two looks at how many bytes the records take.
-const RETENTION_S: u64 = 60;
 /// How long the end of the agent waits for a training to leave its checkpoint.
 const LAST_WORDS: Duration = Duration::from_millis(400);
 /// Labels that are read at once when they are counted again after a start.
@@ -49,6 +50,12 @@ pub(super) struct Saved {
     /// What training may take; none in the state of an older version, and then as at a first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) budget: Option<Budget>,
+    /// What recording may still write today, if it has a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) flash: Option<Flash>,
+    /// What is known of the wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) calendar: Option<Calendar>,
 }
 
 /// What the loop is told once.
@@ -58,7 +65,6 @@ pub(super) struct Rules {
     pub(super) training: TrainSettings,
     pub(super) commit_every: Duration,
     pub(super) commit_events: u64,
-    pub(super) keep_bytes: u64,
     pub(super) snapshot_bytes: u64,
 }
 
@@ -72,6 +78,7 @@ pub(super) struct Keeper {
     pub(super) trainer: Trainer,
     pub(super) saved: Option<Saved>,
     pub(super) warden: Warden,
+    pub(super) storage: Storage,
     /// The run whose thread is at work.
     pub(super) working: Option<u64>,
     /// A model that could not be loaded, so that it is told of once.
@@ -288,11 +295,7 @@ impl Keeper {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        if self.ticks.is_multiple_of(RETENTION_S) {
-            // The outcome is in the counts; a full queue means that the next time is soon enough.
-            let _ = self.shared.recorder.retire(self.rules.keep_bytes);
-            self.books.forget_old();
-        }
+        self.care_for_storage();
         if let Some(saved) = &mut self.saved {
             let mut reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
             reports.extend(saved.cycle.beat(self.warden.now(), clock::now(), &self.rules.cycle));

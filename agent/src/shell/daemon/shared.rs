@@ -16,6 +16,7 @@ use crate::decide::rollout;
 use crate::decide::time::Timestamp;
 use crate::shell::clock::Ids;
 use crate::shell::inference::{Loaded, Role, Serving, Slot};
+use crate::shell::ingest::intake::Intake;
 use crate::shell::ingest::samples::{CODES, Counts};
 use crate::shell::models::ModelStore;
 use crate::shell::recorder::{RecorderHandle, RecorderState};
@@ -169,6 +170,10 @@ pub struct Shared {
     pub stored: Notify,
     /// How the link stands, for status.
     pub link: watch::Sender<Value>,
+    /// Windows of the readings that come in.
+    pub intake: Intake,
+    /// How the local broker stands, for status.
+    pub input: watch::Sender<Value>,
     /// Who this device is to the fleet, if it has one.
     pub device: Option<DeviceId>,
     /// Where the agent lives, for status.

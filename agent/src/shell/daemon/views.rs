@@ -24,9 +24,7 @@ pub(super) fn answer(keeper: &Keeper, question: Question) -> Value {
         Question::Lineage => energy::lineage(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Plan(strategy) => plan::view(keeper, strategy),
         Question::LabelRequests(limit) => trial::label_requests(keeper, limit),
-        Question::Explain(model) => {
-            explain::view(keeper, model.as_deref()).unwrap_or_else(|error| failed(&error))
-        }
+        Question::Explain(model) => explain::view(keeper, model.as_deref()).unwrap_or_else(|error| failed(&error)),
         Question::Runs(limit) => runs(keeper, limit).unwrap_or_else(|error| failed(&error)),
     }
 }
@@ -44,7 +42,7 @@ fn status(keeper: &Keeper) -> Value {
     };
     let state = if serving.is_some() { "serving" } else { "no_model" };
     let Some(saved) = &keeper.saved else {
-        return json!({"state": state, "policy": policy, "control": control});
+        return json!({"state": state, "policy": policy, "control": control, "storage": keeper.storage_view()});
     };
     let (champion, previous, factory) = saved.cycle.models();
     let (samples, labels) = saved.cycle.counts();
@@ -62,6 +60,7 @@ fn status(keeper: &Keeper) -> Value {
         "work": saved.cycle.orders().work,
         "rollout": saved.cycle.rollout().view(keeper.warden.now()),
         "control": control,
+        "storage": keeper.storage_view(),
     });
     for (key, value) in keeper.budget_view() {
         status[key] = value;

@@ -114,6 +114,15 @@ pub(super) fn reserve(connection: &Connection, ordinal: i64) -> rusqlite::Result
     Ok(())
 }
 
+/// Copies all labels, and the promise about ordinals, from the attached database `old`.
+pub(super) fn copy(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "INSERT INTO main.label (ordinal, seq, source, at, truth)
+             SELECT ordinal, seq, source, at, truth FROM old.label ORDER BY ordinal;
+         UPDATE main.next SET ordinal = (SELECT ordinal FROM old.next);",
+    )
+}
+
 /// At most `limit` ordinals above `ordinal`, lowest first.
 pub(super) fn ordinals_after(connection: &Connection, ordinal: i64, limit: usize) -> rusqlite::Result<Vec<i64>> {
     connection

@@ -22,6 +22,7 @@ mod partition;
 mod reader;
 mod records;
 mod reports;
+mod retain;
 #[cfg(test)]
 pub(crate) mod samples;
 mod settings;
@@ -45,8 +46,9 @@ pub use outbox::{Backlog, LinkRow};
 pub use reader::{RecordCounts, RecordReader};
 pub use records::{NewRecord, Record};
 pub use reports::{ReportRow, StoredReport};
-pub use settings::{Durability, FileSettings};
-pub use writer::{RecordWriter, Retired};
+pub use retain::{Retention, Retired};
+pub use settings::{Durability, FileSettings, FlashSettings, RetentionSettings};
+pub use writer::RecordWriter;
 
 use super::files::{create_private_folder, rename_durable, set_aside, suffixed};
 use super::lock::Lock;

@@ -13,23 +13,10 @@ use super::records::{self, Buffer, NewRecord};
 use super::{FileSettings, RecordReader, SetAside, StoreError, set_aside_database};
 use crate::shell::files::{create_private_folder, sync_folder};
 
-/// What retention dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retired {
-    /// Files dropped.
-    pub partitions: usize,
-    /// Bytes freed.
-    pub bytes: u64,
-    /// Bytes left.
-    pub bytes_kept: u64,
-    /// Records before this number are gone.
-    pub first_seq: i64,
-}
-
 /// Owns the writing connections to the records.
 #[derive(Debug)]
 pub struct RecordWriter {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     settings: FileSettings,
     /// Oldest first; the last one is written to by `current`.
     pub(super) partitions: Vec<Partition>,
@@ -39,7 +26,7 @@ pub struct RecordWriter {
     /// Numbers of the models in the current partition.
     served: HashMap<Digest, i64>,
     buffer: Buffer,
-    next_seq: i64,
+    pub(super) next_seq: i64,
     pub(super) next_ordinal: i64,
 }
 
@@ -266,34 +253,10 @@ impl RecordWriter {
         Ok(())
     }
 
-    /// Drops the oldest partitions, with their labels, until at most `keep_bytes` are left; the newest one is never
-    /// dropped. Needs no free space.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if a file cannot be removed; those before it are gone.
-    pub fn retire(&mut self, keep_bytes: u64) -> Result<Retired, StoreError> {
-        let mut retired = Retired {
-            bytes_kept: self.partitions.iter().map(Partition::bytes).sum(),
-            first_seq: self.partitions.first().map_or(self.next_seq, |partition| partition.first_seq),
-            ..Retired::default()
-        };
-        while retired.bytes_kept > keep_bytes && self.partitions.len() > 1 {
-            let oldest = &self.partitions[0];
-            if self.older.as_ref().is_some_and(|(open, _)| *open == oldest.path) {
-                self.older = None;
-            }
-            let bytes = oldest.bytes();
-            oldest.remove().map_err(|source| StoreError::io("remove", &oldest.path, source))?;
-            self.partitions.remove(0);
-            retired.partitions += 1;
-            retired.bytes += bytes;
-            retired.bytes_kept = retired.bytes_kept.saturating_sub(bytes);
-            retired.first_seq = self.partitions[0].first_seq;
-        }
-        if retired.partitions > 0 {
-            sync_folder(&self.folder).map_err(|source| StoreError::io("sync", &self.folder, source))?;
-        }
-        Ok(retired)
+    /// Partition files, with the one that is written to.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.partitions.len()
     }
 
     /// The number the next record gets.
@@ -346,8 +309,8 @@ mod tests {
     use super::*;
     use crate::decide::time::Timestamp;
     use crate::shell::files::suffixed;
-    use crate::shell::store::Record;
     use crate::shell::store::samples::{DAY_US, assert_same, copy, label, record};
+    use crate::shell::store::{Record, Retention};
 
     fn open(folder: &Path) -> RecordWriter {
         let (writer, asides) = RecordWriter::open(&folder.join("records"), FileSettings::default()).unwrap();
@@ -412,7 +375,9 @@ mod tests {
             })
             .collect();
         assert_eq!(ordinals, [1, 2, 3]);
-        let retired = writer.retire(0).unwrap();
+        let every =
+            Retention { keep_bytes: 0, free: None, age: None, every: 1, thin_share: 0.0, needed_from: i64::MAX };
+        let retired = writer.retain(&every).unwrap();
         assert_eq!((retired.partitions, retired.first_seq), (3, 4));
         assert_eq!(fs::read_dir(folder.path().join("records")).unwrap().count(), 3, "one database, its log and index");
         drop(writer);
