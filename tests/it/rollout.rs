@@ -98,7 +98,8 @@ fn three_drifts_lead_through_shadow_and_canary_to_three_champions_across_restart
 
 /// Lives under a law that the champion does not know until somebody is asked about a candidate.
 fn asked(agent: &Agent, world: &mut World) -> String {
-    let asks = |agent: &Agent| (phase(agent) == "awaiting_approval").then(|| agent.status()["rollout"]["candidate"].clone());
+    let asks =
+        |agent: &Agent| (phase(agent) == "awaiting_approval").then(|| agent.status()["rollout"]["candidate"].clone());
     live_until("somebody is asked", agent, world, Law::New, asks).as_str().expect("a digest").to_owned()
 }
 
@@ -149,7 +150,10 @@ fn a_person_approves_holds_promotes_and_rolls_back_within_a_second_and_all_is_on
     let second = asked(&agent, &mut world);
     assert_eq!(device.ask(&["reject", "--reason", "not today", "--by", "bert"]).0, Some(0));
     let ended = &agent.reports("trial_ended")[0];
-    assert_eq!((&ended["challenger"], &ended["reason"], &ended["answer"]["by"]), (&json!(second), &json!("not today"), &json!("bert")));
+    assert_eq!(
+        (&ended["challenger"], &ended["reason"], &ended["answer"]["by"]),
+        (&json!(second), &json!("not today"), &json!("bert"))
+    );
     assert_eq!(agent.champion(), champion);
 }
 

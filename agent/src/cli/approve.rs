@@ -18,7 +18,9 @@ pub struct ApproveArgs {
 
 /// Arguments of `hone reject`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone reject --reason \"wait for the new sensor\"\n\nExit code 9 if there is no candidate.")]
+#[command(
+    after_help = "Example: hone reject --reason \"wait for the new sensor\"\n\nExit code 9 if there is no candidate."
+)]
 pub struct RejectArgs {
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]

@@ -42,7 +42,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let (command, by, reason, done) = match &args.command {
         Command::Hold(by) => ("canary_hold", by, None, "held: it stays at this stage until `hone canary resume`"),
         Command::Resume(by) => ("canary_resume", by, None, "stages go on"),
-        Command::Abort { reason, by } => ("canary_abort", by, reason.as_deref(), "aborted: the champion answers everything"),
+        Command::Abort { reason, by } => {
+            ("canary_abort", by, reason.as_deref(), "aborted: the champion answers everything")
+        }
     };
     answer(global, command, by.by.as_deref(), reason, done)
 }

@@ -85,7 +85,8 @@ fn describe(model: &Value) -> String {
                 Some("trial_ended") => trial["why"].as_str().unwrap_or("ended"),
                 _ => "under way",
             };
-            line = format!("{line}, trial {end} after {pairs} samples (evidence {:.1})", evidence.as_f64().unwrap_or(0.0));
+            line =
+                format!("{line}, trial {end} after {pairs} samples (evidence {:.1})", evidence.as_f64().unwrap_or(0.0));
         }
     }
     line

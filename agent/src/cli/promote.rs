@@ -79,13 +79,10 @@ pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<(
             if global.json {
                 println!("{}", serde_json::json!({"gate": gate, "rollout": entered}));
             } else {
-                let next = if entered["kind"] == "approval_required" { "waits for `hone approve`" } else { "is being tried" };
+                let next =
+                    if entered["kind"] == "approval_required" { "waits for `hone approve`" } else { "is being tried" };
                 let model = [&entered["candidate"], &entered["challenger"]].into_iter().find(|model| model.is_string());
-                println!(
-                    "model {} {next}; {}",
-                    model.map_or_else(String::new, short),
-                    text(&gate["sentence"])
-                );
+                println!("model {} {next}; {}", model.map_or_else(String::new, short), text(&gate["sentence"]));
                 println!("`hone status` shows how it does, `hone explain MODEL` why it ended");
             }
             return Ok(());

@@ -323,9 +323,7 @@ impl Cycle {
         let mut reports = vec![Report::Failed { run, reason }];
         match order.refit_of {
             // The judged candidate is good enough without the newest rows.
-            Some(judged) => {
-                reports.extend(self.admit(&order, judged, self.judged, &BaselineRows::default(), settings))
-            }
+            Some(judged) => reports.extend(self.admit(&order, judged, self.judged, &BaselineRows::default(), settings)),
             None => self.ended(order.reason, false, &BaselineRows::default(), settings),
         }
         reports

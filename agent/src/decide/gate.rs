@@ -188,17 +188,28 @@ impl Verdict {
             Check::Other => format!("{word}: training gave the champion once more"),
             Check::Segment => {
                 let segment = self.segment.as_deref().unwrap_or("other");
-                format!("{word}: it is worse in segment {segment} (p {:.5}, limit {:.5}; {losses})", self.value, self.limit)
+                format!(
+                    "{word}: it is worse in segment {segment} (p {:.5}, limit {:.5}; {losses})",
+                    self.value, self.limit
+                )
             }
             Check::Anchors => format!(
                 "{word}: it forgets the factory's anchors by at least {:.4}, allowed {:.4}, and is not shown to be better ({losses})",
                 -self.value, -self.limit
             ),
             Check::Calibration => {
-                format!("{word}: its probabilities are off by {:.4} more than the champion's, allowed {:.4}", self.value, self.limit)
+                format!(
+                    "{word}: its probabilities are off by {:.4} more than the champion's, allowed {:.4}",
+                    self.value, self.limit
+                )
             }
-            Check::Latency => format!("{word}: its slowest answers take {:.2} times the champion's, allowed {:.2}", self.value, self.limit),
-            Check::Size => format!("{word}: its file is {:.2} times the champion's, allowed {:.2}", self.value, self.limit),
+            Check::Latency => format!(
+                "{word}: its slowest answers take {:.2} times the champion's, allowed {:.2}",
+                self.value, self.limit
+            ),
+            Check::Size => {
+                format!("{word}: its file is {:.2} times the champion's, allowed {:.2}", self.value, self.limit)
+            }
             Check::LowerBound => {
                 format!("{word}: gain is at least {:+.4}, allowed down to {:+.4} ({losses})", self.value, self.limit)
             }
@@ -213,8 +224,15 @@ pub fn judge(evidence: &Evidence, settings: &GateSettings) -> Verdict {
     let weak = evidence.rows < settings.rows_full;
     let (z, margin) = if weak { (settings.z_weak, settings.margin_weak) } else { (settings.z, settings.margin) };
     let (gain, error) = evidence.gain();
-    let verdict =
-        |passed, decided_by, value, limit| Verdict { passed, weak, decided_by, value, limit, segment: None, evidence: *evidence };
+    let verdict = |passed, decided_by, value, limit| Verdict {
+        passed,
+        weak,
+        decided_by,
+        value,
+        limit,
+        segment: None,
+        evidence: *evidence,
+    };
     if evidence.not_finite || !gain.is_finite() {
         verdict(false, Check::Finite, f64::NAN, 0.0)
     } else if evidence.rows < settings.rows_min {

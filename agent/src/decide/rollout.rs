@@ -189,13 +189,7 @@ impl Rollout {
         Ok(self.begin(candidate, answer, now, settings))
     }
 
-    fn begin(
-        &mut self,
-        candidate: Candidate,
-        answer: Answer,
-        now: Uptime,
-        settings: &RolloutSettings,
-    ) -> Vec<Report> {
+    fn begin(&mut self, candidate: Candidate, answer: Answer, now: Uptime, settings: &RolloutSettings) -> Vec<Report> {
         let approved = Report::Approved { run: candidate.run, candidate: candidate.digest, answer };
         self.trials += 1;
         if settings.mode == Mode::Gate {
@@ -241,10 +235,8 @@ impl Rollout {
             Move::Won => self.win(answer),
             Move::Lost(why) => self.end(why, answer),
             Move::Shifted => {
-                let shifted = |candidate: &Candidate| Report::ClassShift {
-                    run: candidate.run,
-                    challenger: candidate.digest,
-                };
+                let shifted =
+                    |candidate: &Candidate| Report::ClassShift { run: candidate.run, challenger: candidate.digest };
                 self.candidate().map(shifted).into_iter().collect()
             }
         }
@@ -276,8 +268,7 @@ impl Rollout {
     /// The candidate is not used; nothing is said if there is none.
     fn end(&mut self, why: Why, answer: Option<Answer>) -> Vec<Report> {
         let Some(Candidate { run, digest, .. }) = self.candidate() else { return Vec::new() };
-        let report =
-            Report::TrialEnded { run: *run, challenger: *digest, why, answer, standing: self.standing() };
+        let report = Report::TrialEnded { run: *run, challenger: *digest, why, answer, standing: self.standing() };
         self.state = State::Steady;
         vec![report]
     }
@@ -330,19 +321,18 @@ impl Rollout {
     pub fn orders(&self) -> Orders {
         match &self.state {
             State::Steady | State::Awaiting { .. } => Orders::default(),
-            State::Trial { live } => {
-                Orders { compare: Some(live.digest()), route: live.route(), ..Orders::default() }
-            }
-            State::Due { candidate, route } => {
-                Orders { promote: Some(candidate.digest), compare: Some(candidate.digest), route: *route, regret: false }
-            }
+            State::Trial { live } => Orders { compare: Some(live.digest()), route: live.route(), ..Orders::default() },
+            State::Due { candidate, route } => Orders {
+                promote: Some(candidate.digest),
+                compare: Some(candidate.digest),
+                route: *route,
+                regret: false,
+            },
             State::Watching { watch } => Orders { compare: Some(watch.former), ..Orders::default() },
             State::Regretted => Orders { regret: true, ..Orders::default() },
         }
     }
 }
-
-
 
 #[cfg(test)]
 mod properties;

@@ -45,7 +45,8 @@ impl Cycle {
     /// While something is, the window of the schedule stays unused and is asked for again.
     pub fn tick(&mut self, now: Timestamp, settings: &CycleSettings) -> Vec<Report> {
         let acts = !matches!(settings.policy, Policy::Static);
-        if !acts || self.work.is_some() || self.rollout.is_busy() || !self.trigger.due_schedule(now, &settings.trigger) {
+        if !acts || self.work.is_some() || self.rollout.is_busy() || !self.trigger.due_schedule(now, &settings.trigger)
+        {
             return Vec::new();
         }
         vec![self.attempt(Reason::Schedule, settings.trigger.rows_max, settings.trigger.rows_older, settings)]

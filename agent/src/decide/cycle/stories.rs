@@ -138,7 +138,13 @@ impl Story {
             let loss = f64::from(u8::from(differs));
             if gain > 0.0 { evidence.push(loss, 0.0) } else { evidence.push(0.0, loss) }
         }
-        self.step(Event::Judged { run: order.run, candidate: named(candidate), evidence, measures: Measures::default(), recent: recent() })
+        self.step(Event::Judged {
+            run: order.run,
+            candidate: named(candidate),
+            evidence,
+            measures: Measures::default(),
+            recent: recent(),
+        })
     }
 
     fn step(&mut self, event: Event) -> &mut Self {

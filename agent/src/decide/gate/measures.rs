@@ -95,8 +95,8 @@ impl Measures {
             .or_else(|| self.miscalibrated(evidence, settings))
             .or_else(|| {
                 let (champion, candidate) = self.latency_us?;
-                let slow = candidate > champion * settings.latency_factor
-                    && candidate - champion > settings.latency_floor_us;
+                let slow =
+                    candidate > champion * settings.latency_factor && candidate - champion > settings.latency_floor_us;
                 slow.then(|| (Check::Latency, candidate / champion.max(1e-9), settings.latency_factor, None))
             })
             .or_else(|| {

@@ -114,7 +114,14 @@ impl Paired {
 
     /// Takes the next sample in the order of sampling; returns the most by which the losses can differ. Answers are
     /// [`Measure::essence`]s.
-    pub fn sampled(&mut self, id: SampleId, at: Uptime, champion: &[f32], challenger: &[f32], measure: &Measure) -> f64 {
+    pub fn sampled(
+        &mut self,
+        id: SampleId,
+        at: Uptime,
+        champion: &[f32],
+        challenger: &[f32],
+        measure: &Measure,
+    ) -> f64 {
         self.graded = measure.is_graded();
         let gap = measure.gap(champion, challenger);
         if gap < GAP_IGNORED {

@@ -77,7 +77,8 @@ mod tests {
     #[test]
     fn a_source_keeps_its_side_and_a_larger_share_takes_what_the_smaller_took() {
         for source in (0..500).map(|number| format!("pump-{number}")) {
-            let sides: Vec<bool> = [1, 10, 50, 100].map(|share| route(share, true).takes(&source, Timestamp(0))).to_vec();
+            let sides: Vec<bool> =
+                [1, 10, 50, 100].map(|share| route(share, true).takes(&source, Timestamp(0))).to_vec();
             assert!(sides.is_sorted() && sides[3], "{source}: {sides:?}");
             for at in [1, 299, 300, 86_400] {
                 assert_eq!(route(50, true).takes(&source, Timestamp(at * 1_000_000)), sides[2]);

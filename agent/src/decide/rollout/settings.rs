@@ -148,7 +148,12 @@ impl RolloutSettings {
             (self.dwell_s <= 2_592_000, "dwell_s", self.dwell_s.to_string(), "0 to 2592000"),
             (within(self.alpha, 1e-4, 0.5), "alpha", self.alpha.to_string(), "0.0001 to 0.5"),
             (within(self.margin, 0.001, 0.5), "margin", self.margin.to_string(), "0.001 to 0.5"),
-            ((50..=1_000_000).contains(&self.samples_max), "samples_max", self.samples_max.to_string(), "50 to 1000000"),
+            (
+                (50..=1_000_000).contains(&self.samples_max),
+                "samples_max",
+                self.samples_max.to_string(),
+                "50 to 1000000",
+            ),
             (within(self.days_max, 0.001, 365.0), "days_max", self.days_max.to_string(), "0.001 to 365"),
             (within(self.label_wait_h, 0.001, 8_760.0), "label_wait_h", self.label_wait_h.to_string(), "0.001 to 8760"),
             (within(self.ab_h, 0.001, 8_760.0), "ab_h", self.ab_h.to_string(), "0.001 to 8760"),
@@ -160,7 +165,12 @@ impl RolloutSettings {
                 "1 to 100",
             ),
             (within(self.latency_factor, 1.0, 100.0), "latency_factor", self.latency_factor.to_string(), "1 to 100"),
-            (within(self.latency_floor_us, 0.0, 1e6), "latency_floor_us", self.latency_floor_us.to_string(), "0 to 1000000"),
+            (
+                within(self.latency_floor_us, 0.0, 1e6),
+                "latency_floor_us",
+                self.latency_floor_us.to_string(),
+                "0 to 1000000",
+            ),
         ]
         .into_iter()
         .find_map(|(good, name, value, range)| (!good).then_some((name, value, range)))
@@ -181,7 +191,8 @@ impl FromStr for Approval {
             "ask" => return Ok(Self::Ask),
             _ => {}
         }
-        let (span, silence) = text.strip_prefix("ask-after:").and_then(|rest| rest.split_once(':')).ok_or_else(refuse)?;
+        let (span, silence) =
+            text.strip_prefix("ask-after:").and_then(|rest| rest.split_once(':')).ok_or_else(refuse)?;
         let silence = match silence {
             "approve" => Silence::Approve,
             "reject" => Silence::Reject,
@@ -212,7 +223,8 @@ impl fmt::Display for Approval {
                 };
                 let seconds = wait.as_secs();
                 let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-                let (unit_s, unit) = units.into_iter().find(|(unit_s, _)| seconds.is_multiple_of(*unit_s)).unwrap_or((1, "s"));
+                let (unit_s, unit) =
+                    units.into_iter().find(|(unit_s, _)| seconds.is_multiple_of(*unit_s)).unwrap_or((1, "s"));
                 write!(f, "ask-after:{}{unit}:{silence}", seconds / unit_s)
             }
         }
@@ -244,7 +256,16 @@ mod tests {
             assert_eq!(approval.to_string().parse::<Approval>(), Ok(approval));
         }
         assert_eq!("ask-after:36h:reject".parse::<Approval>().unwrap().to_string(), "ask-after:36h:reject");
-        for text in ["", "yes", "ask-after", "ask-after:24h", "ask-after:h:approve", "ask-after:0s:approve", "ask-after:1w:approve", "ask-after:1ä:approve"] {
+        for text in [
+            "",
+            "yes",
+            "ask-after",
+            "ask-after:24h",
+            "ask-after:h:approve",
+            "ask-after:0s:approve",
+            "ask-after:1w:approve",
+            "ask-after:1ä:approve",
+        ] {
             assert!(text.parse::<Approval>().unwrap_err().to_string().contains("ask-after:24h:approve"), "{text}");
         }
     }

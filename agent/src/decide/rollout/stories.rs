@@ -62,9 +62,15 @@ impl Story {
                 Report::TrialWon { standing, arms, answer, .. } => {
                     let by = answer.as_ref().map_or(String::new(), |answer| format!(" by {}", answer.by));
                     let arms = arms.map_or(String::new(), |arms| {
-                        format!(", {:.0}/{} against {:.0}/{}", arms.challenger_loss, arms.challenger_labels, arms.champion_loss, arms.champion_labels)
+                        format!(
+                            ", {:.0}/{} against {:.0}/{}",
+                            arms.challenger_loss, arms.challenger_labels, arms.champion_loss, arms.champion_labels
+                        )
                     });
-                    format!("won{by} after {} pairs, promote {:.1}, {} missed{arms}", standing.pairs, standing.promote_e, standing.missed)
+                    format!(
+                        "won{by} after {} pairs, promote {:.1}, {} missed{arms}",
+                        standing.pairs, standing.promote_e, standing.missed
+                    )
                 }
                 Report::Regretted { standing, .. } => format!("regretted after {} pairs", standing.pairs),
                 Report::ClassShift { .. } => "class shift".to_owned(),
@@ -99,13 +105,25 @@ impl Story {
             let champion = if (worse..worse + better).contains(&row) { wrong } else { truth };
             let id = SampleId(0, self.now);
             let orders = self.rollout.orders();
-            let served = orders.route.is_some_and(|route| route.takes("pump", Timestamp(self.now.cast_signed() * 1_000_000_000)));
-            let hot = |class: f32| (0..4_u8).map(|index| f32::from(u8::from(f32::from(index) == class))).collect::<Vec<_>>();
+            let served = orders
+                .route
+                .is_some_and(|route| route.takes("pump", Timestamp(self.now.cast_signed() * 1_000_000_000)));
+            let hot =
+                |class: f32| (0..4_u8).map(|index| f32::from(u8::from(f32::from(index) == class))).collect::<Vec<_>>();
             // Once promoted, the challenger is the champion, and the former one looks on.
             let (champion, challenger) = if self.promoted { (challenger, champion) } else { (champion, challenger) };
             let (champion, challenger) = (hot(champion), hot(challenger));
             let measure = Measure::Classes;
-            let pair = Pair { id, now: at(self.now), source: 1, served, champion: &champion, challenger: &challenger, took_us: None, measure: &measure };
+            let pair = Pair {
+                id,
+                now: at(self.now),
+                source: 1,
+                served,
+                champion: &champion,
+                challenger: &challenger,
+                took_us: None,
+                measure: &measure,
+            };
             let reports = self.rollout.pair(&pair, &self.settings);
             self.tell(&reports);
             if self.labels {
@@ -331,9 +349,11 @@ fn a_stage_that_would_take_too_long_is_skipped_and_the_shadow_decides() {
             id,
             now: at(story.now),
             source: 1,
-            served: story.rollout.orders().route.is_some_and(|route| {
-                route.takes("pump", Timestamp(story.now.cast_signed() * 1_000_000))
-            }),
+            served: story
+                .rollout
+                .orders()
+                .route
+                .is_some_and(|route| route.takes("pump", Timestamp(story.now.cast_signed() * 1_000_000))),
             champion,
             challenger: &[0.0, 1.0],
             took_us: None,

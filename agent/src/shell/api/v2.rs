@@ -97,7 +97,8 @@ pub(super) async fn infer_of(
 async fn fetch(app: &App, version: &str) {
     let Ok(digest) = version.parse() else { return };
     let (slot, shared) = (&app.shared.slot, Arc::clone(&app.shared));
-    let loaded = slot.serving().is_some_and(|serving| serving.version(&digest).is_some()) || slot.pinned(&digest).is_some();
+    let loaded =
+        slot.serving().is_some_and(|serving| serving.version(&digest).is_some()) || slot.pinned(&digest).is_some();
     if !loaded {
         // A version that cannot be loaded is answered as one that is not kept.
         let _ = spawn_blocking(move || shared.load_pinned(&digest)).await;

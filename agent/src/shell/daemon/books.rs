@@ -304,9 +304,10 @@ impl Books {
         let work = cycle.orders().work;
         let tried = cycle.rollout().candidate().map(|candidate| candidate.digest);
         let waits = |row: &ModelRow| {
-            tried == Some(row.digest) || work.as_ref().is_some_and(|order| {
-                row.run == i64::try_from(order.run).ok() || order.task == OrderTask::Judge { candidate: row.digest }
-            })
+            tried == Some(row.digest)
+                || work.as_ref().is_some_and(|order| {
+                    row.run == i64::try_from(order.run).ok() || order.task == OrderTask::Judge { candidate: row.digest }
+                })
         };
         let rows = match self.models() {
             Ok(rows) => rows,

@@ -57,7 +57,9 @@ fn because(row: &ModelRow, run: Option<&RunRow>, factory: bool) -> Vec<String> {
         });
         said.push(match run.strategy.as_str() {
             "judge" => format!("run {} judged it because of {reason}", run.number),
-            strategy => format!("run {} trained it ({strategy} on {} rows) because of {reason}{energy}", run.number, run.rows),
+            strategy => {
+                format!("run {} trained it ({strategy} on {} rows) because of {reason}{energy}", run.number, run.rows)
+            }
         });
         let facts = run.verdict.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
         let facts = facts.unwrap_or_default();

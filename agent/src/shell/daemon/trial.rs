@@ -154,9 +154,7 @@ pub(super) fn arm(serving: &Serving, label: &Label<'_>) -> Option<(Arm, f64)> {
 pub(super) fn label_requests(keeper: &Keeper, limit: usize) -> Value {
     let Some(saved) = &keeper.saved else { return json!({"requests": [], "open": 0}) };
     let (rollout, settings, now) = (saved.cycle.rollout(), &keeper.rules.cycle.rollout, keeper.warden.now());
-    let shown = |(sample, until): (SampleId, Uptime)| {
-        json!({"record_id": record(sample).to_string(), "left_s": until.0.saturating_sub(now.0).as_secs()})
-    };
+    let shown = |(sample, until): (SampleId, Uptime)| json!({"record_id": record(sample).to_string(), "left_s": until.0.saturating_sub(now.0).as_secs()});
     let requests: Vec<_> = rollout.label_requests(settings).take(limit).map(shown).collect();
     json!({"requests": requests, "open": rollout.label_requests(settings).count()})
 }

@@ -24,9 +24,7 @@ pub(super) fn answer(keeper: &Keeper, question: Question) -> Value {
         Question::Lineage => energy::lineage(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Plan(strategy) => plan::view(keeper, strategy),
         Question::LabelRequests(limit) => trial::label_requests(keeper, limit),
-        Question::Explain(model) => {
-            explain::view(keeper, model.as_deref()).unwrap_or_else(|error| failed(&error))
-        }
+        Question::Explain(model) => explain::view(keeper, model.as_deref()).unwrap_or_else(|error| failed(&error)),
         Question::Runs(limit) => runs(keeper, limit).unwrap_or_else(|error| failed(&error)),
     }
 }
