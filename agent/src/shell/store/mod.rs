@@ -10,6 +10,7 @@
 //! ```
 mod commands;
 mod control;
+mod copy;
 mod cycle;
 mod error;
 mod format;
@@ -37,6 +38,7 @@ use trainer_core::digest::Digest;
 
 pub use commands::CommandRow;
 pub use control::Control;
+pub use copy::{copy_database, keep_replay_floors};
 pub use cycle::CycleRow;
 pub use error::StoreError;
 pub use labels::{LabelOutcome, LabelledRow, NewLabel};

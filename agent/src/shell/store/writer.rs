@@ -116,7 +116,7 @@ impl RecordWriter {
 
     /// Creates the partition that begins with the next record. It is synced, whatever the settings: it carries the promise
     /// that no ordinal is used twice.
-    fn begin_partition(&mut self, day: String) -> Result<(), StoreError> {
+    pub(super) fn begin_partition(&mut self, day: String) -> Result<(), StoreError> {
         let partition = Partition::new(&self.folder, self.next_seq, day);
         let failed = StoreError::sqlite("create", &partition.path);
         let connection = format::open(&partition.path, &FORMAT, Synchronous::Full)?;
