@@ -29,7 +29,11 @@ fn texts(value: &Value) -> bool {
 fn metadata_tensors(value: &Value) -> bool {
     value.as_array().is_some_and(|tensors| {
         for tensor in tensors {
-            has_form("a metadata tensor", tensor, &[("name", Value::is_string), ("datatype", is_datatype), ("shape", is_shape)]);
+            has_form(
+                "a metadata tensor",
+                tensor,
+                &[("name", Value::is_string), ("datatype", is_datatype), ("shape", is_shape)],
+            );
         }
         !tensors.is_empty()
     })
@@ -37,7 +41,8 @@ fn metadata_tensors(value: &Value) -> bool {
 
 fn is_datatype(value: &Value) -> bool {
     let known = [
-        "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES",
+        "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",
+        "BYTES",
     ];
     value.as_str().is_some_and(|name| known.contains(&name))
 }
@@ -87,7 +92,11 @@ fn health_and_metadata_have_the_form_of_the_specification() {
     has_form("health/live", &get("/v2/health/live").json(), &[("live", Value::is_boolean)]);
     has_form("health/ready", &get("/v2/health/ready").json(), &[("live", Value::is_boolean)]);
     assert_eq!((get("/v2/health/live").status, get("/v2/health/ready").status), (200, 200));
-    has_form("the server", &get("/v2").json(), &[("name", Value::is_string), ("version", Value::is_string), ("extensions", texts)]);
+    has_form(
+        "the server",
+        &get("/v2").json(),
+        &[("name", Value::is_string), ("version", Value::is_string), ("extensions", texts)],
+    );
     let version = agent.champion();
     for path in ["/v2/models/main".to_owned(), format!("/v2/models/main/versions/{version}")] {
         let model = get(&path).json();
@@ -104,7 +113,9 @@ fn health_and_metadata_have_the_form_of_the_specification() {
         assert_eq!(ready.status, 200);
         has_form("model ready", &ready.json(), &[("name", Value::is_string), ("ready", |ready| *ready == json!(true))]);
     }
-    for path in ["/v2/models/other", "/v2/models/other/ready", "/v2/models/main/versions/7", "/v2/models/main/versions/7/ready"] {
+    for path in
+        ["/v2/models/other", "/v2/models/other/ready", "/v2/models/main/versions/7", "/v2/models/main/versions/7/ready"]
+    {
         is_error(&get(path), 404);
     }
     is_error(&get("/v2/nothing"), 404);
@@ -140,7 +151,10 @@ fn an_inference_gives_back_the_id_the_wanted_outputs_and_one_answer_per_row() {
             ("outputs", Value::is_array),
         ];
         has_form("an inference", &answer, &members);
-        assert_eq!((&answer["id"], &answer["model_name"], &answer["model_version"]), (&json!("call-7"), &json!("main"), &json!(version)));
+        assert_eq!(
+            (&answer["id"], &answer["model_name"], &answer["model_version"]),
+            (&json!("call-7"), &json!("main"), &json!(version))
+        );
         let outputs = answer["outputs"].as_array().unwrap();
         outputs.iter().for_each(is_output);
         let mut names: Vec<_> = outputs.iter().map(|output| output["name"].as_str().unwrap()).collect();
@@ -150,9 +164,12 @@ fn an_inference_gives_back_the_id_the_wanted_outputs_and_one_answer_per_row() {
         assert_eq!(label["data"], json!(["high", "low"]));
     }
     // Nested and flat data mean the same, in row-major order.
-    let matrix = |data: Value| json!({"inputs": [{"name": "input", "shape": [2, 3], "datatype": "FP32", "data": data}]});
+    let matrix =
+        |data: Value| json!({"inputs": [{"name": "input", "shape": [2, 3], "datatype": "FP32", "data": data}]});
     let said = |body: Value| agent.tcp("POST", "/v2/models/main/infer", &body.to_string()).json()["outputs"].clone();
-    let labels = |outputs: &Value| outputs.as_array().unwrap().iter().find(|output| output["name"] == "label").unwrap()["data"].clone();
+    let labels = |outputs: &Value| {
+        outputs.as_array().unwrap().iter().find(|output| output["name"] == "label").unwrap()["data"].clone()
+    };
     let nested = said(matrix(json!([[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0]])));
     assert_eq!(labels(&nested), labels(&said(matrix(json!([1.0, 1.0, 0.0, -1.0, -1.0, 0.0])))));
     nested.as_array().unwrap().iter().for_each(is_output);
@@ -188,7 +205,8 @@ fn what_is_wrong_is_answered_with_a_status_and_an_error_in_words() {
         tensor("nobody", json!([1]), "FP32", json!([1])),
         json!({"id": 7, "inputs": [column("a", &[1.0])]}).to_string(),
         json!({"inputs": [column("a", &[1.0]), column("b", &[1.0, 2.0]), column("c", &[1.0])]}).to_string(),
-        json!({"inputs": [column("a", &[1.0]), column("b", &[1.0]), column("c", &[1.0])], "outputs": [{"name": "x"}]}).to_string(),
+        json!({"inputs": [column("a", &[1.0]), column("b", &[1.0]), column("c", &[1.0])], "outputs": [{"name": "x"}]})
+            .to_string(),
     ] {
         is_error(&post(&body), 400);
     }
@@ -207,7 +225,10 @@ fn without_a_model_the_server_lives_and_is_not_ready() {
     let agent = device.start(None);
     let get = |path: &str| agent.tcp("GET", path, "");
     assert_eq!((get("/v2").status, get("/v2/health/live").status, get("/v2/health/ready").status), (200, 200, 503));
-    assert_eq!((get("/v2/models/main/ready").status, get("/v2/models/main/ready").json()["ready"].clone()), (503, json!(false)));
+    assert_eq!(
+        (get("/v2/models/main/ready").status, get("/v2/models/main/ready").json()["ready"].clone()),
+        (503, json!(false))
+    );
     is_error(&get("/v2/models/main"), 503);
     is_error(&agent.tcp("POST", "/v2/models/main/infer", &world::request([1.0, 1.0, 0.0]).to_string()), 503);
 }

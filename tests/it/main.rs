@@ -10,6 +10,7 @@ mod measured;
 mod numbers;
 mod samples;
 mod scan;
+mod storage;
 mod tidy;
 mod training;
 

@@ -68,9 +68,16 @@ fn thin_edge_measurements_are_answered_labelled_and_refused_with_a_count() {
     assert_eq!((counted(&status, "labels"), counted(&status, "unmatched"), counted(&status, "answered")), (2, 1, 3));
     assert_eq!((counted(&status, "dropped"), &status["labels"]), (0, &json!(1)));
     let refused = &status["requests"]["refused"];
-    assert_eq!((&refused["unknown_class"], &refused["wrong_type"], &refused["malformed"]), (&json!(1), &json!(1), &json!(1)));
-    let outcomes: Vec<_> =
-        machine.heard().into_iter().filter(|(topic, _)| topic == "hone/outcomes").map(|(_, said)| said["outcome"].clone()).collect();
+    assert_eq!(
+        (&refused["unknown_class"], &refused["wrong_type"], &refused["malformed"]),
+        (&json!(1), &json!(1), &json!(1))
+    );
+    let outcomes: Vec<_> = machine
+        .heard()
+        .into_iter()
+        .filter(|(topic, _)| topic == "hone/outcomes")
+        .map(|(_, said)| said["outcome"].clone())
+        .collect();
     assert_eq!(outcomes, ["stored", "duplicate"]);
 
     // A broker that dies and comes back is found again.
@@ -135,8 +142,19 @@ fn a_file_and_standard_input_are_replayed_with_their_labels() {
     }
     let file = device.path().join("shift.csv");
     std::fs::write(&file, &text).unwrap();
-    let arguments =
-        ["replay", "FILE", "--time", "when", "--source-column", "machine", "--label", "truth", "--label-delay", "50", "--json"];
+    let arguments = [
+        "replay",
+        "FILE",
+        "--time",
+        "when",
+        "--source-column",
+        "machine",
+        "--label",
+        "truth",
+        "--label-delay",
+        "50",
+        "--json",
+    ];
     let arguments = arguments.map(|word| if word == "FILE" { file.to_str().unwrap() } else { word });
     let (code, out, error) = device.ask(&arguments);
     assert_eq!(code, Some(0), "{error}");
@@ -197,7 +215,8 @@ fn readings_of_one_source_make_rows_of_a_model_that_looks_at_several() {
         }
     }
     let answers = agent.socket("POST", "/v1/samples", &body).lines();
-    let labels: Vec<_> = answers.iter().filter(|answer| answer["label"].is_string()).map(|answer| answer["label"].clone()).collect();
+    let labels: Vec<_> =
+        answers.iter().filter(|answer| answer["label"].is_string()).map(|answer| answer["label"].clone()).collect();
     assert_eq!(labels, ["high", "low", "high", "low", "high", "low"], "rows at the readings 4, 6 and 8 of each source");
     assert_eq!(answers.iter().filter(|answer| answer["kept"].is_u64()).count(), 10);
     let records = agent.socket("GET", "/v1/records", "").json()["records"].clone();

@@ -111,7 +111,9 @@ fn open(path: &Path) -> Result<Box<dyn Read>> {
         return Ok(Box::new(io::stdin()));
     }
     let file = File::open(path);
-    Ok(Box::new(file.map_err(|error| Fail::new(Exit::Input, format!("cannot read {}", path.display())).because(error))?))
+    Ok(Box::new(
+        file.map_err(|error| Fail::new(Exit::Input, format!("cannot read {}", path.display())).because(error))?,
+    ))
 }
 
 fn print(summary: &Summary, global: &Global) {
@@ -132,7 +134,8 @@ fn print(summary: &Summary, global: &Global) {
     }
     for (what, counts) in [("labels", &summary.labels), ("refused", &summary.refused)] {
         if !counts.is_empty() {
-            let parts: Vec<_> = counts.iter().map(|(word, count)| format!("{count} {}", word.replace('_', " "))).collect();
+            let parts: Vec<_> =
+                counts.iter().map(|(word, count)| format!("{count} {}", word.replace('_', " "))).collect();
             println!("{what}: {}", parts.join(", "));
         }
     }
@@ -283,7 +286,12 @@ fn csv_rows(args: &Args, input: Box<dyn Read>, sender: &mut Sender<'_>) -> Resul
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(BufReader::new(input));
     let header: Vec<String> =
         reader.headers().map_err(broken)?.iter().map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect();
-    let place = |name: &String| header.iter().position(|known| known == name).ok_or_else(|| refuse(format!("there is no column `{name}`, only {}", header.join(", "))));
+    let place = |name: &String| {
+        header
+            .iter()
+            .position(|known| known == name)
+            .ok_or_else(|| refuse(format!("there is no column `{name}`, only {}", header.join(", "))))
+    };
     let time = args.time.as_ref().map(place).transpose()?;
     let segment = args.segment.as_ref().map(place).transpose()?;
     let source = args.source_column.as_ref().map(place).transpose()?;

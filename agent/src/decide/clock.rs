@@ -96,6 +96,9 @@ impl Calendar {
 }
 
 #[cfg(test)]
+mod travels;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -22,7 +22,9 @@ use crate::decide::time::Timestamp;
 use crate::shell::clock::shown;
 use crate::shell::files::{create_private_folder, rename_durable, suffixed, sync_folder};
 use crate::shell::lock::Lock;
-use crate::shell::store::{Control, FileSettings, RecordReader, RecordWriter, StoreError, copy_database, keep_replay_floors};
+use crate::shell::store::{
+    Control, FileSettings, RecordReader, RecordWriter, StoreError, copy_database, keep_replay_floors,
+};
 
 /// Format of the archive.
 const FORMAT: u32 = 1;
@@ -61,7 +63,9 @@ pub enum BackupError {
         reason: String,
     },
     /// A newer hone made it.
-    #[error("{path} was made by hone {version} in format {format}, this hone knows up to {FORMAT}: install the newer hone first")]
+    #[error(
+        "{path} was made by hone {version} in format {format}, this hone knows up to {FORMAT}: install the newer hone first"
+    )]
     Newer {
         /// The archive.
         path: PathBuf,
@@ -260,12 +264,7 @@ fn read_manifest(from: &Path, reader: &mut BufReader<File>) -> Result<Manifest, 
     serde_json::from_value(value).map_err(|error| damaged(error.to_string()))
 }
 
-fn unpack(
-    from: &Path,
-    reader: &mut BufReader<File>,
-    manifest: &Manifest,
-    to: &Path,
-) -> Result<(), BackupError> {
+fn unpack(from: &Path, reader: &mut BufReader<File>, manifest: &Manifest, to: &Path) -> Result<(), BackupError> {
     let damaged = |reason: String| BackupError::Damaged { path: from.to_owned(), reason };
     for folder in ["", "models", "records", "snapshots"] {
         let folder = to.join(folder);
@@ -291,7 +290,9 @@ fn unpack(
 /// A name that this hone writes: nothing leads out of the state directory.
 fn is_ours(name: &str) -> bool {
     let plain = |part: &str| {
-        !part.starts_with('.') && !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        !part.starts_with('.')
+            && !part.is_empty()
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     match name.split_once('/') {
         None => name == CONTROL,
@@ -301,12 +302,17 @@ fn is_ours(name: &str) -> bool {
 
 fn replace_by(state_dir: &Path, unpacked: &Path, manifest: &Manifest) -> Result<(), BackupError> {
     let has_records = manifest.files.iter().any(|entry| entry.name.starts_with("records/"));
-    let names = |prefix: &'static str| manifest.files.iter().map(|entry| &entry.name).filter(move |name| name.starts_with(prefix));
+    let names = |prefix: &'static str| {
+        manifest.files.iter().map(|entry| &entry.name).filter(move |name| name.starts_with(prefix))
+    };
     // Content-addressed: what is there under that name is the same, or damaged and better replaced.
     for name in names("models/").chain(names("snapshots/")) {
         move_file(&unpacked.join(name), &state_dir.join(name))?;
     }
-    let kept = (1..).map(|n| state_dir.join(format!("before-restore-{n}"))).find(|path| !path.exists()).expect("names without end");
+    let kept = (1..)
+        .map(|n| state_dir.join(format!("before-restore-{n}")))
+        .find(|path| !path.exists())
+        .expect("names without end");
     let mut aside: Vec<PathBuf> = ["", "-wal", "-shm"].map(|end| suffixed(Path::new(CONTROL), end)).into();
     if has_records {
         aside.push(PathBuf::from("records"));
@@ -440,7 +446,9 @@ mod tests {
         let control = |sql: &str| rusqlite::Connection::open(old.join(CONTROL)).unwrap().execute_batch(sql).unwrap();
         control("INSERT INTO replay VALUES ('a', 5), ('b', 9)");
         back_up(&old, &file, false, NOW).unwrap();
-        control("UPDATE replay SET high_water = 8 WHERE key_id = 'a'; UPDATE replay SET high_water = 2 WHERE key_id = 'b'");
+        control(
+            "UPDATE replay SET high_water = 8 WHERE key_id = 'a'; UPDATE replay SET high_water = 2 WHERE key_id = 'b'",
+        );
         control("INSERT INTO replay VALUES ('c', 1)");
         restore(&file, &old, true, NOW).unwrap();
         let connection = rusqlite::Connection::open(old.join(CONTROL)).unwrap();

@@ -65,7 +65,10 @@ mod tests {
         let hour = Duration::from_hours(1);
         let view_of = |used| view(&settings, 1 << 30, Some(3 << 30), hour, used);
         let fresh = view_of(None);
-        assert_eq!((fresh["amplification"].as_f64(), fresh["written_bytes_per_day"].as_f64()), (Some(3.0), Some(72.0 * 1_073_741_824.0)));
+        assert_eq!(
+            (fresh["amplification"].as_f64(), fresh["written_bytes_per_day"].as_f64()),
+            (Some(3.0), Some(72.0 * 1_073_741_824.0))
+        );
         assert!((fresh["life_years"].as_f64().unwrap() - 100.0 / 72.0).abs() < 1e-9, "{fresh}");
         assert!((view_of(Some(50))["life_years"].as_f64().unwrap() - 50.0 / 72.0).abs() < 1e-9);
         let early = view(&settings, 0, Some(5), Duration::from_secs(2), None);

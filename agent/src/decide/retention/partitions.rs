@@ -94,7 +94,12 @@ pub fn next(parts: &[Part], rules: &Rules) -> Option<Step> {
         let index = older.iter().position(|part| part.stage == Stage::Whole && (may_go(part) || saves(part, rules)))?;
         Some(if saves(&older[index], rules) { Step::Thin(index) } else { Step::Drop(index) })
     };
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a disk")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "bytes of a disk"
+    )]
     let share = (rules.bytes_max as f64 * rules.thin_share) as u64;
     if thin_bytes > share { reduce().or_else(whole) } else { whole().or_else(reduce) }
 }

@@ -66,7 +66,8 @@ impl Keeper {
             self.look_at_the_card();
         }
         let refused = self.storage.state != RecorderState::Recording;
-        if self.ticks.is_multiple_of(if refused { REFUSED_S } else { RETENTION_S }) {
+        // The first look tells the recorder what it may take; from then on it makes room by itself as partitions fill.
+        if self.ticks == 1 || self.ticks.is_multiple_of(if refused { REFUSED_S } else { RETENTION_S }) {
             // The outcome is in the counts; a full queue means that the next time is soon enough.
             let _ = self.shared.recorder.retain(self.retention());
             self.books.forget_old();

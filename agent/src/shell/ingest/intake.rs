@@ -102,12 +102,8 @@ pub fn take(shared: &Arc<Shared>, loaded: &Loaded, layout: &Layout, sample: &Sam
             return Taken::Late;
         }
     };
-    let origin = Origin {
-        source: &sample.source,
-        segment: sample.segment.as_deref(),
-        event_at: sample.time,
-        arrived_at,
-    };
+    let origin =
+        Origin { source: &sample.source, segment: sample.segment.as_deref(), event_at: sample.time, arrived_at };
     Taken::Answered(shared.answer(loaded, true, row, origin))
 }
 

@@ -139,7 +139,8 @@ impl InputSettings {
     pub fn problem(&self) -> Option<(String, String, String)> {
         let Self { window, mqtt } = self;
         let within = |key: &str, value: u64, least: u64, most: u64| {
-            (!(least..=most).contains(&value)).then(|| (key.to_owned(), value.to_string(), format!("{least} to {most}")))
+            (!(least..=most).contains(&value))
+                .then(|| (key.to_owned(), value.to_string(), format!("{least} to {most}")))
         };
         let broker = mqtt.broker == "off" || mqtt.address().is_some();
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -149,9 +150,8 @@ impl InputSettings {
             .or_else(|| within("window.gap_s", window.gap_s.into(), 1, 604_800))
             .or_else(|| within("window.sources_max", window.sources_max as u64, 1, 4_096))
             .or_else(|| {
-                (!broker).then(|| {
-                    ("mqtt.broker".to_owned(), mqtt.broker.clone(), "mqtt://HOST:PORT or \"off\"".to_owned())
-                })
+                (!broker)
+                    .then(|| ("mqtt.broker".to_owned(), mqtt.broker.clone(), "mqtt://HOST:PORT or \"off\"".to_owned()))
             })
             .or_else(|| {
                 let range = "1 to 64 letters, digits, `-`, `_` or `.`".to_owned();
@@ -169,9 +169,8 @@ impl InputSettings {
 }
 
 fn topic_problem(topic: &TopicSettings) -> Option<(String, String, String)> {
-    let problem = |key: &str, value: &str, range: &str| {
-        Some((format!("mqtt.topics.{key}"), value.to_owned(), range.to_owned()))
-    };
+    let problem =
+        |key: &str, value: &str, range: &str| Some((format!("mqtt.topics.{key}"), value.to_owned(), range.to_owned()));
     if let Some(range) = filter_problem(&topic.topic) {
         return problem("topic", &topic.topic, range);
     }

@@ -155,7 +155,8 @@ impl Windows {
         self.turn += 1;
         if !self.sources.contains_key(source) {
             if self.sources.len() >= sources_max
-                && let Some(silent) = self.sources.iter().min_by_key(|(_, kept)| kept.turn).map(|(name, _)| name.clone())
+                && let Some(silent) =
+                    self.sources.iter().min_by_key(|(_, kept)| kept.turn).map(|(name, _)| name.clone())
             {
                 self.sources.remove(&silent);
             }
@@ -184,7 +185,8 @@ impl Windows {
         }
         kept.begun = true;
         kept.fresh = 0;
-        let row = layout.picks.iter().map(|(column, pick)| pick.of(kept.readings.iter().map(|reading| reading[*column])));
+        let row =
+            layout.picks.iter().map(|(column, pick)| pick.of(kept.readings.iter().map(|reading| reading[*column])));
         Pushed::Row(row.collect())
     }
 }

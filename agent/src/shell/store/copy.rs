@@ -31,7 +31,8 @@ pub fn keep_replay_floors(restored: &Path, old: &Path) -> Result<(), StoreError>
         let connection = Connection::open(restored)?;
         connection.execute("ATTACH DATABASE ?1 AS old", [old.to_string_lossy()])?;
         let known: bool =
-            connection.query_row("SELECT count(*) FROM old.sqlite_schema WHERE name = 'replay'", [], |row| row.get(0))?;
+            connection
+                .query_row("SELECT count(*) FROM old.sqlite_schema WHERE name = 'replay'", [], |row| row.get(0))?;
         if known {
             connection.execute_batch(
                 "INSERT INTO main.replay (key_id, high_water) SELECT key_id, high_water FROM old.replay WHERE true

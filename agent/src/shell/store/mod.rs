@@ -27,6 +27,8 @@ mod retain;
 #[cfg(test)]
 pub(crate) mod samples;
 mod settings;
+#[cfg(test)]
+mod upgrade_tests;
 mod writer;
 
 use std::io;

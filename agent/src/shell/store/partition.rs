@@ -112,7 +112,8 @@ fn all(folder: &Path) -> io::Result<Vec<Partition>> {
     for entry in fs::read_dir(folder)? {
         partitions.extend(Partition::parse(entry?.path()));
     }
-    let place = |partition: &Partition| (partition.first_seq, partition.day.clone(), std::cmp::Reverse(partition.stage));
+    let place =
+        |partition: &Partition| (partition.first_seq, partition.day.clone(), std::cmp::Reverse(partition.stage));
     partitions.sort_by_key(place);
     Ok(partitions)
 }

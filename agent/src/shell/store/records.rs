@@ -132,7 +132,8 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// Copies from the attached database `old` every `every`-th record and all labelled ones, or these alone.
 pub(super) fn copy_kept(connection: &Connection, every: Option<u64>) -> rusqlite::Result<()> {
-    const COLUMNS: &str = "seq, id, event_at, arrived_at, source, model, adaptation, missing, output, features, segment";
+    const COLUMNS: &str =
+        "seq, id, event_at, arrived_at, source, model, adaptation, missing, output, features, segment";
     let strided = every.map_or(String::new(), |every| format!("seq % {} = 0 OR ", every.max(1)));
     connection.execute_batch(&format!(
         "INSERT INTO main.served (number, digest) SELECT number, digest FROM old.served;

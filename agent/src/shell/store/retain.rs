@@ -151,7 +151,8 @@ impl RecordWriter {
         }
         let read = |connection: &Connection| -> rusqlite::Result<Facts> {
             let count = |table: &str| {
-                let rows = connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))?;
+                let rows =
+                    connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))?;
                 Ok::<_, rusqlite::Error>(u64::try_from(rows).unwrap_or(0))
             };
             let newest = "SELECT arrived_at FROM record ORDER BY seq DESC LIMIT 1";

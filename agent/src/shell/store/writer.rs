@@ -284,6 +284,13 @@ impl RecordWriter {
         connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     }
 
+    /// Makes the disk "read-only" for the newest partition, or writable again.
+    #[cfg(test)]
+    pub(crate) fn make_read_only(&self, read_only: bool) {
+        let connection = self.current.as_ref().expect("a partition");
+        connection.pragma_update(None, "query_only", read_only).unwrap();
+    }
+
     /// Overwrites the newest partition as a dying card would, behind the back of its connection.
     #[cfg(test)]
     pub(crate) fn damage_current(&mut self) {
@@ -309,8 +316,8 @@ mod tests {
     use super::*;
     use crate::decide::time::Timestamp;
     use crate::shell::files::suffixed;
-    use crate::shell::store::{Record, Retention};
     use crate::shell::store::samples::{DAY_US, assert_same, copy, label, record};
+    use crate::shell::store::{Record, Retention};
 
     fn open(folder: &Path) -> RecordWriter {
         let (writer, asides) = RecordWriter::open(&folder.join("records"), FileSettings::default()).unwrap();
@@ -375,7 +382,8 @@ mod tests {
             })
             .collect();
         assert_eq!(ordinals, [1, 2, 3]);
-        let every = Retention { keep_bytes: 0, free: None, age: None, every: 1, thin_share: 0.0, needed_from: i64::MAX };
+        let every =
+            Retention { keep_bytes: 0, free: None, age: None, every: 1, thin_share: 0.0, needed_from: i64::MAX };
         let retired = writer.retain(&every).unwrap();
         assert_eq!((retired.partitions, retired.first_seq), (3, 4));
         assert_eq!(fs::read_dir(folder.path().join("records")).unwrap().count(), 3, "one database, its log and index");

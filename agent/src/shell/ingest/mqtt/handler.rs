@@ -113,18 +113,16 @@ impl Handler {
         let layout = self.shared.intake.layout(schema);
         for body in &bodies {
             match self.topics[index].kind {
-                TopicKind::Samples => {
-                    match map::reading(&self.topics[index], &topic, body, &layout.readings) {
-                        Ok(Mapped::Nothing) => Counts::add(&self.counts.unmatched),
-                        Ok(Mapped::Reading(reading)) => {
-                            let width = layout.readings.features.len();
-                            if let Some(sample) = self.joins[index].add(reading, width, self.running.now()) {
-                                self.answer(index, &sample, &serving.champion, &layout, client, &topic);
-                            }
+                TopicKind::Samples => match map::reading(&self.topics[index], &topic, body, &layout.readings) {
+                    Ok(Mapped::Nothing) => Counts::add(&self.counts.unmatched),
+                    Ok(Mapped::Reading(reading)) => {
+                        let width = layout.readings.features.len();
+                        if let Some(sample) = self.joins[index].add(reading, width, self.running.now()) {
+                            self.answer(index, &sample, &serving.champion, &layout, client, &topic);
                         }
-                        Err(error) => self.refuse(&error),
                     }
-                }
+                    Err(error) => self.refuse(&error),
+                },
                 TopicKind::Labels => match map::label(&self.topics[index], &topic, body) {
                     Ok(label) => self.label(index, &label, &serving.champion, client, &topic).await,
                     Err(error) => self.refuse(&error),

@@ -112,7 +112,8 @@ pub(super) fn reading(
         return Ok(Mapped::Nothing);
     }
     let source = if entry.source.is_empty() { topic } else { &entry.source };
-    let source = name(source, "source", topic, body)?.unwrap_or_else(|| topic.chars().take(NAME_BYTES_MAX / 4).collect());
+    let source =
+        name(source, "source", topic, body)?.unwrap_or_else(|| topic.chars().take(NAME_BYTES_MAX / 4).collect());
     let segment = name(&entry.segment, "segment", topic, body)?;
     Ok(Mapped::Reading(Reading { source, segment, time: time(&entry.time, body)?, values, counts }))
 }
@@ -211,7 +212,10 @@ mod tests {
         let Ok(Mapped::Reading(found)) = reading(&entry, "plant/4/press", &body, &schema(&["temp"])) else {
             panic!("good")
         };
-        assert_eq!((found.source.as_str(), found.segment.as_deref(), found.values), ("7", Some("line-4"), vec![(0, 1.5)]));
+        assert_eq!(
+            (found.source.as_str(), found.segment.as_deref(), found.values),
+            ("7", Some("line-4"), vec![(0, 1.5)])
+        );
         assert_eq!(filled(&entry.output, "plant/4/press", "7"), "answers/press/7");
         let bad = json!({"meta": {"id": 7}, "values": [{"v": "hot"}]});
         assert_eq!(reading(&entry, "plant/4/press", &bad, &schema(&["temp"])).unwrap_err().code(), "wrong_type");
