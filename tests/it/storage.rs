@@ -102,6 +102,7 @@ fn on_a_full_disk_serving_goes_on_recording_degrades_in_order_and_comes_back_wit
     let label = json!({"record_id": "01JD6Y9K3V0000000000000000", "label": "low"});
     let refused = agent.socket("POST", "/v1/labels", &label.to_string());
     assert_eq!((refused.status, &refused.lines()[0]["outcome"]), (503, &json!("not_stored")));
+    until("the loop has noticed", || (agent.status()["storage"]["recording"]["state"] == "degraded").then_some(()));
     fs::remove_file(ballast).unwrap();
     let (_, back) = send_until(&agent, &mut world, "recording");
     assert!(back["recorder"]["recorded"].as_u64().unwrap() > before);
@@ -155,7 +156,7 @@ fn records_hold_their_budget_old_rows_are_thinned_and_labelled_ones_stay() {
         assert_eq!(agent.socket("POST", "/v1/samples", &body).status, 200);
         most = most.max(agent.status()["records"]["bytes"].as_u64().unwrap());
     }
-    // Retention begins to be told of its budget at the first look, within a minute; until then the size is free.
+    assert!(most <= 4_194_304 * 105 / 100, "{most}");
     let status = until("the budget holds", || {
         let status = agent.status();
         (status["recorder"]["partitions_thinned"].as_u64() > Some(0)).then_some(status)
