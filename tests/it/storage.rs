@@ -1,4 +1,5 @@
 //! Disk, card and clock, through the built binary: what fills, refuses, wears and jumps.
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -289,7 +290,8 @@ fn amplification(features: usize, rows: usize) -> Value {
     for _ in 0..300 {
         let values = row(&mut world);
         let cells: Vec<_> = values.iter().map(ToString::to_string).collect();
-        text.push_str(&format!("{},{}\n", cells.join(","), if values[0] > 0.0 { "high" } else { "low" }));
+        let state = if values[0] > 0.0 { "high" } else { "low" };
+        writeln!(text, "{},{state}", cells.join(",")).unwrap();
     }
     let (data, model) = (device.path().join("w.csv"), device.path().join("w.safetensors"));
     fs::write(&data, text).unwrap();

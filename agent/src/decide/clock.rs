@@ -99,6 +99,7 @@ impl Calendar {
 mod travels;
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "hours of a test")]
 mod tests {
     use super::*;
 

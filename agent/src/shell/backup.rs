@@ -309,7 +309,7 @@ fn replace_by(state_dir: &Path, unpacked: &Path, manifest: &Manifest) -> Result<
     for name in names("models/").chain(names("snapshots/")) {
         move_file(&unpacked.join(name), &state_dir.join(name))?;
     }
-    let kept = (1..)
+    let kept = (1..=u32::MAX)
         .map(|n| state_dir.join(format!("before-restore-{n}")))
         .find(|path| !path.exists())
         .expect("names without end");

@@ -10,6 +10,9 @@ use crate::decide::cycle::{Cycle, CycleSettings, Report};
 use crate::decide::sample::{Label, Sample};
 use crate::decide::time::Timestamp;
 
+/// Seconds since 1970 at each row.
+type Clock = fn(i64) -> i64;
+
 const SECOND: i64 = 1_000_000;
 const PRESENT: i64 = 1_795_000_000;
 const ROWS: u64 = 3_000;
@@ -72,7 +75,7 @@ fn whatever_the_clock_does_the_same_rows_give_the_same_decisions_and_no_promotio
     let (steady, cycle) = run(|number| PRESENT + row(number));
     assert!(steady.iter().any(|said| said.contains("retrain")), "the change is found: {steady:?}");
     let served = cycle.orders().serve;
-    let clocks: [(&str, fn(i64) -> i64); 5] = [
+    let clocks: [(&str, Clock); 5] = [
         ("wakes in 1970 and is set later", |row| if row < 900 { row } else { PRESENT + row }),
         ("jumps ahead by ten years and back", |row| {
             PRESENT + row + if (600..1_700).contains(&row) { 315_000_000 } else { 0 }
