@@ -1,4 +1,5 @@
 //! Gathers the settings of every part; parses and validates their text. Reads no file: the shell hands it texts.
+mod migrations;
 mod settings;
 
 use std::ops::Range;
@@ -21,9 +22,11 @@ use trainer_core::train::TrainSettings;
 pub const SHIPPED: &str = include_str!("config/hone.toml");
 
 /// Everything that can be set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Layout of the file: an older one is brought forward, a newer one refused. A file that names none is of the newest.
+    pub layout: i64,
     /// The daemon itself: places and addresses.
     pub agent: AgentSettings,
     /// What is kept of what was seen and said.
@@ -46,6 +49,24 @@ pub struct Config {
     pub mqtt: MqttSettings,
     /// How samples come in, beside HTTP.
     pub input: InputSettings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            layout: migrations::newest(),
+            agent: AgentSettings::default(),
+            records: RecordsSettings::default(),
+            cycle: CycleSettings::default(),
+            training: TrainSettings::default(),
+            budget: BudgetSettings::default(),
+            sensors: SensorSettings::default(),
+            value: PriceSettings::default(),
+            snapshots: SnapshotSettings::default(),
+            mqtt: MqttSettings::default(),
+            input: InputSettings::default(),
+        }
+    }
 }
 
 /// A setting that is refused.
@@ -73,6 +94,19 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of a newer hone.
+    #[error(
+        "{file} has layout {found}, this hone reads up to {known}: install the newer hone again, or write the file anew \
+         with `hone init`"
+    )]
+    Newer {
+        /// File.
+        file: String,
+        /// Its layout.
+        found: i64,
+        /// The newest layout known here.
+        known: i64,
+    },
     /// A value outside its range.
     #[error("`{key}` is {value}, it must be {range}")]
     Range {
@@ -93,9 +127,13 @@ impl Config {
     pub fn parse<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ConfigError> {
         let mut merged = Table::new();
         for (file, text) in texts {
-            // Each file alone first: only here are the lines known.
-            toml::from_str::<Self>(text).map_err(|error| explain(file, text, &error))?;
-            let table: Table = toml::from_str(text).map_err(|error| explain(file, text, &error))?;
+            let mut table: Table = toml::from_str(text).map_err(|error| explain(file, text, &error))?;
+            let before = table.get("layout").cloned();
+            migrations::forward(file, &mut table)?;
+            if table.get("layout") == before.as_ref() {
+                // Each file alone first: only here are the lines known.
+                toml::from_str::<Self>(text).map_err(|error| explain(file, text, &error))?;
+            }
             merge(&mut merged, table);
         }
         let config: Self = Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Value {

@@ -6,8 +6,11 @@ use hone_tests::http::Answer;
 use hone_tests::world;
 use serde_json::{Value, json};
 
+/// Name of a member, `?` if it may be absent, and what it must be.
+type Member = (&'static str, fn(&Value) -> bool);
+
 /// `$metadata_server_response`, `$metadata_model_response` and so on: the members and their types, `?` for optional ones.
-fn has_form(what: &str, value: &Value, members: &[(&str, fn(&Value) -> bool)]) {
+fn has_form(what: &str, value: &Value, members: &[Member]) {
     let object = value.as_object().unwrap_or_else(|| panic!("{what} is no object: {value}"));
     for (name, is) in members {
         let (name, optional) = name.strip_suffix('?').map_or((*name, false), |name| (name, true));
@@ -54,7 +57,7 @@ fn is_shape(value: &Value) -> bool {
 /// `$response_output`: as many values as the shape says, of the datatype it says.
 fn is_output(tensor: &Value) {
     let any: fn(&Value) -> bool = |_| true;
-    let members: [(&str, fn(&Value) -> bool); 5] = [
+    let members: [Member; 5] = [
         ("name", Value::is_string),
         ("shape", is_shape),
         ("datatype", is_datatype),
@@ -100,7 +103,7 @@ fn health_and_metadata_have_the_form_of_the_specification() {
     let version = agent.champion();
     for path in ["/v2/models/main".to_owned(), format!("/v2/models/main/versions/{version}")] {
         let model = get(&path).json();
-        let members: [(&str, fn(&Value) -> bool); 5] = [
+        let members: [Member; 5] = [
             ("name", Value::is_string),
             ("versions?", texts),
             ("platform", Value::is_string),
@@ -140,7 +143,7 @@ fn an_inference_gives_back_the_id_the_wanted_outputs_and_one_answer_per_row() {
         let answer = agent.tcp("POST", &path, &body.to_string());
         assert_eq!(answer.status, 200, "{}", answer.text);
         let answer = answer.json();
-        let members: [(&str, fn(&Value) -> bool); 5] = [
+        let members: [Member; 5] = [
             ("model_name", Value::is_string),
             ("model_version?", Value::is_string),
             ("id?", Value::is_string),
@@ -216,7 +219,8 @@ fn what_is_wrong_is_answered_with_a_status_and_an_error_in_words() {
     let huge = format!("{{\"id\":\"{}\"}}", "x".repeat(9 << 20));
     is_error(&post(&huge), 413);
     assert_eq!(post(&good).status, 200, "and it goes on");
-    assert_eq!(agent.status()["records"]["records"], 1, "nothing refused is on record");
+    let records = agent.socket("GET", "/v1/records", "").json()["records"].clone();
+    assert_eq!(records.as_array().map_or(0, Vec::len), 1, "nothing refused is on record");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod numbers;
 mod rollout;
 mod samples;
 mod scan;
+mod storage;
 mod tidy;
 mod training;
 

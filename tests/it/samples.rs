@@ -72,12 +72,11 @@ fn thin_edge_measurements_are_answered_labelled_and_refused_with_a_count() {
         (&refused["unknown_class"], &refused["wrong_type"], &refused["malformed"]),
         (&json!(1), &json!(1), &json!(1))
     );
-    let outcomes: Vec<_> = machine
-        .heard()
-        .into_iter()
-        .filter(|(topic, _)| topic == "hone/outcomes")
-        .map(|(_, said)| said["outcome"].clone())
-        .collect();
+    let outcomes = until("both outcomes are heard", || {
+        let heard = machine.heard().into_iter().filter(|(topic, _)| topic == "hone/outcomes");
+        let outcomes: Vec<_> = heard.map(|(_, said)| said["outcome"].clone()).collect();
+        (outcomes.len() == 2).then_some(outcomes)
+    });
     assert_eq!(outcomes, ["stored", "duplicate"]);
 
     // A broker that dies and comes back is found again.

@@ -139,8 +139,18 @@ impl Device {
     /// It ends instead; its log is in the message.
     #[must_use]
     pub fn start(&self, model: Option<&Path>) -> Agent {
+        self.start_with(model, &[])
+    }
+
+    /// [`Device::start`] with more in its environment.
+    ///
+    /// # Panics
+    /// As [`Device::start`].
+    #[must_use]
+    pub fn start_with(&self, model: Option<&Path>, environment: &[(&str, &str)]) -> Agent {
         let log = self.path().join("log");
         let mut command = self.command(&["run"]);
+        command.envs(environment.iter().copied());
         // A device without sensors, until a test makes some: what else this machine does is not the test's business.
         command.arg("--sensors-root").arg(self.sensors());
         if let Some(model) = model {

@@ -2,6 +2,7 @@
 pub mod approve;
 mod ask;
 pub mod backtest;
+pub mod backup;
 pub mod canary;
 pub mod chart;
 pub mod demo;
@@ -22,6 +23,7 @@ pub mod rebaseline;
 pub mod records;
 pub mod replay;
 pub mod reproduce;
+pub mod restore;
 pub mod retrain;
 pub mod rollback;
 pub mod run;
@@ -111,6 +113,10 @@ enum Command {
     Rollback(rollback::Args),
     /// Train a base model from a CSV file
     Train(train::Args),
+    /// Write the agent's state to one file
+    Backup(backup::Args),
+    /// Put a backed-up state into place
+    Restore(restore::Args),
     /// Look into model bundles
     Model(model::Args),
     /// Replay a labelled file through the real loop and compare policies
@@ -161,6 +167,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Rebaseline(args) => rebaseline::run(&args, global),
         Command::Rollback(args) => rollback::run(&args, global),
         Command::Train(args) => train::run(&args, global),
+        Command::Backup(args) => backup::run(&args, global),
+        Command::Restore(args) => restore::run(&args, global),
         Command::Model(args) => model::run(&args, global),
         Command::Backtest(args) => backtest::run(&args, global),
         Command::Completions { shell } => {

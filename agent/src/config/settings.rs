@@ -113,8 +113,20 @@ impl Default for SnapshotSettings {
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { agent, records, cycle, rollout, training, budget, sensors, value: prices, snapshots, mqtt, input } =
-        config;
+    let Config {
+        agent,
+        records,
+        cycle,
+        rollout,
+        training,
+        budget,
+        sensors,
+        value: prices,
+        snapshots,
+        mqtt,
+        input,
+        layout: _,
+    } = config;
     let mut refused = None;
     let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {

@@ -96,6 +96,10 @@ impl Calendar {
 }
 
 #[cfg(test)]
+mod travels;
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "hours of a test")]
 mod tests {
     use super::*;
 

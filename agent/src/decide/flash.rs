@@ -59,6 +59,7 @@ impl Flash {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shares of a day")]
 mod tests {
     use super::*;
 

@@ -1,6 +1,7 @@
 //! The world: disk, clocks, network, threads and processes. Carries out what `decide` orders.
 pub mod api;
 pub mod backtest;
+pub mod backup;
 pub mod client;
 pub mod clock;
 pub mod compare;

@@ -7,6 +7,8 @@
 //!
 //! The disk's moods stay here: a group that cannot be stored is held and tried again, whoever serves never notices.
 mod batcher;
+#[cfg(test)]
+mod day;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};

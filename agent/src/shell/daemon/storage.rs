@@ -66,7 +66,8 @@ impl Keeper {
             self.look_at_the_card();
         }
         let refused = self.storage.state != RecorderState::Recording;
-        if self.ticks.is_multiple_of(if refused { REFUSED_S } else { RETENTION_S }) {
+        // The first look tells the recorder what it may take; from then on it makes room by itself as partitions fill.
+        if self.ticks == 1 || self.ticks.is_multiple_of(if refused { REFUSED_S } else { RETENTION_S }) {
             // The outcome is in the counts; a full queue means that the next time is soon enough.
             let _ = self.shared.recorder.retain(self.retention());
             self.books.forget_old();
@@ -166,7 +167,7 @@ impl Keeper {
     /// The oldest label that somebody still reads: the rows of a training under way with its hold-out, and labels that the
     /// cycle has not counted.
     fn needed_from(&self) -> i64 {
-        let Some(saved) = &self.saved else { return 0 };
+        let Some(saved) = &self.saved else { return i64::MAX };
         let uncounted = saved.ordinal + 1;
         saved.cycle.orders().work.map_or(uncounted, |order| {
             let from = i64::try_from(order.rows.from_label).unwrap_or(i64::MAX);
@@ -188,6 +189,7 @@ impl Keeper {
         json!({
             "keep_bytes": self.storage.settings.keep_bytes,
             "free_bytes": self.free().map(|(free, _)| free),
+            "recording": self.storage.state,
             "flash": view,
             "clock": {
                 "trust": clock::trust(),

@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn joins() -> Joins {
-        Joins::new(Duration::from_millis(200), Duration::from_secs(60))
+        Joins::new(Duration::from_millis(200), Duration::from_mins(1))
     }
 
     #[test]

@@ -137,7 +137,14 @@ async fn connected(
     let (told, mut heard) = mpsc::channel(usize::from(settings.queue_messages) + EXTRA);
     let filters: Vec<_> =
         settings.topics.iter().map(|topic| Filter::new(topic.topic.clone(), QoS::AtLeastOnce)).collect();
-    let polling = Polling(tokio::spawn(poll(eventloop, client.clone(), filters, told, handler.counts())));
+    let polling = Polling(tokio::spawn(poll(
+        eventloop,
+        client.clone(),
+        filters,
+        told,
+        usize::from(settings.queue_messages),
+        handler.counts(),
+    )));
     let end = loop {
         tokio::select! {
             told = heard.recv() => match told {
@@ -213,6 +220,7 @@ async fn poll(
     client: AsyncClient,
     filters: Vec<Filter>,
     told: mpsc::Sender<Told>,
+    reserved: usize,
     counts: Arc<Counts>,
 ) {
     loop {
@@ -244,6 +252,11 @@ async fn poll(
             }
             Event::Incoming(Incoming::Publish(message)) => {
                 Counts::add(&counts.messages);
+                // What the broker holds back until it is acknowledged always fits: no more of it comes than there is room.
+                if message.qos == QoS::AtMostOnce && told.capacity() <= reserved {
+                    Counts::add(&counts.dropped);
+                    continue;
+                }
                 if let Err(refused) = told.try_send(Told::Message(message)) {
                     match refused {
                         mpsc::error::TrySendError::Full(_) => Counts::add(&counts.dropped),

@@ -153,17 +153,14 @@ impl Windows {
             self.sources.clear();
         }
         self.turn += 1;
-        if !self.sources.contains_key(source) {
-            if self.sources.len() >= sources_max
-                && let Some(silent) =
-                    self.sources.iter().min_by_key(|(_, kept)| kept.turn).map(|(name, _)| name.clone())
-            {
-                self.sources.remove(&silent);
-            }
-            let kept = Kept { readings: VecDeque::with_capacity(length), newest: at, fresh: 0, begun: false, turn: 0 };
-            self.sources.insert(source.to_owned(), kept);
+        if self.sources.len() >= sources_max
+            && !self.sources.contains_key(source)
+            && let Some(silent) = self.sources.iter().min_by_key(|(_, kept)| kept.turn).map(|(name, _)| name.clone())
+        {
+            self.sources.remove(&silent);
         }
-        let kept = self.sources.get_mut(source).expect("inserted above");
+        let new = || Kept { readings: VecDeque::with_capacity(length), newest: at, fresh: 0, begun: false, turn: 0 };
+        let kept = self.sources.entry(source.to_owned()).or_insert_with(new);
         kept.turn = self.turn;
         let apart_us = at.0.saturating_sub(kept.newest.0);
         // Also backwards: a clock that was set back by more is no reading that came late.

@@ -47,7 +47,7 @@ fn after(at: Timestamp, wait_ms: u32) -> Timestamp {
 pub(super) struct Batcher {
     writer: RecordWriter,
     settings: RecorderSettings,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     records: VecDeque<NewRecord>,
     labels: Vec<NewLabel>,
     replies: Vec<oneshot::Sender<LabelOutcome>>,
@@ -95,7 +95,7 @@ impl Batcher {
         self.give_up(0);
     }
 
-    fn handle(&mut self, message: Message) -> ControlFlow<()> {
+    pub(super) fn handle(&mut self, message: Message) -> ControlFlow<()> {
         match message {
             Message::Record(record) => {
                 let at = record.arrived_at;
@@ -146,7 +146,7 @@ impl Batcher {
     }
 
     /// Commits the open group, or what is held.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         let latest = self.deadline.take().map(|deadline| deadline.latest);
         if self.records.is_empty() && self.labels.is_empty() {
             return;
@@ -351,6 +351,34 @@ mod tests {
         let mut outcome = feed_label(&mut batcher, 1, at(6000));
         batcher.close();
         assert!(matches!(outcome.try_recv().unwrap(), LabelOutcome::Stored { .. }));
+    }
+
+    #[test]
+    fn a_disk_that_became_read_only_is_tried_again_and_what_was_held_is_stored_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut batcher = batcher(folder.path(), SETTINGS);
+        (0..4).for_each(|number| feed(&mut batcher, number, at(0)));
+        batcher.writer.make_read_only(true);
+        (4..10).for_each(|number| feed(&mut batcher, number, at(10)));
+        let status = batcher.shared.status();
+        assert!(
+            matches!(&status.state, RecorderState::Degraded { reason } if reason.contains("readonly")),
+            "{status:?}"
+        );
+        assert_eq!((status.recorded, status.held, status.unrecorded), (4, 6, 0));
+        let mut refused = feed_label(&mut batcher, 1, at(20));
+        assert!(matches!(refused.try_recv().unwrap(), LabelOutcome::NotStored { .. }));
+        batcher.writer.make_read_only(false);
+        feed(&mut batcher, 10, at(5010));
+        let status = batcher.shared.status();
+        assert_eq!((status.state, status.recorded, status.held), (RecorderState::Recording, 11, 0));
+        let found = batcher.writer.reader().recent(100, None).unwrap();
+        for (number, found) in found.iter().rev().enumerate() {
+            assert_eq!(
+                (found.seq, found.record.id),
+                (i64::try_from(number).unwrap() + 1, record(number as u64, at(0)).id)
+            );
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! ```
 mod commands;
 mod control;
+mod copy;
 mod cycle;
 mod error;
 mod format;
@@ -26,6 +27,8 @@ mod retain;
 #[cfg(test)]
 pub(crate) mod samples;
 mod settings;
+#[cfg(test)]
+mod upgrade_tests;
 mod writer;
 
 use std::io;
@@ -37,6 +40,7 @@ use trainer_core::digest::Digest;
 
 pub use commands::CommandRow;
 pub use control::Control;
+pub use copy::{copy_database, keep_replay_floors};
 pub use cycle::CycleRow;
 pub use error::StoreError;
 pub use labels::{LabelOutcome, LabelledRow, NewLabel};

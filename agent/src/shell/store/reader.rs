@@ -148,6 +148,11 @@ impl RecordReader {
         Ok(counts)
     }
 
+    /// The partition that is written to.
+    pub(super) fn newest(&self) -> Result<Option<Partition>, StoreError> {
+        Ok(self.partitions()?.pop())
+    }
+
     fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
         partition::list(&self.folder).map_err(|source| StoreError::io("list", &self.folder, source))
     }

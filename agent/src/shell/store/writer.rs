@@ -87,8 +87,18 @@ impl RecordWriter {
             None => self.next_ordinal = self.next_ordinal.max(self.next_ordinal_of_older()),
         }
         labels::reserve(&connection, self.next_ordinal).map_err(&failed)?;
+        self.keep_log_short(&connection).map_err(&failed)?;
         self.current = Some(connection);
         Ok(())
+    }
+
+    /// A log of the usual 4 MB would outgrow the partitions of a small budget.
+    fn keep_log_short(&self, connection: &Connection) -> rusqlite::Result<()> {
+        /// A quarter of a partition, in pages of 4 KiB; at least what a group of records takes.
+        const PART_BYTES: u64 = 4 * 4096;
+        const PAGES: std::ops::RangeInclusive<u64> = 64..=1_000;
+        let pages = (self.settings.partition_bytes_max / PART_BYTES).clamp(*PAGES.start(), *PAGES.end());
+        connection.pragma_update(None, "wal_autocheckpoint", i64::try_from(pages).unwrap_or(1_000))
     }
 
     fn next_ordinal_of_older(&self) -> i64 {
@@ -116,12 +126,13 @@ impl RecordWriter {
 
     /// Creates the partition that begins with the next record. It is synced, whatever the settings: it carries the promise
     /// that no ordinal is used twice.
-    fn begin_partition(&mut self, day: String) -> Result<(), StoreError> {
+    pub(super) fn begin_partition(&mut self, day: String) -> Result<(), StoreError> {
         let partition = Partition::new(&self.folder, self.next_seq, day);
         let failed = StoreError::sqlite("create", &partition.path);
         let connection = format::open(&partition.path, &FORMAT, Synchronous::Full)?;
         labels::reserve(&connection, self.next_ordinal).map_err(&failed)?;
         format::set_synchronous(&connection, self.settings.durability.into()).map_err(&failed)?;
+        self.keep_log_short(&connection).map_err(&failed)?;
         sync_folder(&self.folder).map_err(|source| StoreError::io("sync", &self.folder, source))?;
         // The partition before may still get late labels, and it is the likeliest to.
         let before = self.partitions.last().map(|partition| partition.path.clone());
@@ -282,6 +293,13 @@ impl RecordWriter {
     pub(crate) fn limit_pages(&self, pages: i64) {
         let connection = self.current.as_ref().expect("a partition");
         connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+    }
+
+    /// Makes the disk "read-only" for the newest partition, or writable again.
+    #[cfg(test)]
+    pub(crate) fn make_read_only(&self, read_only: bool) {
+        let connection = self.current.as_ref().expect("a partition");
+        connection.pragma_update(None, "query_only", read_only).unwrap();
     }
 
     /// Overwrites the newest partition as a dying card would, behind the back of its connection.

@@ -60,7 +60,7 @@ impl Handler {
         self.handled += 1;
         let (messages, dropped) = (&self.counts.messages, &self.counts.dropped);
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
-        if self.handled.is_multiple_of(SHOWN_EVERY) || read(messages) - read(dropped) <= self.handled {
+        if self.handled.is_multiple_of(SHOWN_EVERY) || read(messages).saturating_sub(read(dropped)) <= self.handled {
             self.shared.input.send_replace(self.counts.view(state, None));
         }
     }
