@@ -11,6 +11,7 @@ pub use settings::{AgentSettings, RecordsSettings, SnapshotSettings};
 use crate::decide::budget::BudgetSettings;
 use crate::decide::cycle::CycleSettings;
 use crate::decide::prices::PriceSettings;
+use crate::shell::models::ModelSettings;
 use crate::shell::mqtt::MqttSettings;
 use crate::shell::sensors::SensorSettings;
 use trainer_core::train::TrainSettings;
@@ -38,6 +39,8 @@ pub struct Config {
     pub value: PriceSettings,
     /// What is kept of what retrains learned from.
     pub snapshots: SnapshotSettings,
+    /// Whose models may serve, and how a new one proves itself.
+    pub models: ModelSettings,
     /// The link to the fleet.
     pub mqtt: MqttSettings,
 }

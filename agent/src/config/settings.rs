@@ -102,7 +102,7 @@ impl Default for SnapshotSettings {
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { agent, records, cycle, training, budget, sensors, value: prices, snapshots, mqtt } = config;
+    let Config { agent, records, cycle, training, budget, sensors, value: prices, snapshots, models, mqtt } = config;
     let mut refused = None;
     let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {
@@ -270,6 +270,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     let kept = snapshots.keep_bytes;
     hold((1 << 20..=1 << 40).contains(&kept), "snapshots.keep_bytes", &kept, "1048576 to 1099511627776");
+    if let Some((key, value, range)) = models.problem() {
+        hold(false, &format!("models.{key}"), &value, &range);
+    }
     if let Some((key, value, range)) = mqtt.problem() {
         hold(false, &format!("mqtt.{key}"), &value, &range);
     }

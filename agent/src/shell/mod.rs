@@ -5,6 +5,7 @@ pub mod client;
 pub mod clock;
 pub mod compare;
 pub mod daemon;
+pub mod disk;
 pub mod files;
 pub mod inference;
 pub mod ingest;

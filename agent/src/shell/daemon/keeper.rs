@@ -17,11 +17,14 @@ use trainer_core::train::TrainSettings;
 
 use super::books::Books;
 use super::budget::Warden;
+use super::serving::Gatehouse;
 use super::shared::{Event, Shared};
 use super::views;
 use super::work::{Next, Undone, Worked};
 use crate::decide::budget::{Budget, Refusal};
 use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
+use crate::decide::floors::Floors;
+use crate::decide::loading::Loading;
 use crate::decide::sample::{Label, Sample};
 use crate::decide::time::Timestamp;
 use crate::shell::clock;
@@ -49,6 +52,12 @@ pub(super) struct Saved {
     /// What training may take; none in the state of an older version, and then as at a first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) budget: Option<Budget>,
+    /// Which models may be loaded.
+    #[serde(default)]
+    pub(super) loading: Loading,
+    /// What may not come back.
+    #[serde(default)]
+    pub(super) floors: Floors,
 }
 
 /// What the loop is told once.
@@ -72,6 +81,8 @@ pub(super) struct Keeper {
     pub(super) trainer: Trainer,
     pub(super) saved: Option<Saved>,
     pub(super) warden: Warden,
+    /// What loading a model needs.
+    pub(super) gatehouse: Gatehouse,
     /// The run whose thread is at work.
     pub(super) working: Option<u64>,
     /// A model that could not be loaded, so that it is told of once.
@@ -100,6 +111,7 @@ impl Keeper {
                 }
                 Event::Link(ask) => self.link(*ask),
                 Event::Worked(worked) => self.worked(*worked),
+                Event::Unsound(digest) => self.unsound(digest),
                 Event::Tick => self.tick(),
                 Event::Stop(done) => {
                     if self.suspend_for_stop() {
@@ -108,6 +120,9 @@ impl Keeper {
                     // Work that an orderly stop cuts short has not failed.
                     if let Some(saved) = self.saved.as_mut().filter(|_| self.working.is_some()) {
                         saved.attempts = saved.attempts.saturating_sub(1);
+                    }
+                    if let Some(saved) = &mut self.saved {
+                        saved.loading.ended(&self.gatehouse.rules);
                     }
                     self.commit();
                     let _ = done.send(());
@@ -180,6 +195,7 @@ impl Keeper {
             reports.extend(saved.cycle.sample(&sample, &self.rules.cycle));
             self.changed += 1;
         }
+        self.answered(answers.len() / schema.outputs().max(1));
         self.after(&reports);
     }
 
@@ -219,6 +235,12 @@ impl Keeper {
             Ok(done) => {
                 let before = saved.cycle.orders().work;
                 self.books.trained(run, &done, taken.as_ref(), before.as_ref().map(|order| order.parent));
+                if let (Some(_), Some(order)) = (done.snapshot, &before)
+                    && let Err(reason) = self.answer_for(done.candidate, order.parent)
+                {
+                    return self.fail(run, format!("this device may not answer for its candidate: {reason}"));
+                }
+                let Some(saved) = &mut self.saved else { return };
                 let event = cycle::Event::Judged {
                     run,
                     candidate: done.candidate,
@@ -287,6 +309,7 @@ impl Keeper {
             let _ = self.shared.recorder.retire(self.rules.keep_bytes);
             self.books.forget_old();
         }
+        self.served_a_second();
         if let Some(saved) = &mut self.saved {
             let reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
             if !reports.is_empty() {
@@ -329,6 +352,9 @@ impl Keeper {
         self.committed_at = Instant::now();
         let stored = self.books.commit(saved);
         if stored {
+            if let Err(error) = self.gatehouse.floors_file.store(&saved.floors) {
+                tracing::warn!(error = %error.chain(), "floors.json stays behind the state");
+            }
             self.changed = 0;
             self.shared.stored.notify_one();
         }

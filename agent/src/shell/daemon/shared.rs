@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use fleet_protocol::names::DeviceId;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Strategy};
 use ulid::Ulid;
 
@@ -14,6 +15,7 @@ use crate::decide::time::Timestamp;
 use crate::shell::clock::Ids;
 use crate::shell::inference::{Loaded, Slot};
 use crate::shell::ingest::samples::{CODES, Counts};
+use crate::shell::models::Door;
 use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
 
@@ -52,6 +54,8 @@ pub enum Event {
     Worked(Box<Worked>),
     /// The link to the fleet asks.
     Link(Box<LinkAsk>),
+    /// This model answered something that is no number.
+    Unsound(Digest),
     /// A second has passed.
     Tick,
     /// Store everything and end.
@@ -101,6 +105,20 @@ pub enum Command {
         bytes: Vec<u8>,
         /// The same, read.
         model: Box<Model>,
+    },
+    /// An offer with the signature that came with it, by the door it came in.
+    Install {
+        /// Bundle bytes.
+        bytes: Vec<u8>,
+        /// Its DSSE envelope, JSON.
+        envelope: Option<Vec<u8>>,
+        /// Where it came in.
+        door: Door,
+    },
+    /// Remove model files nobody needs, or say which.
+    Collect {
+        /// Say only.
+        dry: bool,
     },
 }
 
@@ -198,6 +216,11 @@ impl Shared {
     /// Answers `rows`, hands them to the recorder and, if it is the champion that answers, to the loop. Never blocks.
     pub fn answer(self: &Arc<Self>, loaded: &Loaded, champion: bool, rows: Vec<f32>, origin: Origin<'_>) -> Answered {
         let answers = loaded.answer(&rows);
+        let sound = answers.iter().all(|value| value.is_finite());
+        if champion && !sound {
+            // The model falls back; a full queue is told by the next answer.
+            let _ = self.events.try_send(Event::Unsound(loaded.digest));
+        }
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);
         let at = origin.event_at.unwrap_or(origin.arrived_at);
@@ -221,7 +244,7 @@ impl Shared {
         }
         let count = i64::try_from(ids.len()).unwrap_or(i64::MAX);
         let samples = || Event::Samples { rows, answers: answers.clone(), at };
-        let watched = champion && self.events.try_send(samples()).is_ok();
+        let watched = champion && sound && self.events.try_send(samples()).is_ok();
         if champion && !watched {
             self.counters.unwatched.fetch_add(ids.len() as u64, Ordering::Relaxed);
         }
