@@ -11,13 +11,13 @@ use trainer_core::digest::Digest;
 use trainer_core::model::Work;
 
 /// All targets by name.
-pub const TARGETS: [&str; 3] = ["bundle", "envelope", "frame"];
+pub(crate) const TARGETS: [&str; 3] = ["bundle", "envelope", "frame"];
 
 /// Seed of the one key that envelopes of the corpus are signed with.
-pub const KEY_SEED: [u8; 32] = [1; 32];
+pub(crate) const KEY_SEED: [u8; 32] = [1; 32];
 
 /// Runs one target; returns what came of it, in words without numbers: the kind of its end.
-pub fn run(target: &str, bytes: &[u8]) -> String {
+pub(crate) fn run(target: &str, bytes: &[u8]) -> String {
     let text = match target {
         "bundle" => bundle(bytes),
         "envelope" => envelope(bytes),
@@ -97,7 +97,7 @@ fn frame(bytes: &[u8]) -> String {
 }
 
 /// A corpus file as input: a `.delta` is the bytes between a common beginning and a common end of `base`.
-pub fn expand(name: &str, file: Vec<u8>, base: &[u8]) -> Vec<u8> {
+pub(crate) fn expand(name: &str, file: Vec<u8>, base: &[u8]) -> Vec<u8> {
     if !name.ends_with(".delta") {
         return file;
     }

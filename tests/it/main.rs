@@ -3,13 +3,16 @@ mod backtest;
 mod budgets;
 mod cli;
 mod compare;
+mod corpus;
 mod daemon;
 mod fleet;
 mod measured;
 mod numbers;
+mod power;
 mod scan;
 mod tidy;
 mod training;
+mod vault;
 
 /// Counted, so that a test can say how many bytes something holds.
 #[global_allocator]

@@ -136,6 +136,15 @@ impl Device {
     /// It ends instead; its log is in the message.
     #[must_use]
     pub fn start(&self, model: Option<&Path>) -> Agent {
+        self.start_with(model, &[])
+    }
+
+    /// [`Device::start`] with further arguments.
+    ///
+    /// # Panics
+    /// As [`Device::start`].
+    #[must_use]
+    pub fn start_with(&self, model: Option<&Path>, further: &[&str]) -> Agent {
         let log = self.path().join("log");
         let mut command = self.command(&["run"]);
         // A device without sensors, until a test makes some: what else this machine does is not the test's business.
@@ -143,6 +152,7 @@ impl Device {
         if let Some(model) = model {
             command.arg("--model").arg(model);
         }
+        command.args(further);
         command.stderr(File::create(&log).expect("a log")).stdout(Stdio::null());
         let mut child = command.spawn().expect("hone can be started");
         let socket = self.state_dir().join("api.sock");
@@ -238,6 +248,13 @@ impl Agent {
         let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(kill.expect("kill can be started").success());
         until("the agent ends", || self.child.try_wait().expect("a child of ours"))
+    }
+
+    /// Whether its process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
     }
 
     /// Kills it, as a power cut of the process would.

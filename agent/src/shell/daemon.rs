@@ -318,3 +318,6 @@ fn assemble(
     first_model(&mut keeper, model, &set_aside)?;
     Ok((Parts { recorder, keeper, shared, lock }, events))
 }
+
+#[cfg(test)]
+mod power_cut;

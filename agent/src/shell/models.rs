@@ -124,8 +124,9 @@ impl ModelStore {
     }
 
     /// What its files are on.
-    pub(super) fn disk(&self) -> &dyn Disk {
-        &*self.disk
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// Where the file named `digest` is or would be.

@@ -179,7 +179,7 @@ impl Keeper {
         self.carry_out();
     }
 
-    fn samples(&mut self, rows: &[f32], answers: &[f32], at: Timestamp) {
+    pub(super) fn samples(&mut self, rows: &[f32], answers: &[f32], at: Timestamp) {
         let Some(saved) = &mut self.saved else { return };
         let Some(serving) = self.shared.slot.serving() else {
             return;
@@ -199,7 +199,7 @@ impl Keeper {
         self.after(&reports);
     }
 
-    fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
+    pub(super) fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
         let Some(saved) = &mut self.saved else { return };
         saved.ordinal = saved.ordinal.max(ordinal);
         let Some(serving) = self.shared.slot.serving() else {
@@ -224,7 +224,7 @@ impl Keeper {
         self.after(&reports);
     }
 
-    fn worked(&mut self, worked: Worked) {
+    pub(super) fn worked(&mut self, worked: Worked) {
         let Worked { run, outcome } = worked;
         if self.working.take_if(|working| *working == run).is_none() {
             return;
@@ -235,6 +235,7 @@ impl Keeper {
             Ok(done) => {
                 let before = saved.cycle.orders().work;
                 self.books.trained(run, &done, taken.as_ref(), before.as_ref().map(|order| order.parent));
+                self.gatehouse.vetted.insert(done.candidate);
                 if let (Some(_), Some(order)) = (done.snapshot, &before)
                     && let Err(reason) = self.answer_for(done.candidate, order.parent)
                 {
@@ -302,7 +303,7 @@ impl Keeper {
         self.after(&reports);
     }
 
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         self.ticks += 1;
         if self.ticks.is_multiple_of(RETENTION_S) {
             // The outcome is in the counts; a full queue means that the next time is soon enough.

@@ -15,7 +15,6 @@ use crate::decide::cycle;
 use crate::decide::floors::Floors;
 use crate::decide::loading::{Admission, LoadingRules};
 use crate::decide::sample::BaselineRows;
-use crate::shell::disk::RealDisk;
 use crate::shell::inference::{Loaded, Serving};
 use crate::shell::models::vetting::Vetting;
 use crate::shell::models::{DeviceKey, FloorsFile, ModelStore, Refused, Standing, Vault};
@@ -47,12 +46,12 @@ impl Gatehouse {
         let mut keys = config.mqtt.keys().map_err(wrong)?;
         config.models.trust(&mut keys).map_err(wrong)?;
         let required = config.models.requires(&keys);
-        let own = DeviceKey::open(&RealDisk, state_dir)?;
+        let own = DeviceKey::open(&**models.disk(), state_dir)?;
         let device = config.mqtt.device.parse().ok();
         let vault = Vault::new(models.clone(), own, keys, device, required)
             .map_err(|error| DaemonError::System(io::Error::other(error)))?;
         first::clear(state_dir, &vault)?;
-        let (floors_file, damaged) = FloorsFile::open(RealDisk::shared(), state_dir)?;
+        let (floors_file, damaged) = FloorsFile::open(Arc::clone(models.disk()), state_dir)?;
         for path in damaged {
             tracing::error!(file = %path.display(), "a generation of the floors is damaged; the other one counts");
         }

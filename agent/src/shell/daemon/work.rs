@@ -204,6 +204,8 @@ impl Bench {
         runs::record(&self.snapshots, snapshot, Some(self.order.parent), Some(self.order.run), &finished)?;
         cost.work_mac = finished.work_mac;
         let digest = self.models.put(&finished.bundle)?;
+        // Here, so that the loop need not wait for it when it serves.
+        self.vetting.vet(&finished.bundle).map_err(undone)?;
         self.post.wrote(finished.bundle.len() as u64);
         read(&finished.bundle, digest)
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::{Disk, RealDisk};
 
@@ -27,7 +27,7 @@ type Listener = Box<dyn FnMut(&str, &Memory) + Send>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     /// Bytes now, and whether they are synced.
-    files: Vec<(Vec<u8>, bool)>,
+    files: Vec<(Arc<Vec<u8>>, bool)>,
     names: BTreeMap<PathBuf, usize>,
     synced_names: BTreeMap<PathBuf, usize>,
 }
@@ -102,7 +102,7 @@ impl Disk for CutDisk {
         self.before("write", path);
         RealDisk.create(path, bytes)?;
         let mut memory = self.memory.lock().unwrap();
-        memory.files.push((bytes.to_vec(), false));
+        memory.files.push((Arc::new(bytes.to_vec()), false));
         let index = memory.files.len() - 1;
         memory.names.insert(path.to_owned(), index);
         Ok(())
@@ -157,8 +157,6 @@ pub(crate) fn lay_out(files: &BTreeMap<PathBuf, Vec<u8>>, from: &Path, to: &Path
 }
 
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::super::{put, put_keeping};
     use super::*;
 

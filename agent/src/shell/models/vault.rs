@@ -238,7 +238,7 @@ impl Vault {
     pub fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
         self.files.remove(digest)?;
         let path = self.envelope_path(digest);
-        disk::discard(self.files.disk(), &path).map_err(|source| StoreError::io("remove", &path, source))
+        disk::discard(&**self.files.disk(), &path).map_err(|source| StoreError::io("remove", &path, source))
     }
 
     /// Removes signatures whose model is not there: an install or a removal that was cut half-way.
@@ -253,7 +253,7 @@ impl Vault {
             let digest = name.strip_suffix(".dsse").and_then(|stem| stem.parse::<Digest>().ok());
             if let Some(digest) = digest.filter(|digest| stored.binary_search(digest).is_err()) {
                 let path = self.envelope_path(&digest);
-                disk::discard(self.files.disk(), &path).map_err(|source| StoreError::io("remove", &path, source))?;
+                disk::discard(&**self.files.disk(), &path).map_err(|source| StoreError::io("remove", &path, source))?;
             }
         }
         Ok(())
@@ -344,7 +344,7 @@ impl Vault {
 
     fn put_envelope(&self, digest: &Digest, text: &[u8]) -> Result<(), StoreError> {
         let path = self.envelope_path(digest);
-        disk::put(self.files.disk(), &path, text).map_err(|source| StoreError::io("write", &path, source))
+        disk::put(&**self.files.disk(), &path, text).map_err(|source| StoreError::io("write", &path, source))
     }
 }
 
