@@ -14,6 +14,7 @@ use crate::decide::cycle::CycleSettings;
 use crate::decide::prices::PriceSettings;
 use crate::decide::rollout::RolloutSettings;
 use crate::shell::ingest::settings::InputSettings;
+use crate::shell::models::ModelSettings;
 use crate::shell::mqtt::MqttSettings;
 use crate::shell::sensors::SensorSettings;
 use trainer_core::train::TrainSettings;
@@ -45,6 +46,8 @@ pub struct Config {
     pub value: PriceSettings,
     /// What is kept of what retrains learned from.
     pub snapshots: SnapshotSettings,
+    /// Whose models may serve, and how a new one proves itself.
+    pub models: ModelSettings,
     /// The link to the fleet.
     pub mqtt: MqttSettings,
     /// How samples come in, beside HTTP.
@@ -58,11 +61,13 @@ impl Default for Config {
             agent: AgentSettings::default(),
             records: RecordsSettings::default(),
             cycle: CycleSettings::default(),
+            rollout: RolloutSettings::default(),
             training: TrainSettings::default(),
             budget: BudgetSettings::default(),
             sensors: SensorSettings::default(),
             value: PriceSettings::default(),
             snapshots: SnapshotSettings::default(),
+            models: ModelSettings::default(),
             mqtt: MqttSettings::default(),
             input: InputSettings::default(),
         }

@@ -4,16 +4,19 @@ mod budgets;
 mod cli;
 mod compare;
 mod conformance;
+mod corpus;
 mod daemon;
 mod fleet;
 mod measured;
 mod numbers;
+mod power;
 mod rollout;
 mod samples;
 mod scan;
 mod storage;
 mod tidy;
 mod training;
+mod vault;
 
 /// Counted, so that a test can say how many bytes something holds.
 #[global_allocator]

@@ -198,7 +198,7 @@ fn a_clock_that_wakes_in_1970_and_jumps_loses_no_record_keeps_the_order_and_prom
         ("FAKETIME_NO_CACHE", "1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
-    let agent = device.start_with(Some(&model), &environment);
+    let agent = device.start_with(Some(&model), &[], &environment);
     let champion = agent.champion();
     let mut world = World::new(11);
     let told = |agent: &Agent, count: usize| {
@@ -219,7 +219,7 @@ fn a_clock_that_wakes_in_1970_and_jumps_loses_no_record_keeps_the_order_and_prom
     agent.kill();
     // The battery is empty: 1970 again.
     set(200 - now);
-    let agent = device.start_with(None, &environment);
+    let agent = device.start_with(None, &[], &environment);
     assert_eq!(agent.status()["storage"]["clock"]["trust"], "unsynced");
     let _ = agent.live(&mut world, Law::Old, 100);
     let status = agent.status();

@@ -139,15 +139,15 @@ impl Device {
     /// It ends instead; its log is in the message.
     #[must_use]
     pub fn start(&self, model: Option<&Path>) -> Agent {
-        self.start_with(model, &[])
+        self.start_with(model, &[], &[])
     }
 
-    /// [`Device::start`] with more in its environment.
+    /// [`Device::start`] with further arguments and more in its environment.
     ///
     /// # Panics
     /// As [`Device::start`].
     #[must_use]
-    pub fn start_with(&self, model: Option<&Path>, environment: &[(&str, &str)]) -> Agent {
+    pub fn start_with(&self, model: Option<&Path>, further: &[&str], environment: &[(&str, &str)]) -> Agent {
         let log = self.path().join("log");
         let mut command = self.command(&["run"]);
         command.envs(environment.iter().copied());
@@ -156,6 +156,7 @@ impl Device {
         if let Some(model) = model {
             command.arg("--model").arg(model);
         }
+        command.args(further);
         command.stderr(File::create(&log).expect("a log")).stdout(Stdio::null());
         let mut child = command.spawn().expect("hone can be started");
         let socket = self.state_dir().join("api.sock");
@@ -251,6 +252,13 @@ impl Agent {
         let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(kill.expect("kill can be started").success());
         until("the agent ends", || self.child.try_wait().expect("a child of ours"))
+    }
+
+    /// Whether its process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
     }
 
     /// Kills it, as a power cut of the process would.

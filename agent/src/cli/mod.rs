@@ -134,6 +134,9 @@ enum Command {
     /// The trainer's child process; started by the agent, not by people
     #[command(hide = true)]
     TrainWorker,
+    /// The process a new model is tried in; started by the agent, not by people
+    #[command(hide = true)]
+    VetWorker,
 }
 
 /// Parses the arguments, runs the command and says how it ended.
@@ -178,6 +181,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Reproduce(args) => reproduce::run(&args, global),
         Command::Snapshot(args) => snapshot::run(&args, global),
         Command::TrainWorker => reproduce::train_worker(),
+        Command::VetWorker => model::vet_worker(),
     };
     match result {
         Ok(()) => Exit::Ok,

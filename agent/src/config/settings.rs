@@ -123,6 +123,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         sensors,
         value: prices,
         snapshots,
+        models,
         mqtt,
         input,
         layout: _,
@@ -299,6 +300,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     let kept = snapshots.keep_bytes;
     hold((1 << 20..=1 << 40).contains(&kept), "snapshots.keep_bytes", &kept, "1048576 to 1099511627776");
+    if let Some((key, value, range)) = models.problem() {
+        hold(false, &format!("models.{key}"), &value, &range);
+    }
     if let Some((key, value, range)) = mqtt.problem() {
         hold(false, &format!("mqtt.{key}"), &value, &range);
     }

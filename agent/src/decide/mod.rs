@@ -1,12 +1,15 @@
 //! Decides; never acts. Facts in, states, orders and reports out: no clock, disk, network, thread or chance of its own.
 pub mod budget;
 pub mod clock;
+pub mod collect;
 pub mod cycle;
 pub mod drift;
 pub mod evidence;
 pub mod flash;
+pub mod floors;
 pub mod gate;
 pub mod link;
+pub mod loading;
 pub mod outbox;
 pub mod plan;
 pub mod policy;

@@ -9,14 +9,17 @@ mod budget;
 mod commands;
 mod energy;
 mod explain;
+mod first;
 mod hands;
 mod keeper;
 mod link;
 mod orders;
 mod plan;
 mod post;
+mod serving;
 mod shared;
 mod storage;
+mod sweep;
 mod trial;
 mod views;
 mod work;
@@ -32,9 +35,6 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use trainer_core::bundle::{self, BundleError};
-use trainer_core::digest::Digest;
-use trainer_core::model::{Model, Strategy};
 
 pub use commands::{REBASELINE_ROWS_MAX, strategy};
 pub use link::{Answer, LinkAsk, News};
@@ -50,15 +50,18 @@ use crate::shell::clock::{self, Ids};
 use crate::shell::inference::Slot;
 use crate::shell::ingest::intake::Intake;
 use crate::shell::ingest::mqtt as input;
-use crate::shell::models::ModelStore;
+use crate::shell::models::Refused;
+use crate::shell::models::vetting::Vetting;
 use crate::shell::mqtt::{Fleet, FleetError};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
-use crate::shell::store::{FileSettings, SetAside, StateDir, StoreError};
+use crate::shell::store::{FileSettings, StateDir, StoreError};
 use crate::shell::trainer::Trainer;
 use books::Books;
 use budget::Warden;
+use first::{FirstModel, first_model};
 use keeper::{Keeper, Rules, Saved};
+use serving::Gatehouse;
 use storage::Storage;
 
 /// Threads that answer requests: inference takes microseconds, and a gateway has few cores.
@@ -79,6 +82,8 @@ pub struct Options {
     pub model: Option<PathBuf>,
     /// Where `/sys` and `/proc` are found; `/` but in tests and demonstrations.
     pub sensors_root: PathBuf,
+    /// What vets models in place of this binary; none but in tests.
+    pub vetting_program: Option<PathBuf>,
 }
 
 /// Why the daemon does not run.
@@ -101,7 +106,7 @@ pub enum DaemonError {
         /// File.
         path: PathBuf,
         /// Why.
-        source: BundleError,
+        source: Box<Refused>,
     },
     /// The device has another model already.
     #[error("this device serves model {champion} already; {offered} would replace it without being compared")]
@@ -150,8 +155,9 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
 async fn live(options: Options) -> Result<(), DaemonError> {
     // Before anything is opened, so that no signal is missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let Options { config, places, model, sensors_root } = options;
-    let model = model.map(|path| read_model(&path)).transpose()?;
+    let Options { config, places, model, sensors_root, vetting_program } = options;
+    let model = model.map(|path| FirstModel::read(&path)).transpose()?;
+    let vetting = Vetting::child(vetting_program, config.models.vetting(), config.models.vetting_bytes)?;
     let fleet = Fleet::new(&config)?;
     let partition_bytes_max = storage::partition_bytes(&config.records, &places.state_dir);
     let state = StateDir::open_with(&places.state_dir, FileSettings { partition_bytes_max, ..config.records.files })?;
@@ -162,7 +168,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         listen: doors.address().map(|address| address.to_string()),
         started_at: clock::now(),
     };
-    let (parts, events) = assemble(state, &config, place, model, &sensors_root, fleet.as_ref())?;
+    let (parts, events) = assemble(state, &config, place, model, &sensors_root, fleet.as_ref(), vetting)?;
     let models = parts.keeper.models.clone();
     let Parts { recorder, keeper, shared, lock } = parts;
     let (ready, begun) = oneshot::channel();
@@ -250,12 +256,16 @@ fn assemble(
     state: StateDir,
     config: &Config,
     place: Place,
-    model: Option<(Vec<u8>, Model)>,
+    model: Option<FirstModel>,
     sensors_root: &Path,
     fleet: Option<&Fleet>,
+    vetting: Vetting,
 ) -> Result<(Parts, mpsc::Receiver<Event>), DaemonError> {
-    let StateDir { control, records, models, snapshots, mut set_aside, lock, .. } = state;
-    let (control, saved, generation) = {
+    let StateDir { path, mut control, records, models, snapshots, mut set_aside, lock, .. } = state;
+    let gatehouse = Gatehouse::open(&path, &models, config, vetting)?;
+    // What was used up stays so when the table that knows it was lost.
+    control.raise_high_water(&gatehouse.floors_file.floors().commands)?;
+    let (control, mut saved, generation) = {
         let row = control.cycle()?;
         let generation = row.as_ref().map_or(0, |row| row.generation);
         match row.map(|row| serde_json::from_slice::<Saved>(&row.state)) {
@@ -268,6 +278,9 @@ fn assemble(
             }
         }
     };
+    if let Some(saved) = &mut saved {
+        saved.floors.raise(gatehouse.floors_file.floors());
+    }
     let (sender, events) = mpsc::channel(config.agent.queue_events);
     let next_seq = records.next_seq();
     let reader = records.reader();
@@ -309,6 +322,7 @@ fn assemble(
         saved,
         storage: Storage::new(config.records.clone(), ran),
         warden: Warden::new(sensors_root, config.budget.clone(), &config.sensors, ran),
+        gatehouse,
         working: None,
         unloadable: None,
         changed: 0,
@@ -320,53 +334,5 @@ fn assemble(
     Ok((Parts { recorder, keeper, shared, lock }, events))
 }
 
-/// Installs the named model on a device that has none; after the loss of `control.db`, the one the device came with.
-fn first_model(
-    keeper: &mut Keeper,
-    model: Option<(Vec<u8>, Model)>,
-    set_aside: &[SetAside],
-) -> Result<(), DaemonError> {
-    for SetAside { path, reason } in set_aside {
-        tracing::error!(kept = %path.display(), reason, "a damaged database was set aside");
-        keeper.books.say("set_aside", &json!({"kind": "set_aside", "kept": path, "reason": reason}));
-    }
-    if keeper.saved.is_none()
-        && !set_aside.is_empty()
-        && let Some((digest, factory)) = factory(&keeper.models)
-    {
-        tracing::warn!(model = %digest.short(), "the state was lost: the model this device came with serves");
-        keeper.install(digest, &factory);
-    }
-    let Some((bytes, model)) = model else { return Ok(()) };
-    let digest = Digest::of(&bytes);
-    let Some(saved) = &keeper.saved else {
-        keeper.models.put(&bytes)?;
-        keeper.install(digest, &model);
-        return Ok(());
-    };
-    let (champion, previous, factory) = saved.cycle.models();
-    if [Some(champion), previous, Some(factory)].contains(&Some(digest)) {
-        // Repairs a damaged file, if it is one.
-        keeper.models.put(&bytes)?;
-    } else if !keeper.books.models()?.iter().any(|row| row.digest == digest) {
-        return Err(DaemonError::OtherModel { champion: champion.short(), offered: digest.short() });
-    }
-    if digest != champion {
-        tracing::info!("--model {} is known; model {} serves by the stored state", digest.short(), champion.short());
-    }
-    Ok(())
-}
-
-/// A model trained from nothing, among the stored ones: what a device without its state goes back to.
-fn factory(models: &ModelStore) -> Option<(Digest, Model)> {
-    let read = |digest: Digest| Some((digest, bundle::read(&models.get(&digest).ok()?).ok()?));
-    let mut known: Vec<_> = models.list().ok()?.into_iter().filter_map(read).collect();
-    let base = known.iter().position(|(_, model)| model.manifest.provenance.strategy == Strategy::Base);
-    base.or((!known.is_empty()).then_some(0)).map(|index| known.swap_remove(index))
-}
-
-fn read_model(path: &Path) -> Result<(Vec<u8>, Model), DaemonError> {
-    let bytes = fs::read(path).map_err(|source| DaemonError::ReadModel { path: path.to_owned(), source })?;
-    let model = bundle::read(&bytes).map_err(|source| DaemonError::Bundle { path: path.to_owned(), source })?;
-    Ok((bytes, model))
-}
+#[cfg(test)]
+mod power_cut;

@@ -6,6 +6,7 @@ pub mod client;
 pub mod clock;
 pub mod compare;
 pub mod daemon;
+pub mod disk;
 pub mod files;
 pub mod flash;
 pub mod inference;

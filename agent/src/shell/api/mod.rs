@@ -71,6 +71,7 @@ fn router(app: App) -> Router {
         .route("/v1/status", get(v1::status))
         .route("/v1/drift", get(v1::drift))
         .route("/v1/models", get(v1::models).post(v1::offer))
+        .route("/v1/models/collect", post(v1::collect))
         .route("/v1/records", get(v1::records))
         .route("/v1/reports", get(v1::reports))
         .route("/v1/runs", get(v1::runs))

@@ -4,6 +4,8 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
@@ -16,6 +18,7 @@ use crate::decide::rollout;
 use crate::shell::clock::{self, shown};
 use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX};
 use crate::shell::ingest::answers::output;
+use crate::shell::models;
 use crate::shell::store::Record;
 
 /// Records, reports and runs in one answer, at most.
@@ -275,13 +278,50 @@ pub(super) async fn rebaseline(
     Ok(Json(app.shared.command(Command::Rebaseline { rows, since }).await?))
 }
 
-pub(super) async fn offer(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Value>, Problem> {
+/// The signature of an offered bundle.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signature {
+    /// DSSE envelope, its JSON in base64 for addresses.
+    signature: Option<String>,
+}
+
+pub(super) async fn offer(
+    State(app): State<App>,
+    query: Result<Query<Signature>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
     let bytes = commanded(&app, body)?.to_vec();
-    let read = spawn_blocking(move || bundle::read(&bytes).map(|model| (bytes, model)));
+    let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
+    let Query(Signature { signature }) = query.map_err(|rejection| malformed(rejection.body_text()))?;
+    let envelope = signature.map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
+    let envelope = envelope.map_err(|_| malformed("`signature` is not base64 for addresses".to_owned()))?;
+    // Refused here, so that the loop does not lose its time with what is no bundle.
+    let read = spawn_blocking(move || bundle::read(&bytes).map(|_| bytes));
     let read = read.await.map_err(|_| Problem::stopping())?;
-    let (bytes, model) =
-        read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle", error.to_string()))?;
-    Ok(Json(app.shared.command(Command::Offer { bytes, model: Box::new(model) }).await?))
+    let bytes = read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle", error.to_string()))?;
+    let door = models::Door::Local;
+    Ok(Json(app.shared.command(Command::Install { bytes, envelope, door }).await?))
+}
+
+/// Whether to collect, or only to say what would go.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Collect {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+pub(super) async fn collect(
+    State(app): State<App>,
+    query: Result<Query<Collect>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
+    commanded(&app, body)?;
+    let malformed =
+        |rejection: QueryRejection| Problem::new(StatusCode::BAD_REQUEST, "malformed", rejection.body_text());
+    let Query(Collect { dry_run }) = query.map_err(malformed)?;
+    Ok(Json(app.shared.command(Command::Collect { dry: dry_run }).await?))
 }
 
 fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {

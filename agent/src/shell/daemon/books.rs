@@ -255,7 +255,7 @@ impl Books {
                     "joules_source": booked.source, "bytes_written": written_bytes,
                 }),
             );
-            self.candidate(done.candidate, parent, i64::try_from(run).ok());
+            self.candidate(done.candidate, parent, i64::try_from(run).ok(), "device");
         }
     }
 
@@ -274,20 +274,20 @@ impl Books {
     }
 
     /// Adds the first model.
-    pub(super) fn installed(&mut self, digest: Digest) {
-        self.model(digest, None, None, ModelStatus::Champion);
-        self.say("installed", &json!({"kind": "installed", "model": digest, "role": "unsigned"}));
+    pub(super) fn installed(&mut self, digest: Digest, role: &str) {
+        self.model(digest, None, None, role, ModelStatus::Champion);
+        self.say("installed", &json!({"kind": "installed", "model": digest, "role": role}));
     }
 
     /// Adds a model that waits for its verdict; one that is known keeps its row.
-    pub(super) fn candidate(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>) {
+    pub(super) fn candidate(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>, role: &str) {
         if !self.models.contains_key(&digest) && !matches!(self.control.model(&digest), Ok(Some(_))) {
-            self.model(digest, parent, run, ModelStatus::Candidate);
+            self.model(digest, parent, run, role, ModelStatus::Candidate);
         }
     }
 
-    fn model(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>, status: ModelStatus) {
-        let role = if run.is_some() { "device" } else { "unsigned" }.to_owned();
+    fn model(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>, role: &str, status: ModelStatus) {
+        let role = role.to_owned();
         self.models.insert(digest, ModelRow { digest, role, parent, run, installed_at: clock::now(), status });
     }
 
@@ -331,37 +331,15 @@ impl Books {
         }
     }
 
-    /// Removes snapshots beyond `snapshot_bytes`, and model files that neither the state nor a kept snapshot refers to.
-    pub(super) fn collect(&self, cycle: &Cycle, models: &ModelStore, snapshots: &ModelStore, snapshot_bytes: u64) {
-        let (champion, previous, factory) = cycle.models();
+    /// Removes snapshots beyond `snapshot_bytes`.
+    pub(super) fn collect(&self, cycle: &Cycle, snapshots: &ModelStore, snapshot_bytes: u64) {
+        let (champion, previous, _) = cycle.models();
         let known = self.control.models().unwrap_or_default();
         let serving = [Some(champion), previous];
         let made_by = known.iter().filter(|row| serving.contains(&Some(row.digest))).filter_map(|row| row.run);
         let learned_from = made_by.filter_map(|run| self.control.run(run).ok().flatten()?.snapshot);
         if let Err(error) = runs::sweep(snapshots.folder(), &learned_from.collect::<Vec<_>>(), snapshot_bytes) {
             tracing::warn!(error = %error.chain(), "old snapshots stay");
-        }
-        let mut kept = vec![champion, factory];
-        kept.extend(previous);
-        kept.extend(cycle.rollout().candidate().map(|candidate| candidate.digest));
-        kept.extend(cycle.orders().trial.compare);
-        if let Some(order) = cycle.orders().work {
-            kept.push(order.parent);
-            kept.extend(order.refit_of);
-            if let OrderTask::Judge { candidate } = order.task {
-                kept.push(candidate);
-            }
-        }
-        // Only what this state itself has parted from: after the loss of `control.db` the models of before are still there.
-        let parted = |row: &ModelRow| {
-            matches!(row.status, ModelStatus::Rejected | ModelStatus::Retired | ModelStatus::Candidate)
-        };
-        kept.extend(runs::parents(snapshots));
-        let gone: Vec<Digest> = known.iter().filter(|row| parted(row)).map(|row| row.digest).collect();
-        for digest in gone.iter().filter(|digest| !kept.contains(digest)) {
-            if let Err(error) = models.remove(digest) {
-                tracing::warn!(error = %error.chain(), "a model nobody needs stays");
-            }
         }
     }
 

@@ -1,18 +1,10 @@
 //! The loop's hands: make the world what the stored state orders. Each may be repeated any number of times.
-use std::sync::Arc;
 use std::thread;
-
-use serde_json::json;
-use trainer_core::bundle;
-use trainer_core::digest::Digest;
 
 use super::keeper::{ATTEMPTS_MAX, Keeper};
 use super::shared::Event;
 use super::work::Bench;
-use crate::decide::cycle::{self, Order, Orders};
-use crate::decide::sample::BaselineRows;
-use crate::shell::inference::{Loaded, Serving};
-use crate::shell::store::StoreError;
+use crate::decide::cycle::{Order, Orders};
 
 impl Keeper {
     /// Makes the world what the stored state orders.
@@ -64,6 +56,7 @@ impl Keeper {
             reader: self.shared.reader.clone(),
             recorder: self.shared.recorder.clone(),
             trainer: self.trainer.clone(),
+            vetting: self.gatehouse.vetting.clone(),
             settings: self.rules.training.clone(),
             limits,
             post,
@@ -82,82 +75,12 @@ impl Keeper {
         }
     }
 
-    /// Lets the ordered models answer; a champion whose file is damaged gives way to previous, then factory.
-    pub(super) fn serve(&mut self) {
-        loop {
-            let Some(saved) = &self.saved else { return };
-            let (champion, previous, factory) = saved.cycle.models();
-            let trial = saved.cycle.orders().trial;
-            let candidate = saved.cycle.rollout().candidate().map(|candidate| candidate.digest);
-            let serving = self.shared.slot.serving();
-            let serves = serving.as_ref().map(|serving| {
-                let digest = |loaded: &Option<Loaded>| loaded.as_ref().map(|loaded| loaded.digest);
-                (serving.champion.digest, digest(&serving.previous), digest(&serving.rival), serving.route)
-            });
-            if serves == Some((champion, previous, trial.compare, trial.route)) {
-                return;
-            }
-            let reason = match self.load(&champion) {
-                Ok(champion) => {
-                    let previous = previous.and_then(|digest| self.load(&digest).ok());
-                    let mut kept = vec![champion.digest];
-                    for digest in previous.iter().map(|loaded| loaded.digest).chain(candidate).chain([factory]) {
-                        if !kept.contains(&digest) {
-                            kept.push(digest);
-                        }
-                    }
-                    if serves.is_none_or(|(serves, ..)| serves != champion.digest) {
-                        tracing::info!(model = %champion.digest.short(), "serving");
-                    }
-                    let rival = trial.compare.map(|digest| self.load(&digest));
-                    let broken = rival.as_ref().and_then(|rival| rival.as_ref().err()).cloned();
-                    let rival = rival.and_then(Result::ok);
-                    let shares_features =
-                        rival.as_ref().is_some_and(|rival| champion.model.shares_features(&rival.model));
-                    let route = trial.route;
-                    self.shared.slot.swap(Some(Serving { champion, previous, rival, shares_features, route, kept }));
-                    let Some(reason) = broken else { return };
-                    if !self.drop_rival(reason) {
-                        return;
-                    }
-                    continue;
-                }
-                Err(reason) => reason,
-            };
-            if self.unloadable.replace(champion) != Some(champion) {
-                tracing::error!(reason, "the champion cannot be served");
-                self.books.say("model_damaged", &json!({"digest": champion, "reason": reason}));
-            }
-            let older = [previous, Some(factory)].into_iter().flatten().filter(|digest| *digest != champion);
-            let Some(loaded) = older.into_iter().find_map(|digest| self.load(&digest).ok()) else {
-                self.shared.slot.swap(None);
-                return;
-            };
-            let Some(saved) = &mut self.saved else { return };
-            let (reference, baseline) = (loaded.model.manifest.reference, BaselineRows::of(&loaded.model));
-            let event = cycle::Event::FallBack { to: loaded.digest, reference, baseline };
-            let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
-            self.books.note(&reports, &saved.cycle);
-            // A device that cannot write still answers: the older model serves, its report waits for the disk.
-            self.commit();
-        }
-    }
-
-    /// A model in memory, from the slot or from its file.
-    pub(super) fn load(&self, digest: &Digest) -> Result<Loaded, String> {
-        if let Some(loaded) = self.shared.slot.serving().and_then(|serving| serving.version(digest).cloned()) {
-            return Ok(loaded);
-        }
-        let bytes = self.models.get(digest).map_err(|error: StoreError| error.chain())?;
-        let model = bundle::read(&bytes).map_err(|error| error.to_string())?;
-        Ok(Loaded { model: Arc::new(model), digest: *digest })
-    }
-
     /// Removes models and snapshots that nobody needs any more; only after a commit, and not while work may add some.
     pub(super) fn collect(&self) {
         let Some(saved) = &self.saved else { return };
         if self.working.is_none() && !self.books.is_waiting() {
-            self.books.collect(&saved.cycle, &self.models, &self.snapshots, self.rules.snapshot_bytes);
+            self.books.collect(&saved.cycle, &self.snapshots, self.rules.snapshot_bytes);
+            self.sweep();
         }
     }
 }

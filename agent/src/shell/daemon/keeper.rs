@@ -16,6 +16,7 @@ use trainer_core::train::TrainSettings;
 
 use super::books::Books;
 use super::budget::Warden;
+use super::serving::Gatehouse;
 use super::shared::{Event, Shared};
 use super::storage::Storage;
 use super::trial::{self, Batch, Both};
@@ -25,6 +26,8 @@ use crate::decide::budget::{Budget, Refusal};
 use crate::decide::clock::Calendar;
 use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
 use crate::decide::flash::Flash;
+use crate::decide::floors::Floors;
+use crate::decide::loading::Loading;
 use crate::decide::rollout::{Measure, Told};
 use crate::decide::sample::{Label, Sample};
 use crate::shell::clock;
@@ -56,6 +59,12 @@ pub(super) struct Saved {
     /// What is known of the wall clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) calendar: Option<Calendar>,
+    /// Which models may be loaded.
+    #[serde(default)]
+    pub(super) loading: Loading,
+    /// What may not come back.
+    #[serde(default)]
+    pub(super) floors: Floors,
 }
 
 /// What the loop is told once.
@@ -79,6 +88,8 @@ pub(super) struct Keeper {
     pub(super) saved: Option<Saved>,
     pub(super) warden: Warden,
     pub(super) storage: Storage,
+    /// What loading a model needs.
+    pub(super) gatehouse: Gatehouse,
     /// The run whose thread is at work.
     pub(super) working: Option<u64>,
     /// A model that could not be loaded, so that it is told of once.
@@ -109,6 +120,7 @@ impl Keeper {
                 }
                 Event::Link(ask) => self.link(*ask),
                 Event::Worked(worked) => self.worked(*worked),
+                Event::Unsound(digest) => self.unsound(digest),
                 Event::Tick => self.tick(),
                 Event::Stop(done) => {
                     if self.suspend_for_stop() {
@@ -117,6 +129,9 @@ impl Keeper {
                     // Work that an orderly stop cuts short has not failed.
                     if let Some(saved) = self.saved.as_mut().filter(|_| self.working.is_some()) {
                         saved.attempts = saved.attempts.saturating_sub(1);
+                    }
+                    if let Some(saved) = &mut self.saved {
+                        saved.loading.ended(&self.gatehouse.rules);
                     }
                     self.commit();
                     let _ = done.send(());
@@ -173,7 +188,7 @@ impl Keeper {
         self.carry_out();
     }
 
-    fn samples(&mut self, batch: &Batch<'_>) {
+    pub(super) fn samples(&mut self, batch: &Batch<'_>) {
         let Some(saved) = &mut self.saved else { return };
         let Some(serving) = self.shared.slot.serving() else {
             return;
@@ -189,10 +204,11 @@ impl Keeper {
             }
             self.changed += 1;
         }
+        self.answered(batch.answers.len() / serving.champion.model.schema().outputs().max(1));
         self.after(&reports);
     }
 
-    fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
+    pub(super) fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
         let Some(saved) = &mut self.saved else { return };
         saved.ordinal = saved.ordinal.max(ordinal);
         let Some(serving) = self.shared.slot.serving() else {
@@ -220,7 +236,7 @@ impl Keeper {
         self.after(&reports);
     }
 
-    fn worked(&mut self, worked: Worked) {
+    pub(super) fn worked(&mut self, worked: Worked) {
         let Worked { run, outcome } = worked;
         if self.working.take_if(|working| *working == run).is_none() {
             return;
@@ -231,6 +247,13 @@ impl Keeper {
             Ok(done) => {
                 let before = saved.cycle.orders().work;
                 self.books.trained(run, &done, taken.as_ref(), before.as_ref().map(|order| order.parent));
+                self.gatehouse.vetted.insert(done.candidate);
+                if let (Some(_), Some(order)) = (done.snapshot, &before)
+                    && let Err(reason) = self.answer_for(done.candidate, order.parent)
+                {
+                    return self.fail(run, format!("this device may not answer for its candidate: {reason}"));
+                }
+                let Some(saved) = &mut self.saved else { return };
                 let event = cycle::Event::Judged {
                     run,
                     candidate: done.candidate,
@@ -293,9 +316,10 @@ impl Keeper {
         self.after(&reports);
     }
 
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         self.ticks += 1;
         self.care_for_storage();
+        self.served_a_second();
         if let Some(saved) = &mut self.saved {
             let mut reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
             reports.extend(saved.cycle.beat(self.warden.now(), clock::now(), &self.rules.cycle));
@@ -339,6 +363,9 @@ impl Keeper {
         self.committed_at = Instant::now();
         let stored = self.books.commit(saved);
         if stored {
+            if let Err(error) = self.gatehouse.floors_file.store(&saved.floors) {
+                tracing::warn!(error = %error.chain(), "floors.json stays behind the state");
+            }
             self.changed = 0;
             self.shared.stored.notify_one();
         }

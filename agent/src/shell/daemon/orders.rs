@@ -189,6 +189,10 @@ impl Keeper {
             tracing::warn!(error = %error.chain(), "a command cannot be stored and is not carried out");
             return None;
         }
+        if let Some(saved) = &mut self.saved {
+            verified.signers().keys().for_each(|key| saved.floors.count(key, order.ctr));
+            self.changed += 1;
+        }
         tracing::info!(id = %order.id, cmd = order.cmd, "a signed command was admitted");
         let task = self.execute(row, command);
         self.shared.stored.notify_one();
@@ -212,7 +216,7 @@ impl Keeper {
                 return Some(Task { id, kind });
             }
             Step::Loop(command) => {
-                let runs = matches!(command, Command::Retrain(_) | Command::Offer { .. });
+                let runs = matches!(command, Command::Retrain(_) | Command::Offer { .. } | Command::Install { .. });
                 let next = if runs { Status::Executing } else { Status::Successful };
                 // Stored in the transaction of the step.
                 self.books.orders.changed.insert(id, moved(row.clone(), next, None));

@@ -18,6 +18,7 @@ use crate::shell::clock::Ids;
 use crate::shell::inference::{Loaded, Role, Serving, Slot};
 use crate::shell::ingest::intake::Intake;
 use crate::shell::ingest::samples::{CODES, Counts};
+use crate::shell::models::Door;
 use crate::shell::models::ModelStore;
 use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
@@ -63,6 +64,8 @@ pub enum Event {
     Worked(Box<Worked>),
     /// The link to the fleet asks.
     Link(Box<LinkAsk>),
+    /// This model answered something that is no number.
+    Unsound(Digest),
     /// A second has passed.
     Tick,
     /// Store everything and end.
@@ -118,6 +121,20 @@ pub enum Command {
         bytes: Vec<u8>,
         /// The same, read.
         model: Box<Model>,
+    },
+    /// An offer with the signature that came with it, by the door it came in.
+    Install {
+        /// Bundle bytes.
+        bytes: Vec<u8>,
+        /// Its DSSE envelope, JSON.
+        envelope: Option<Vec<u8>>,
+        /// Where it came in.
+        door: Door,
+    },
+    /// Remove model files nobody needs, or say which.
+    Collect {
+        /// Say only.
+        dry: bool,
     },
 }
 
@@ -241,6 +258,11 @@ impl Shared {
             (loaded, role) = (&serving.champion, Role::Champion);
             answers = loaded.answer(&rows);
         }
+        let sound = answers.iter().all(|value| value.is_finite());
+        if role == Role::Champion && !sound {
+            // The model falls back; a full queue is told by the next answer.
+            let _ = self.events.try_send(Event::Unsound(loaded.digest));
+        }
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);
         let at = origin.event_at.unwrap_or(origin.arrived_at);
@@ -266,7 +288,7 @@ impl Shared {
         let (by, source) = (loaded.digest, rollout::hash(origin.source));
         let samples = || Event::Samples { rows, answers: answers.clone(), at, ids: ids.clone(), by, source };
         let asked = role != Role::Pinned;
-        let watched = asked && self.events.try_send(samples()).is_ok();
+        let watched = asked && sound && self.events.try_send(samples()).is_ok();
         if asked && !watched {
             self.counters.unwatched.fetch_add(ids.len() as u64, Ordering::Relaxed);
         }

@@ -20,6 +20,7 @@ use crate::shell::compare::{Timing, compare, measure};
 use crate::shell::files::remove_durable;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
+use crate::shell::models::vetting::Vetting;
 use crate::shell::recorder::RecorderHandle;
 use crate::shell::store::{LabelledRow, NewRecord, RecordReader, StoreError};
 use crate::shell::trainer::frames::Checkpointing;
@@ -37,6 +38,7 @@ pub(super) struct Bench {
     pub(super) reader: RecordReader,
     pub(super) recorder: RecorderHandle,
     pub(super) trainer: Trainer,
+    pub(super) vetting: Vetting,
     pub(super) settings: TrainSettings,
     /// What a training may take.
     pub(super) limits: Limits,
@@ -135,7 +137,12 @@ impl Bench {
         }
         let mut cost = Cost::default();
         let (candidate, digest, snapshot) = match self.order.task {
-            OrderTask::Judge { candidate } => (read(&self.models.get(&candidate)?, candidate)?, candidate, None),
+            OrderTask::Judge { candidate } => {
+                let bytes = self.models.get(&candidate)?;
+                // Before this process loads it: it came from outside.
+                self.vetting.vet(&bytes).map_err(undone)?;
+                (read(&bytes, candidate)?, candidate, None)
+            }
             OrderTask::Train { strategy, seed } => {
                 let snapshot =
                     match runs::unfinished(&self.snapshots, self.order.parent, strategy, seed, &self.settings) {
@@ -206,6 +213,8 @@ impl Bench {
         runs::record(&self.snapshots, snapshot, Some(self.order.parent), Some(self.order.run), &finished)?;
         cost.work_mac = finished.work_mac;
         let digest = self.models.put(&finished.bundle)?;
+        // Here, so that the loop need not wait for it when it serves.
+        self.vetting.vet(&finished.bundle).map_err(undone)?;
         self.post.wrote(finished.bundle.len() as u64);
         read(&finished.bundle, digest)
     }

@@ -5,11 +5,14 @@
 //! control.db                          state, reports, ledger, lineage: the one commit point (FULL)
 //! records/<first seq>-<day>.db        records and their labels, whole files are retired (NORMAL)
 //! models/<sha256>.safetensors         bundles
+//! models/<sha256>.dsse                who answers for each
+//! floors.json, floors.json.1          what may not come back, once more outside of control.db
+//! device.key                          what this device signs with
 //! snapshots/<sha256>.snapshot         what retrains learned from
 //! *.damaged-<n>                       what could not be read, kept for a look
 //! ```
 mod commands;
-mod control;
+pub(crate) mod control;
 mod copy;
 mod cycle;
 mod error;
