@@ -3,8 +3,8 @@
 use fleet_protocol::envelope::{Envelope, Kind};
 use fleet_protocol::keys::{KeySet, Role, SigningKey};
 use fleet_protocol::order::{BundleStatement, Desired, Notice, Order};
-use hone_agent::shell::models::vetting;
 use hone_agent::shell::models::read_signature;
+use hone_agent::shell::models::vetting;
 use hone_agent::shell::trainer::frames::{self, Answer, Job, Word};
 use trainer_core::bundle;
 use trainer_core::digest::Digest;
@@ -65,7 +65,8 @@ fn envelope(bytes: &[u8]) -> String {
             Kind::Notice => verified.parse::<Notice>().map(drop),
             Kind::Command => verified.parse::<Order>().map(|order| drop(order.command())),
         };
-        let signature = read_signature(bytes, Digest::of(b"bundle"), &keys, None).map(|(_, standing)| standing.as_str());
+        let signature =
+            read_signature(bytes, Digest::of(b"bundle"), &keys, None).map(|(_, standing)| standing.as_str());
         return format!("{kind:?} {parsed:?} {signature:?}");
     }
     envelope.verify(Kind::Bundle, &keys).map_or_else(|error| error.to_string(), |_| "verified".to_owned())
@@ -101,7 +102,9 @@ pub(crate) fn expand(name: &str, file: Vec<u8>, base: &[u8]) -> Vec<u8> {
     if !name.ends_with(".delta") {
         return file;
     }
-    let length = |at: usize| file.get(at..at + 4).map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let length = |at: usize| {
+        file.get(at..at + 4).map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    };
     let front = (length(0) as usize).min(base.len());
     let back = (length(4) as usize).min(base.len());
     [&base[..front], file.get(8..).unwrap_or_default(), &base[base.len() - back..]].concat()

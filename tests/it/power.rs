@@ -16,7 +16,7 @@ use trainer_core::bundle;
 const INFER: &str = "/v2/models/main/infer";
 
 /// `base` once more under another name: the same answers, another seed on record.
-fn twin(folder: &Path, base: &Path, number: u64) -> PathBuf {
+pub(crate) fn twin(folder: &Path, base: &Path, number: u64) -> PathBuf {
     let mut model = bundle::read(&fs::read(base).expect("it is there")).expect("a bundle");
     model.manifest.provenance.seed = 1_000 + number;
     let path = folder.join(format!("twin-{number}.safetensors"));
@@ -42,6 +42,7 @@ fn reports(agent: &Agent) -> BTreeMap<String, String> {
 /// Kills the agent at random moments of answering, labelling, promoting and rolling back.
 fn killed(kills: u64) {
     let device = Device::new();
+    device.set("[cycle]\npolicy = \"static\"\n");
     let base = world::train(device.path(), "base", 1, false);
     let (mut chance, mut world) = (0x9E37_79B9_7F4A_7C15_u64, World::new(3));
     let mut told: BTreeMap<String, String> = BTreeMap::new();
@@ -51,14 +52,21 @@ fn killed(kills: u64) {
         let stop = AtomicBool::new(false);
         told.extend(reports(&agent));
         let offer = fs::read(twin(device.path(), &base, kill)).expect("it is there");
-        let (address, socket, after) = (agent.address.clone(), agent.state_dir().join("api.sock"), drawn(&mut chance, 500));
+        let (address, socket, after) =
+            (agent.address.clone(), agent.state_dir().join("api.sock"), drawn(&mut chance, 500));
         let rolls_back = drawn(&mut chance, 3) == 0;
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
                         // Once it is killed, nobody answers.
-                        let _ = http::tcp(&address, &address, "POST", INFER, request([0.5, 1.0, 0.0]).to_string().as_bytes());
+                        let _ = http::tcp(
+                            &address,
+                            &address,
+                            "POST",
+                            INFER,
+                            request([0.5, 1.0, 0.0]).to_string().as_bytes(),
+                        );
                     }
                 });
             }
@@ -121,6 +129,7 @@ fn percentile(values: &mut [u64], share: f64) -> u64 {
 /// Promotes and rolls back under two clients; returns p99 without and during swaps, in microseconds, with the number of answers.
 fn swapped(pairs: u64) -> (u64, u64, usize) {
     let device = Device::new();
+    device.set("[cycle]\npolicy = \"static\"\n");
     let base = world::train(device.path(), "base", 1, false);
     let agent = device.start(Some(&base));
     let first = agent.champion();
@@ -179,6 +188,9 @@ fn two_hundred_swaps_refuse_no_request_and_slow_none_beyond_twice() {
     let begun = Instant::now();
     let (calm, swapping, answers) = swapped(100);
     let load: Value = json!(fs::read_to_string("/proc/loadavg").unwrap_or_default());
-    println!("200 swaps in {} s, {answers} answers, p99 {calm} us, during swaps {swapping} us, load {load}", begun.elapsed().as_secs());
+    println!(
+        "200 swaps in {} s, {answers} answers, p99 {calm} us, during swaps {swapping} us, load {load}",
+        begun.elapsed().as_secs()
+    );
     assert!(swapping <= 2 * calm, "p99 {swapping} us during swaps, {calm} us without");
 }

@@ -169,8 +169,7 @@ pub fn check_lengths(head: &[u8], length: u64) -> Result<(), BundleError> {
 
 fn manifest_of(bytes: &[u8]) -> Result<String, BundleError> {
     check_lengths(bytes, bytes.len() as u64)?;
-    let (_, metadata) =
-        SafeTensors::read_metadata(bytes).map_err(|error| BundleError::Container(error.to_string()))?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| BundleError::Container(error.to_string()))?;
     let text = metadata.metadata().as_ref().and_then(|map| map.get(KEY)).ok_or(BundleError::NoManifest)?;
     Ok(text.clone())
 }

@@ -86,7 +86,11 @@ impl Loading {
                 chain.push(model);
             }
         }
-        if champion == factory { chain.insert(0, factory) } else { chain.push(factory) }
+        if champion == factory {
+            chain.insert(0, factory)
+        } else {
+            chain.push(factory)
+        }
         chain
     }
 

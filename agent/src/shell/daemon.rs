@@ -150,8 +150,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Options { config, places, model, sensors_root, vetting_program } = options;
     let model = model.map(|path| FirstModel::read(&path)).transpose()?;
-    let vetting =
-        Vetting::child(vetting_program, config.models.vetting(), config.models.vetting_bytes)?;
+    let vetting = Vetting::child(vetting_program, config.models.vetting(), config.models.vetting_bytes)?;
     let fleet = Fleet::new(&config)?;
     let state = StateDir::open_with(&places.state_dir, config.records.files)?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;

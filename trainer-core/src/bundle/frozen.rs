@@ -133,7 +133,8 @@ mod tests {
     fn another_schema_or_network_is_never_the_devices_work() {
         let mut changed = factory();
         changed.manifest.schema.features[0].name = "z".into();
-        let different = |changed: &mut Model| frozen_difference(&write(&mut factory()).0, &write(changed).0, None).unwrap();
+        let different =
+            |changed: &mut Model| frozen_difference(&write(&mut factory()).0, &write(changed).0, None).unwrap();
         assert_eq!(different(&mut changed).as_deref(), Some("manifest.schema"));
         let mut changed = factory();
         changed.manifest.spec.cut = 1;

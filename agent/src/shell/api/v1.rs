@@ -265,7 +265,8 @@ pub(super) async fn collect(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
     commanded(&app, body)?;
-    let malformed = |rejection: QueryRejection| Problem::new(StatusCode::BAD_REQUEST, "malformed", rejection.body_text());
+    let malformed =
+        |rejection: QueryRejection| Problem::new(StatusCode::BAD_REQUEST, "malformed", rejection.body_text());
     let Query(Collect { dry_run }) = query.map_err(malformed)?;
     Ok(Json(app.shared.command(Command::Collect { dry: dry_run }).await?))
 }

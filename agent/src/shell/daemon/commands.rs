@@ -149,8 +149,7 @@ impl Keeper {
         let mut floors = self.floors();
         installed.remember(&mut floors);
         let loading = Loading::default();
-        self.saved =
-            Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0, budget: None, loading, floors });
+        self.saved = Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0, budget: None, loading, floors });
         self.books.installed(digest, installed.standing.as_str());
         self.changed += 1;
     }

@@ -46,10 +46,14 @@ impl Database {
         };
         let mut states = vec![self.clone()];
         let same = self.log.iter().zip(&after.log).take_while(|(old, new)| old == new).count();
-        let ends = (LOG_HEADER_BYTES..after.log.len() + 1).step_by(FRAME_BYTES).chain([0, 16, LOG_HEADER_BYTES + 1_000]);
+        let ends =
+            (LOG_HEADER_BYTES..after.log.len() + 1).step_by(FRAME_BYTES).chain([0, 16, LOG_HEADER_BYTES + 1_000]);
         for end in ends.filter(|end| *end >= same && *end <= after.log.len()) {
             for torn in [end, end + 24 + 2_048] {
-                states.push(Self { main: self.main.clone(), log: mixed(&self.log, &after.log, torn.min(after.log.len())) });
+                states.push(Self {
+                    main: self.main.clone(),
+                    log: mixed(&self.log, &after.log, torn.min(after.log.len())),
+                });
             }
         }
         if self.main != after.main {

@@ -50,7 +50,9 @@ impl Keeper {
         let known = |digest: &Digest| match rows.iter().find(|row| row.digest == *digest) {
             None => Known::Nothing,
             Some(row) => match row.status {
-                ModelStatus::Rejected | ModelStatus::Retired | ModelStatus::Candidate => Known::Parted(row.installed_at),
+                ModelStatus::Rejected | ModelStatus::Retired | ModelStatus::Candidate => {
+                    Known::Parted(row.installed_at)
+                }
                 ModelStatus::Factory | ModelStatus::Champion | ModelStatus::Previous => Known::InUse,
             },
         };
@@ -63,10 +65,16 @@ impl Keeper {
     pub(super) fn collect_by_command(&mut self, dry: bool) -> Result<Value, Declined> {
         let declined = |code, reason: String| Declined { code, reason };
         if self.saved.is_none() {
-            return Err(declined("no_model", "this device has no model yet: nothing says which files it needs".to_owned()));
+            return Err(declined(
+                "no_model",
+                "this device has no model yet: nothing says which files it needs".to_owned(),
+            ));
         }
         if self.working.is_some() || self.books.is_waiting() {
-            return Err(declined("busy", "a training or a commit is under way: try again when it has ended".to_owned()));
+            return Err(declined(
+                "busy",
+                "a training or a commit is under way: try again when it has ended".to_owned(),
+            ));
         }
         let disk = |error: StoreError| declined("disk", error.chain());
         let doomed = self.doomed(Wish::Command).map_err(disk)?;

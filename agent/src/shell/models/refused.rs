@@ -43,7 +43,9 @@ pub enum Refused {
         device: DeviceId,
     },
     /// A later one was taken already.
-    #[error("older sequence: {sequence} is not above {floor}, which was taken from the same key before; sign it with a higher one")]
+    #[error(
+        "older sequence: {sequence} is not above {floor}, which was taken from the same key before; sign it with a higher one"
+    )]
     OlderSequence {
         /// Its number.
         sequence: u64,
@@ -62,7 +64,9 @@ pub enum Refused {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// For other samples.
-    #[error("other schema: its features or its task differ from the champion's; it would not understand this device's samples")]
+    #[error(
+        "other schema: its features or its task differ from the champion's; it would not understand this device's samples"
+    )]
     OtherSchema,
     /// A device's bundle that comes from nowhere.
     #[error("no ancestor of {} on this device is signed by the vendor, so the device cannot answer for it", .0.short())]

@@ -145,7 +145,10 @@ impl Vault {
             }
             _ => {
                 let (text, number) = self.vouch(digest, floors);
-                (text, Installed { digest, model, standing: Standing::Owner, epoch: floors.epoch, number: Some(number) })
+                (
+                    text,
+                    Installed { digest, model, standing: Standing::Owner, epoch: floors.epoch, number: Some(number) },
+                )
             }
         };
         self.put_envelope(&digest, &text)?;
@@ -329,8 +332,7 @@ impl Vault {
 
     fn epoch_of(&self, digest: &Digest) -> u32 {
         let envelope = self.envelope(digest).ok().flatten();
-        let signed =
-            envelope.map(|text| signed::check(&text, *digest, &self.trust.keys, self.trust.device.as_ref()));
+        let signed = envelope.map(|text| signed::check(&text, *digest, &self.trust.keys, self.trust.device.as_ref()));
         signed.and_then(Result::ok).map_or(0, |signed| signed.statement.epoch)
     }
 

@@ -81,7 +81,8 @@ impl Vetting {
         let begun = Instant::now();
         let question = Question { bundle: bytes.to_vec(), memory_bytes: self.memory_bytes };
         let refused = |reason: String| Refused::Vetting(reason);
-        let mut child = spawn(program).map_err(|error| refused(format!("cannot start {}: {error}", program.display())))?;
+        let mut child =
+            spawn(program).map_err(|error| refused(format!("cannot start {}: {error}", program.display())))?;
         let group = Group::make(Path::new("/"), child.id(), self.memory_bytes);
         let mut stderr = child.stderr.take().expect("stderr is piped");
         let words = std::thread::spawn(move || {
@@ -111,11 +112,15 @@ impl Vetting {
         let words = words.join().unwrap_or_default();
         match heard {
             Ok(answer) => told(answer),
-            Err(_) if late => Err(refused(format!("it had not answered its own rows after {} s", begun.elapsed().as_secs()))),
+            Err(_) if late => {
+                Err(refused(format!("it had not answered its own rows after {} s", begun.elapsed().as_secs())))
+            }
             Err(_) if group.as_ref().is_some_and(Group::has_killed) || grew(&words) => {
                 Err(refused(format!("it took more than {} MiB of memory", self.memory_bytes >> 20)))
             }
-            Err(error) => Err(refused(format!("its process ended without an answer ({}; {error})", ending(status, &words)))),
+            Err(error) => {
+                Err(refused(format!("its process ended without an answer ({}; {error})", ending(status, &words))))
+            }
         }
     }
 }
@@ -218,7 +223,9 @@ mod tests {
         assert!(vetted_by("exec sleep 600", 1 << 30).contains("had not answered"));
         assert!(begun.elapsed() < Duration::from_secs(30));
         assert!(vetted_by("cat > /dev/null; echo nonsense", 1 << 30).contains("without an answer"));
-        assert!(vetted_by("echo 'memory allocation of 99 bytes failed' >&2; kill -ABRT $$", 64 << 20).contains("64 MiB"));
+        assert!(
+            vetted_by("echo 'memory allocation of 99 bytes failed' >&2; kill -ABRT $$", 64 << 20).contains("64 MiB")
+        );
     }
 
     #[test]
