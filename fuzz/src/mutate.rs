@@ -91,7 +91,19 @@ fn bytes(input: &mut Vec<u8>, other: &[u8], chance: &mut Chance) {
 /// Changes one place of a JSON value to something else of any kind.
 fn json(value: &mut Value, chance: &mut Chance) {
     const STRANGE: [&str; 14] = [
-        "null", "true", "-1", "0", "1", "8192", "4294967296", "18446744073709551615", "1e308", "-0.0", "\"\"", "[]", "{}",
+        "null",
+        "true",
+        "-1",
+        "0",
+        "1",
+        "8192",
+        "4294967296",
+        "18446744073709551615",
+        "1e308",
+        "-0.0",
+        "\"\"",
+        "[]",
+        "{}",
         "[0,0,0]",
     ];
     let descend = chance.below(5) != 0;
@@ -142,7 +154,9 @@ fn bundle_header(input: &mut Vec<u8>, chance: &mut Chance, sealed: bool) {
         let to = (at + 4).min(input.len());
         let width = to - at;
         input[at..to].copy_from_slice(&strange.to_le_bytes()[..width]);
-    } else if let Some(Value::String(text)) = header.pointer_mut("/__metadata__/hone.manifest").filter(|_| sealed || chance.below(2) == 0) {
+    } else if let Some(Value::String(text)) =
+        header.pointer_mut("/__metadata__/hone.manifest").filter(|_| sealed || chance.below(2) == 0)
+    {
         let Ok(mut manifest) = serde_json::from_str::<Value>(text) else { return };
         (0..1 + chance.below(2)).for_each(|_| json(&mut manifest, chance));
         *text = manifest.to_string();

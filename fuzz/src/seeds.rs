@@ -40,7 +40,8 @@ fn a_bundle() -> Vec<u8> {
         let x = f32::from(row % 10) - 4.5;
         rows.push(&[x, f32::from(row % 2)], &[f32::from(u8::from((x > 0.0) == (row % 2 == 0)))]);
     }
-    let number = Feature { name: "x".into(), unit: Some("mm".into()), kind: FeatureKind::Number, range: Some([-9.0, 9.0]) };
+    let number =
+        Feature { name: "x".into(), unit: Some("mm".into()), kind: FeatureKind::Number, range: Some([-9.0, 9.0]) };
     let kind = FeatureKind::Category { values: vec!["a".into(), "b".into()] };
     let mode = Feature { name: "mode".into(), unit: None, kind, range: None };
     let task = Task::Classification { classes: vec!["no".into(), "yes".into()] };

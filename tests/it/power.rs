@@ -16,7 +16,7 @@ use trainer_core::bundle;
 const INFER: &str = "/v2/models/main/infer";
 
 /// `base` once more under another name: the same answers, another seed on record.
-fn twin(folder: &Path, base: &Path, number: u64) -> PathBuf {
+pub(crate) fn twin(folder: &Path, base: &Path, number: u64) -> PathBuf {
     let mut model = bundle::read(&fs::read(base).expect("it is there")).expect("a bundle");
     model.manifest.provenance.seed = 1_000 + number;
     let path = folder.join(format!("twin-{number}.safetensors"));
@@ -42,6 +42,7 @@ fn reports(agent: &Agent) -> BTreeMap<String, String> {
 /// Kills the agent at random moments of answering, labelling, promoting and rolling back.
 fn killed(kills: u64) {
     let device = Device::new();
+    device.set("[cycle]\npolicy = \"static\"\n");
     let base = world::train(device.path(), "base", 1, false);
     let (mut chance, mut world) = (0x9E37_79B9_7F4A_7C15_u64, World::new(3));
     let mut told: BTreeMap<String, String> = BTreeMap::new();
@@ -128,6 +129,7 @@ fn percentile(values: &mut [u64], share: f64) -> u64 {
 /// Promotes and rolls back under two clients; returns p99 without and during swaps, in microseconds, with the number of answers.
 fn swapped(pairs: u64) -> (u64, u64, usize) {
     let device = Device::new();
+    device.set("[cycle]\npolicy = \"static\"\n");
     let base = world::train(device.path(), "base", 1, false);
     let agent = device.start(Some(&base));
     let first = agent.champion();

@@ -13,6 +13,10 @@ use trainer_core::digest::Digest;
 use trainer_core::model::Model;
 use trainer_core::network::Weights;
 
+use crate::power::twin;
+
+/// No retrain gets in the way of what a test offers.
+const STATIC: &str = "[cycle]\npolicy = \"static\"\n";
 const INFER: &str = "/v2/models/main/infer";
 
 /// A worker that vets the bundle `good` honestly and does `harm` when it is asked about any other.
@@ -46,16 +50,19 @@ fn a_model_that_aborts_hangs_or_grows_without_end_is_refused_before_the_agent_lo
         ("kill -ABRT $$", "without an answer"),
         ("exec sleep 600", "had not answered"),
         // Refused memory by the same limits the worker sets itself, until the kernel or the shell ends it.
-        ("ulimit -d 65536; exec tail /dev/zero", "without an answer"),
+        ("exec tail /dev/zero", "64 MiB of memory"),
     ];
     for (number, (harm, expected)) in harms.into_iter().enumerate() {
         let harmful = world::train(device.path(), &format!("harm-{number}"), 7 + number as u64, false);
-        let program = worker(device.path(), &good, harm);
+        // Without a memory group of our own, the limit the worker would set itself.
+        let program = worker(device.path(), &good, &format!("ulimit -d 65536\n{harm}"));
         let agent = device.start_with(Some(&good), &["--vetting-program", &program.display().to_string()], &[]);
         agent.live(&mut World::new(3), Law::Old, 80);
         let (code, said) = offered(&device, &agent, &harmful);
         assert_eq!(code, Some(9), "{said}");
-        assert!(said.contains(expected), "{harm}: {said}");
+        // Which of the two limits struck first is the machine's matter.
+        let grown = number == 2 && said.contains("without an answer");
+        assert!(said.contains(expected) || grown, "{harm}: {said}");
         assert_eq!(agent.status()["process"], agent.pid(), "the agent is the same process");
         assert!(agent.terminate().success());
     }
@@ -94,6 +101,7 @@ fn sick(folder: &Path, base: &Path) -> (PathBuf, f64) {
 #[test]
 fn a_champion_that_answers_no_number_gives_way_to_the_one_before_and_never_comes_back() {
     let device = Device::new();
+    device.set(STATIC);
     let base = world::train(device.path(), "base", 1, false);
     let (sick, mean) = sick(device.path(), &base);
     let agent = device.start(Some(&base));
@@ -126,10 +134,10 @@ fn a_champion_that_answers_no_number_gives_way_to_the_one_before_and_never_comes
 fn a_promoted_model_under_which_the_agent_aborts_runs_out_of_tries_and_the_good_one_serves() {
     let device = Device::new();
     // The first one proves itself at once; the second never gets that far.
-    let settings = |good_s: u32| format!("[models]\ngood_s = {good_s}\ngood_answers = 1\n");
+    let settings = |good_s: u32| format!("{STATIC}[models]\ngood_s = {good_s}\ngood_answers = 1\n");
     device.set(&settings(1));
     let base = world::train(device.path(), "base", 1, false);
-    let better = world::train(device.path(), "better", 4, false);
+    let better = twin(device.path(), &base, 4);
     let agent = device.start(Some(&base));
     let factory = agent.champion();
     agent.live(&mut World::new(3), Law::Old, 200);
@@ -162,7 +170,7 @@ fn a_promoted_model_under_which_the_agent_aborts_runs_out_of_tries_and_the_good_
 fn a_vendors_signature_opens_the_door_and_nothing_else_does() {
     let device = Device::new();
     let base = world::train(device.path(), "base", 1, false);
-    let better = world::train(device.path(), "better", 4, false);
+    let better = twin(device.path(), &base, 4);
     let path = |path: &Path| path.display().to_string();
     let seed = |byte: u8, name: &str| {
         let file = device.path().join(name);
@@ -172,7 +180,7 @@ fn a_vendors_signature_opens_the_door_and_nothing_else_does() {
         (path(&file), text(key.verifying_key().as_bytes()))
     };
     let ((vendor, public), (stranger, _)) = (seed(1, "vendor.key"), seed(2, "stranger.key"));
-    device.set(&format!("[models]\nvendor_keys = [\"{public}\"]\n"));
+    device.set(&format!("{STATIC}[models]\nvendor_keys = [\"{public}\"]\n"));
     // Unsigned, the agent does not even begin with it.
     let (code, _, said) = device.ask(&["run", "--model", &path(&base)]);
     assert_eq!(code, Some(5), "{said}");
@@ -184,7 +192,7 @@ fn a_vendors_signature_opens_the_door_and_nothing_else_does() {
     signed(&vendor, &base, "5");
     let (code, out, said) = device.ask(&["model", "verify", &path(&base)]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(out.contains("signed by the vendor") && out.contains("head.weight"), "{out}");
+    assert!(out.contains("signed by the vendor") && out.contains("golden.outputs"), "{out}");
     let agent = device.start(Some(&base));
     assert_eq!(agent.status()["signature"], "vendor");
     agent.live(&mut World::new(3), Law::Old, 200);

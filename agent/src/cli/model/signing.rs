@@ -88,8 +88,10 @@ pub(super) fn sign(args: &SignArgs, global: &Global) -> Result<()> {
         Err(error) => return Err(Fail::new(Exit::Usage, error).hint("a digest has 64 hexadecimal digits").into()),
     };
     if let Some(names) = &args.trainable {
-        let known = |name: &&String| !bundle::tensor_names(&bytes).is_ok_and(|known| known.contains(*name));
-        if let Some(unknown) = names.iter().find(known) {
+        let known = bundle::tensor_names(&bytes).map_err(|error| Fail::new(Exit::Bundle, error))?;
+        // A head that is not there yet may be listed too.
+        let strange = |name: &&String| !known.contains(name) && !is_trainable(name, model.manifest.spec.cut);
+        if let Some(unknown) = names.iter().find(strange) {
             return Err(Fail::new(Exit::Usage, format!("the bundle has no tensor `{unknown}`"))
                 .hint("`hone model verify` lists the default")
                 .into());
