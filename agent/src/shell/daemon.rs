@@ -45,7 +45,7 @@ use crate::shell::api::{self, Doors};
 use crate::shell::clock::{self, Ids};
 use crate::shell::inference::Slot;
 use crate::shell::models::ModelStore;
-use crate::shell::mqtt::{Fleet, FleetError};
+use crate::shell::mqtt::{Fleet, FleetError, Standing};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
 use crate::shell::store::{SetAside, StateDir, StoreError};
@@ -145,7 +145,10 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Options { config, places, model, sensors_root } = options;
     let model = model.map(|path| read_model(&path)).transpose()?;
-    let fleet = Fleet::new(&config)?;
+    // What the fleet wants stands over the files, from the start on.
+    let standing = Standing::open(&places.state_dir, config);
+    let config = standing.config().clone();
+    let fleet = Fleet::new(standing)?;
     let state = StateDir::open_with(&places.state_dir, config.records.files)?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;
     let place = Place {

@@ -6,6 +6,8 @@
 //! records/<first seq>-<day>.db        records and their labels, whole files are retired (NORMAL)
 //! models/<sha256>.safetensors         bundles
 //! snapshots/<sha256>.snapshot         what retrains learned from
+//! fleet.json                          what the fleet has set, and keys it has revoked
+//! fleet/incoming/, fleet/installed/   a bundle on its way in, and at most two that wait for their promotion
 //! *.damaged-<n>                       what could not be read, kept for a look
 //! ```
 mod commands;
