@@ -1,4 +1,5 @@
 //! Gathers the settings of every part; parses and validates their text. Reads no file: the shell hands it texts.
+mod desired;
 mod migrations;
 mod settings;
 
@@ -7,6 +8,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+pub use desired::{DEVICE_ONLY, LIVE};
 pub use settings::{AgentSettings, RecordsSettings, SnapshotSettings};
 
 use crate::decide::budget::BudgetSettings;

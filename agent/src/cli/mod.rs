@@ -13,6 +13,7 @@ pub mod explain;
 pub mod follow;
 pub mod init;
 mod input;
+pub mod join;
 pub mod label;
 pub mod lineage;
 pub mod model;
@@ -79,6 +80,8 @@ enum Command {
     Run(run::Args),
     /// Write a commented configuration file
     Init(init::Args),
+    /// Install what `hone-fleet enroll` has made
+    Join(join::Args),
     /// Show what the running agent is doing
     Status(status::Args),
     /// Show features against their baseline, and losses
@@ -153,6 +156,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Demo(args) => demo::run(&args, global),
         Command::Run(args) => run::run(&args, global),
         Command::Init(args) => init::run(&args, global),
+        Command::Join(args) => join::run(&args, global),
         Command::Status(args) => status::run(&args, global),
         Command::Drift(args) => drift::run(&args, global),
         Command::Models(args) => models::run(&args, global),

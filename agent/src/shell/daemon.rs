@@ -52,7 +52,7 @@ use crate::shell::ingest::intake::Intake;
 use crate::shell::ingest::mqtt as input;
 use crate::shell::models::Refused;
 use crate::shell::models::vetting::Vetting;
-use crate::shell::mqtt::{Fleet, FleetError};
+use crate::shell::mqtt::{Fleet, FleetError, Standing};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
 use crate::shell::store::{FileSettings, StateDir, StoreError};
@@ -157,8 +157,11 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Options { config, places, model, sensors_root, vetting_program } = options;
     let model = model.map(|path| FirstModel::read(&path)).transpose()?;
+    // What the fleet wants stands over the files, from the start on.
+    let standing = Standing::open(&places.state_dir, config);
+    let config = standing.config().clone();
     let vetting = Vetting::child(vetting_program, config.models.vetting(), config.models.vetting_bytes)?;
-    let fleet = Fleet::new(&config)?;
+    let fleet = Fleet::new(standing)?;
     let partition_bytes_max = storage::partition_bytes(&config.records, &places.state_dir);
     let state = StateDir::open_with(&places.state_dir, FileSettings { partition_bytes_max, ..config.records.files })?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;

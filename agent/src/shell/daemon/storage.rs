@@ -26,7 +26,7 @@ const DAY_S: u64 = 86_400;
 /// What the loop knows of disk, card and clock.
 #[derive(Debug)]
 pub(super) struct Storage {
-    settings: RecordsSettings,
+    pub(super) settings: RecordsSettings,
     running: Running,
     began: Uptime,
     /// Bytes written at the last look.

@@ -34,8 +34,8 @@ pub(super) const WINDOW: usize = 16;
 const PACKET_IDS: u16 = 64;
 /// Requests that may wait for the polling task: a window, the subscription, and what needs no acknowledgement.
 const REQUESTS: usize = 4 * WINDOW;
-/// Events that may wait for the link.
-const HEARD: usize = 256;
+/// Events that may wait for the link: chunks of a bundle are 128 KiB each.
+const HEARD: usize = 32;
 /// The client's own limit for reaching the broker, with name resolution and TLS.
 const CONNECT_S: u64 = 10;
 /// A session outlives its connection by this, beyond the will's delay: a will is sent at the latest when its session ends.
@@ -49,6 +49,14 @@ pub(super) struct Message {
     pub(super) delivery: fleet_protocol::topics::Delivery,
     pub(super) schema: &'static str,
     pub(super) expires_s: Option<u32>,
+    pub(super) content: Content,
+}
+
+/// How a payload is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Json,
+    Cbor,
 }
 
 /// Names a message until it is acknowledged; the caller's own.
@@ -189,7 +197,10 @@ fn client_config(settings: &MqttSettings) -> Result<ClientConfig, TlsError> {
     })
 }
 
+/// A relative path is looked for among the credentials of the service first (`LoadCredential=` of its unit).
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(path));
+    let path = credential.as_deref().filter(|credential| path.is_relative() && credential.exists()).unwrap_or(path);
     fs::read(path).map_err(|source| TlsError::Read { path: path.display().to_string(), source })
 }
 
@@ -246,10 +257,13 @@ impl Connection {
             Delivery::Retained => (QoS::AtLeastOnce, true),
         };
         let properties = PublishProperties {
-            payload_format_indicator: Some(1),
+            payload_format_indicator: Some(u8::from(message.content == Content::Json)),
             message_expiry_interval: message.expires_s,
             user_properties: vec![("schema".to_owned(), message.schema.to_owned())],
-            content_type: Some("application/json".to_owned()),
+            content_type: Some(match message.content {
+                Content::Json => "application/json".to_owned(),
+                Content::Cbor => "application/cbor".to_owned(),
+            }),
             ..PublishProperties::default()
         };
         let payload = message.payload.clone();

@@ -9,6 +9,8 @@
 //! floors.json, floors.json.1          what may not come back, once more outside of control.db
 //! device.key                          what this device signs with
 //! snapshots/<sha256>.snapshot         what retrains learned from
+//! fleet.json                          what the fleet has set, and keys it has revoked
+//! fleet/incoming/, fleet/installed/   a bundle on its way in, and at most two that wait for their promotion
 //! *.damaged-<n>                       what could not be read, kept for a look
 //! ```
 mod commands;
