@@ -139,7 +139,7 @@ fn whatever_dies_every_event_arrives_once_in_effect_and_in_order() {
 }
 
 #[test]
-#[ignore = "50 faults take minutes; run with --ignored"]
+#[ignore = "long: 50 faults of the broker, five minutes; run by .ci/nightly"]
 fn fifty_faults_lose_nothing() {
     faults(50, 2);
 }
