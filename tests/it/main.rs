@@ -8,6 +8,7 @@ mod fleet;
 mod measured;
 mod numbers;
 mod scan;
+mod service;
 mod tidy;
 mod training;
 

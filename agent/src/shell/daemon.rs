@@ -49,6 +49,7 @@ use crate::shell::mqtt::{Fleet, FleetError};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
 use crate::shell::store::{SetAside, StateDir, StoreError};
+use crate::shell::systemd::{self, Notifier, Pulses, starts};
 use crate::shell::trainer::Trainer;
 use books::Books;
 use budget::Warden;
@@ -145,6 +146,13 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Options { config, places, model, sensors_root } = options;
     let model = model.map(|path| read_model(&path)).transpose()?;
+    let notifier = Notifier::from_environment();
+    let (held, pause) = starts::begin(&places.state_dir, &notifier);
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    }
     let fleet = Fleet::new(&config)?;
     let state = StateDir::open_with(&places.state_dir, config.records.files)?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;
@@ -166,7 +174,8 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     })?;
     // Serving begins once the stored model is loaded, so that a restart never answers "no model" in between.
     let _ = begun.await;
-    announce(&shared);
+    notifier.ready(&announce(&shared));
+    let watchdog = systemd::watch(notifier, Arc::clone(&shared), fleet.is_some(), held.clone())?;
     let ticking = tokio::spawn(tick(Arc::clone(&shared)));
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(api::serve(doors, Arc::clone(&shared), stopped.clone()));
@@ -177,6 +186,8 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    watchdog.stop();
+    held.note();
     ticking.abort();
     let _ = stop.send(true);
     if tokio::time::timeout(DRAIN, serving).await.is_err() {
@@ -206,20 +217,26 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     Ok(())
 }
 
-fn announce(shared: &Shared) {
+/// Says where it listens and who serves.
+fn announce(shared: &Shared) -> String {
     let serving = shared.slot.serving();
     let model = serving
         .map_or_else(|| "no model yet".to_owned(), |serving| format!("model {}", serving.champion.digest.short()));
     let records = shared.reader.counts().map_or(0, |counts| counts.records);
     let Place { state_dir, socket, listen, .. } = &shared.place;
     let listen = listen.as_ref().map_or_else(String::new, |address| format!(" and http://{address}"));
-    tracing::info!("listening on {}{listen}; {model}; {records} records in {}", socket.display(), state_dir.display());
+    let says =
+        format!("listening on {}{listen}; {model}; {records} records in {}", socket.display(), state_dir.display());
+    tracing::info!("{says}");
+    says
 }
 
 async fn tick(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     loop {
         every.tick().await;
+        // This task runs where requests are answered: while it turns, so do they.
+        shared.pulses.ingest.turn();
         // A full queue needs no reminder.
         let _ = shared.events.try_send(Event::Tick);
     }
@@ -272,6 +289,7 @@ fn assemble(
         body_bytes_max: config.agent.body_bytes_max,
         stored: Notify::new(),
         link: watch::Sender::new(json!({"state": "off"})),
+        pulses: Pulses::default(),
         device: fleet.map(|fleet| fleet.device().clone()),
         place,
     });
@@ -290,7 +308,7 @@ fn assemble(
         snapshots,
         shared: Arc::clone(&shared),
         rules,
-        trainer: Trainer::child()?,
+        trainer: Trainer::of_agent()?,
         saved,
         warden: Warden::new(sensors_root, config.budget.clone(), &config.sensors, ran),
         working: None,

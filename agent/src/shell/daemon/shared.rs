@@ -16,6 +16,7 @@ use crate::shell::inference::{Loaded, Slot};
 use crate::shell::ingest::samples::{CODES, Counts};
 use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
+use crate::shell::systemd::Pulses;
 
 use super::link::LinkAsk;
 use super::work::Worked;
@@ -151,6 +152,8 @@ pub struct Shared {
     pub stored: Notify,
     /// How the link stands, for status.
     pub link: watch::Sender<Value>,
+    /// How each part shows that it moves.
+    pub pulses: Pulses,
     /// Who this device is to the fleet, if it has one.
     pub device: Option<DeviceId>,
     /// Where the agent lives, for status.
@@ -197,6 +200,7 @@ pub struct Origin<'a> {
 impl Shared {
     /// Answers `rows`, hands them to the recorder and, if it is the champion that answers, to the loop. Never blocks.
     pub fn answer(self: &Arc<Self>, loaded: &Loaded, champion: bool, rows: Vec<f32>, origin: Origin<'_>) -> Answered {
+        let _busy = self.pulses.answering();
         let answers = loaded.answer(&rows);
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::settings::MqttSettings;
+use crate::shell::systemd::credential;
 
 /// Messages in flight; below the 20 that mosquitto grants.
 pub(super) const WINDOW: usize = 16;
@@ -190,7 +191,7 @@ fn client_config(settings: &MqttSettings) -> Result<ClientConfig, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { path: path.display().to_string(), source })
+    fs::read(credential(path)).map_err(|source| TlsError::Read { path: path.display().to_string(), source })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

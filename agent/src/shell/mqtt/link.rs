@@ -107,6 +107,7 @@ impl Running {
     /// Runs until `stop` says so, then says goodbye.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         loop {
+            self.shared.pulses.link.turn();
             let wake = self.burst.ends().map_or(self.tick_at, |ends| ends.min(self.tick_at));
             tokio::select! {
                 heard = connection::next(&mut self.connection) => self.heard(heard).await,

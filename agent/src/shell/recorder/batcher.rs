@@ -2,6 +2,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -91,7 +92,9 @@ impl Batcher {
     }
 
     fn handle(&mut self, message: Message) -> ControlFlow<()> {
+        self.shared.turns.fetch_add(1, Ordering::Relaxed);
         match message {
+            Message::Beat => {}
             Message::Record(record) => {
                 let at = record.arrived_at;
                 self.records.push_back(record);
