@@ -3,6 +3,7 @@ mod ask;
 pub mod backtest;
 pub mod chart;
 pub mod demo;
+pub mod doctor;
 pub mod drift;
 pub mod energy;
 pub mod exit;
@@ -73,6 +74,8 @@ enum Command {
     Run(run::Args),
     /// Write a commented configuration file
     Init(init::Args),
+    /// Check this gateway, and say what each missing thing costs
+    Doctor(doctor::Args),
     /// Show what the running agent is doing
     Status(status::Args),
     /// Show features against their baseline, and losses
@@ -130,6 +133,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Demo(args) => demo::run(&args, global),
         Command::Run(args) => run::run(&args, global),
         Command::Init(args) => init::run(&args, global),
+        Command::Doctor(args) => doctor::run(&args, global),
         Command::Status(args) => status::run(&args, global),
         Command::Drift(args) => drift::run(&args, global),
         Command::Models(args) => models::run(&args, global),
