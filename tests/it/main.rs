@@ -4,6 +4,7 @@ mod budgets;
 mod cli;
 mod compare;
 mod daemon;
+mod doctor;
 mod fleet;
 mod measured;
 mod numbers;

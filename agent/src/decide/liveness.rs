@@ -109,6 +109,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a look shows it")]
     fn pulse(turns: u64) -> Option<Pulse> {
         Some(Pulse { turns, oldest: None })
     }

@@ -3,6 +3,8 @@ mod certificates;
 mod disk;
 mod machine;
 mod models;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -178,7 +180,7 @@ fn rights(broker: &str, denied: &[Denied]) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
+mod answers {
     use serde_json::json;
 
     use super::*;

@@ -29,7 +29,7 @@ fn nearest(path: &Path) -> PathBuf {
 fn room(subject: &Subject<'_>) -> Finding {
     let state = subject.at(&subject.places.state_dir);
     let shown = subject.places.state_dir.display();
-    let stat = match statvfs(&nearest(&state)) {
+    let stat = match statvfs(nearest(&state)) {
         Ok(stat) => stat,
         Err(error) => {
             return Finding::new("disk", Level::Bad, format!("{shown}: {error}"), "nothing can be kept")
@@ -80,7 +80,7 @@ fn kind(subject: &Subject<'_>) -> Finding {
         clippy::cast_sign_loss,
         reason = "the kernel's magic number is a bit pattern; its type differs by architecture"
     )]
-    let in_memory = statfs(&nearest(&state)).is_ok_and(|stat| stat.f_type as u64 == TMPFS);
+    let in_memory = statfs(nearest(&state)).is_ok_and(|stat| stat.f_type as u64 == TMPFS);
     if in_memory {
         return Finding::new(
             "storage",

@@ -80,7 +80,7 @@ impl<A: GlobalAlloc> Blocks<A> {
                     return;
                 }
                 while let Some(block) = self.pop(index, size) {
-                    let layout = Layout::from_size_align(size, ALIGN).expect("a class is a layout");
+                    let Ok(layout) = Layout::from_size_align(size, ALIGN) else { return };
                     // SAFETY: blocks of a class come from the system with exactly this layout, see `alloc`.
                     unsafe { self.system.dealloc(block.as_ptr(), layout) };
                 }
