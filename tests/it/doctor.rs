@@ -48,7 +48,8 @@ fn a_broker_is_asked_what_it_grants() {
     let (code, findings) = doctor(&device);
     let broker = findings.iter().find(|finding| finding["check"] == "broker").expect("a finding");
     assert_eq!((code, broker["level"].as_str()), (Some(9), Some("bad")), "{broker}");
-    assert!(broker["found"].as_str().expect("words").contains("reporting (code 0x87)"), "{broker}");
+    // mosquitto ends a connection whose last will it would not publish; the agent's own would fare the same.
+    assert!(broker["found"].as_str().expect("words").contains("does not let us in"), "{broker}");
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn broker(settings: &MqttSettings, status: Option<&Value>) -> Finding {
             format!("{} does not let us in: {reason}", settings.broker),
             "reports wait on the disk, the oldest signals are given up at `mqtt.outbox_bytes_max`; no commands arrive",
         )
-        .next("check name, port, firewall, certificates, and the user that the broker knows"),
+        .next("check name, port, firewall, certificates and access rules; a broker that denies the last will hangs up"),
         Err(error) => Finding::new(CHECK, Level::Bad, error.to_string(), "the agent does not start")
             .next("mend the files that [mqtt] names"),
     }
