@@ -6,6 +6,7 @@ pub mod backup;
 pub mod canary;
 pub mod chart;
 pub mod demo;
+pub mod doctor;
 pub mod drift;
 pub mod energy;
 pub mod exit;
@@ -82,6 +83,8 @@ enum Command {
     Init(init::Args),
     /// Install what `hone-fleet enroll` has made
     Join(join::Args),
+    /// Check this gateway, and say what each missing thing costs
+    Doctor(doctor::Args),
     /// Show what the running agent is doing
     Status(status::Args),
     /// Show features against their baseline, and losses
@@ -157,6 +160,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Run(args) => run::run(&args, global),
         Command::Init(args) => init::run(&args, global),
         Command::Join(args) => join::run(&args, global),
+        Command::Doctor(args) => doctor::run(&args, global),
         Command::Status(args) => status::run(&args, global),
         Command::Drift(args) => drift::run(&args, global),
         Command::Models(args) => models::run(&args, global),

@@ -56,6 +56,7 @@ use crate::shell::mqtt::{Fleet, FleetError, Standing};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
 use crate::shell::store::{FileSettings, StateDir, StoreError};
+use crate::shell::systemd::{self, Notifier, Pulses, starts};
 use crate::shell::trainer::Trainer;
 use books::Books;
 use budget::Warden;
@@ -157,6 +158,13 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Options { config, places, model, sensors_root, vetting_program } = options;
     let model = model.map(|path| FirstModel::read(&path)).transpose()?;
+    let notifier = Notifier::from_environment();
+    let (held, pause) = starts::begin(&places.state_dir, &notifier);
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    }
     // What the fleet wants stands over the files, from the start on.
     let standing = Standing::open(&places.state_dir, config);
     let config = standing.config().clone();
@@ -183,7 +191,8 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     })?;
     // Serving begins once the stored model is loaded, so that a restart never answers "no model" in between.
     let _ = begun.await;
-    announce(&shared);
+    notifier.ready(&announce(&shared));
+    let watchdog = systemd::watch(notifier, Arc::clone(&shared), fleet.is_some(), held.clone())?;
     let ticking = tokio::spawn(tick(Arc::clone(&shared)));
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(api::serve(doors, Arc::clone(&shared), stopped.clone()));
@@ -195,6 +204,8 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    watchdog.stop();
+    held.note();
     ticking.abort();
     let _ = stop.send(true);
     if tokio::time::timeout(DRAIN, serving).await.is_err() {
@@ -228,20 +239,26 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     Ok(())
 }
 
-fn announce(shared: &Shared) {
+/// Says where it listens and who serves.
+fn announce(shared: &Shared) -> String {
     let serving = shared.slot.serving();
     let model = serving
         .map_or_else(|| "no model yet".to_owned(), |serving| format!("model {}", serving.champion.digest.short()));
     let records = shared.reader.counts().map_or(0, |counts| counts.records);
     let Place { state_dir, socket, listen, .. } = &shared.place;
     let listen = listen.as_ref().map_or_else(String::new, |address| format!(" and http://{address}"));
-    tracing::info!("listening on {}{listen}; {model}; {records} records in {}", socket.display(), state_dir.display());
+    let says =
+        format!("listening on {}{listen}; {model}; {records} records in {}", socket.display(), state_dir.display());
+    tracing::info!("{says}");
+    says
 }
 
 async fn tick(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     loop {
         every.tick().await;
+        // This task runs where requests are answered: while it turns, so do they.
+        shared.pulses.ingest.turn();
         // A full queue needs no reminder.
         let _ = shared.events.try_send(Event::Tick);
     }
@@ -304,6 +321,7 @@ fn assemble(
         link: watch::Sender::new(json!({"state": "off"})),
         intake: Intake::new(config.input.window),
         input: watch::Sender::new(json!({"state": "off"})),
+        pulses: Pulses::default(),
         device: fleet.map(|fleet| fleet.device().clone()),
         place,
     });
@@ -321,7 +339,7 @@ fn assemble(
         snapshots,
         shared: Arc::clone(&shared),
         rules,
-        trainer: Trainer::child()?,
+        trainer: Trainer::of_agent()?,
         saved,
         storage: Storage::new(config.records.clone(), ran),
         warden: Warden::new(sensors_root, config.budget.clone(), &config.sensors, ran),

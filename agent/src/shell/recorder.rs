@@ -144,6 +144,8 @@ struct Shared {
     every: AtomicU32,
     count: AtomicU64,
     spared: AtomicU64,
+    /// Messages handled: shows that the thread moves.
+    turns: AtomicU64,
     status: Mutex<RecorderStatus>,
 }
 
@@ -153,6 +155,8 @@ enum Message {
     Label(NewLabel, oneshot::Sender<LabelOutcome>),
     Flush(SyncSender<RecorderStatus>),
     Retain(Retention, oneshot::Sender<Result<Retired, StoreError>>),
+    /// Nothing, so that a thread without work shows that it moves.
+    Beat,
     Stop,
 }
 
@@ -261,6 +265,14 @@ impl RecorderHandle {
         status.recv().map_err(|_| NotQueued::Stopped)
     }
 
+    /// How many messages the thread has handled; asks it for one more turn.
+    #[must_use]
+    pub fn beat(&self) -> u64 {
+        // A full queue holds turns enough.
+        let _ = self.offer(Message::Beat);
+        self.shared.turns.load(Ordering::Relaxed)
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn status(&self) -> RecorderStatus {
@@ -330,7 +342,7 @@ mod tests {
 
     /// Prints rows per second through the recorder and of bare batched inserts of the same bytes, and holds the promise.
     #[test]
-    #[ignore = "measures; run alone, with --release"]
+    #[ignore = "long: measures the record path against bare SQLite, half a minute in release; run by .ci/nightly"]
     fn the_record_path_reaches_half_of_bare_batched_inserts() {
         const ROWS: u64 = 100_000;
         let make = |number| NewRecord { features: vec![0.25; 128], ..record(number, Timestamp(0)) };

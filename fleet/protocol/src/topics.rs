@@ -163,6 +163,12 @@ pub fn device_filters(device: &DeviceId, groups: &[Name]) -> Vec<String> {
     std::iter::once(format!("{ROOT}/d/{device}/down/#")).chain(notices).collect()
 }
 
+/// What a device subscribes to that takes signed commands and nothing else.
+#[must_use]
+pub fn command_filter(device: &DeviceId) -> String {
+    format!("{ROOT}/d/{device}/down/cmd/+")
+}
+
 /// What a controller subscribes to: everything devices say, and every controller's presence and waves.
 #[must_use]
 pub fn controller_filters() -> [String; 2] {

@@ -106,6 +106,7 @@ impl Keeper {
     /// Serves and resumes what the stored state orders, then handles events until told to stop.
     pub(super) fn run(mut self, mut events: mpsc::Receiver<Event>) {
         while let Some(event) = events.blocking_recv() {
+            self.shared.pulses.control.turn();
             match event {
                 Event::Samples { rows, answers, at, ids, by, source } => {
                     self.samples(&Batch { rows: &rows, answers: &answers, at, ids: &ids, by, source });

@@ -22,6 +22,7 @@ use crate::shell::models::Door;
 use crate::shell::models::ModelStore;
 use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
+use crate::shell::systemd::Pulses;
 
 use super::link::LinkAsk;
 use super::work::Worked;
@@ -191,6 +192,8 @@ pub struct Shared {
     pub intake: Intake,
     /// How the local broker stands, for status.
     pub input: watch::Sender<Value>,
+    /// How each part shows that it moves.
+    pub pulses: Pulses,
     /// Who this device is to the fleet, if it has one.
     pub device: Option<DeviceId>,
     /// Where the agent lives, for status.
@@ -247,6 +250,7 @@ impl Shared {
         rows: Vec<f32>,
         origin: Origin<'_>,
     ) -> Answered {
+        let _busy = self.pulses.answering();
         let dealt = || serving.route(origin.source, origin.arrived_at);
         let named = |loaded: &Loaded| {
             if loaded.digest == serving.champion.digest { Role::Champion } else { Role::Pinned }

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::settings::MqttSettings;
+use crate::shell::systemd::credential;
 
 /// Messages in flight; below the 20 that mosquitto grants.
 pub(super) const WINDOW: usize = 16;
@@ -199,9 +200,7 @@ fn client_config(settings: &MqttSettings) -> Result<ClientConfig, TlsError> {
 
 /// A relative path is looked for among the credentials of the service first (`LoadCredential=` of its unit).
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(path));
-    let path = credential.as_deref().filter(|credential| path.is_relative() && credential.exists()).unwrap_or(path);
-    fs::read(path).map_err(|source| TlsError::Read { path: path.display().to_string(), source })
+    fs::read(credential(path)).map_err(|source| TlsError::Read { path: path.display().to_string(), source })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

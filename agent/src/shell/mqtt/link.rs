@@ -121,6 +121,7 @@ impl Running {
             self.begin_task(task).await;
         }
         loop {
+            self.shared.pulses.link.turn();
             let wake = self.burst.ends().map_or(self.tick_at, |ends| ends.min(self.tick_at));
             tokio::select! {
                 heard = connection::next(&mut self.connection) => self.heard(heard).await,

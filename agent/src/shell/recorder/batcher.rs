@@ -96,7 +96,9 @@ impl Batcher {
     }
 
     pub(super) fn handle(&mut self, message: Message) -> ControlFlow<()> {
+        self.shared.turns.fetch_add(1, Ordering::Relaxed);
         match message {
+            Message::Beat => {}
             Message::Record(record) => {
                 let at = record.arrived_at;
                 self.records.push_back(record);

@@ -155,7 +155,7 @@ fn false_alarms(stream: Stream, width: usize, times: Times, runs: u64) -> Tally 
 }
 
 #[test]
-#[ignore = "long"]
+#[ignore = "long: false alarms of feature tests, minutes; run by .ci/nightly"]
 fn false_alarms_stay_within_the_run_length() {
     use Stream::{Autoregressive, Gaps, HeavyTail, Normal, Season};
     for (stream, width, times, runs, limit) in [
@@ -197,7 +197,7 @@ fn delay(stream: Stream, width: usize, times: Times, shift: f64, runs: u64) -> (
 }
 
 #[test]
-#[ignore = "long"]
+#[ignore = "long: delays of feature tests among many columns, minutes; run by .ci/nightly"]
 fn shifts_are_found_in_one_of_many_columns() {
     let laws = [
         (Stream::Normal, Times::Withheld),
