@@ -89,23 +89,25 @@ impl Keeper {
             let (champion, previous, factory) = saved.cycle.models();
             let trial = saved.cycle.orders().trial;
             let candidate = saved.cycle.rollout().candidate().map(|candidate| candidate.digest);
+            let mut kept = vec![champion];
+            for digest in previous.into_iter().chain(candidate).chain([factory]) {
+                if !kept.contains(&digest) {
+                    kept.push(digest);
+                }
+            }
             let serving = self.shared.slot.serving();
+            // A candidate that is rejected is not to be had by its name any more, even if nothing else changes.
+            let keeps = serving.as_ref().is_some_and(|serving| serving.kept == kept);
             let serves = serving.as_ref().map(|serving| {
                 let digest = |loaded: &Option<Loaded>| loaded.as_ref().map(|loaded| loaded.digest);
                 (serving.champion.digest, digest(&serving.previous), digest(&serving.rival), serving.route)
             });
-            if serves == Some((champion, previous, trial.compare, trial.route)) {
+            if keeps && serves == Some((champion, previous, trial.compare, trial.route)) {
                 return;
             }
             let reason = match self.load(&champion) {
                 Ok(champion) => {
                     let previous = previous.and_then(|digest| self.load(&digest).ok());
-                    let mut kept = vec![champion.digest];
-                    for digest in previous.iter().map(|loaded| loaded.digest).chain(candidate).chain([factory]) {
-                        if !kept.contains(&digest) {
-                            kept.push(digest);
-                        }
-                    }
                     if serves.is_none_or(|(serves, ..)| serves != champion.digest) {
                         tracing::info!(model = %champion.digest.short(), "serving");
                     }
