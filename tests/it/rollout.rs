@@ -40,7 +40,7 @@ fn live_until<T>(
         if let Some(found) = done(agent) {
             return found;
         }
-        assert!(begun.elapsed() < Duration::from_secs(120), "{what}: {}", agent.status()["rollout"]);
+        assert!(begun.elapsed() < Duration::from_mins(2), "{what}: {}", agent.status()["rollout"]);
     }
 }
 

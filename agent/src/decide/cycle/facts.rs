@@ -79,7 +79,7 @@ pub enum Event {
         /// Paired comparison on the held-out rows.
         evidence: Evidence,
         /// What else was measured.
-        measures: Measures,
+        measures: Box<Measures>,
         /// The newest rows, for the baseline if it is promoted.
         recent: BaselineRows,
     },

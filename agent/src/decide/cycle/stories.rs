@@ -142,7 +142,7 @@ impl Story {
             run: order.run,
             candidate: named(candidate),
             evidence,
-            measures: Measures::default(),
+            measures: Box::default(),
             recent: recent(),
         })
     }

@@ -120,7 +120,8 @@ impl Measures {
         if other.rows >= settings.segment_rows {
             tested.push(("other", other));
         }
-        let limit = settings.segment_alpha / tested.len().max(1) as f64;
+        // Shared by two at least: a single large group would use up more of the error than many small ones ever do.
+        let limit = settings.segment_alpha / tested.len().max(2) as f64;
         let chance = |(name, rows): (&str, SegmentRows)| (sign_test(rows.worse, rows.better), name.to_owned());
         let (p, name) = tested.into_iter().map(chance).min_by(|one, other| one.0.total_cmp(&other.0))?;
         (p < limit).then_some((Check::Segment, p, limit, Some(name)))

@@ -53,7 +53,7 @@ fn settings() -> impl Strategy<Value = RolloutSettings> {
     let approval = prop_oneof![
         Just(Approval::Auto),
         Just(Approval::Ask),
-        Just(Approval::AskAfter { wait: Duration::from_secs(7_200), silence: Silence::Approve }),
+        Just(Approval::AskAfter { wait: Duration::from_hours(2), silence: Silence::Approve }),
     ];
     let mode = prop_oneof![Just(Mode::Gate), Just(Mode::Full), Just(Mode::Full), Just(Mode::Ab)];
     (approval, mode, 0..3_u8).prop_map(|(approval, mode, pace)| RolloutSettings {
@@ -114,10 +114,8 @@ impl Device {
     fn record(&mut self, reports: &[Report]) {
         for report in reports {
             match report {
-                Report::TrialEnded { challenger, why, .. } => {
-                    if !matches!(why, Why::Undecided | Why::Void) {
-                        self.rejected.insert(*challenger);
-                    }
+                Report::TrialEnded { challenger, why, .. } if !matches!(why, Why::Undecided | Why::Void) => {
+                    self.rejected.insert(*challenger);
                 }
                 Report::TrialWon { challenger, standing, answer, .. } => {
                     assert!(answer.is_some() || standing.pairs > 0, "a win without evidence");
@@ -147,6 +145,7 @@ impl Device {
         }
     }
 
+    #[expect(clippy::fn_params_excessive_bools, reason = "each says what the sample is like")]
     fn sample(&mut self, worse: bool, better: bool, finite: bool, labelled: bool) {
         self.now += 20;
         self.row += 1;
@@ -232,7 +231,7 @@ impl Device {
     fn invariant_a_canary_always_has_a_deadline(&self) {
         if self.rollout.candidate().is_some() {
             let deadline = self.rollout.deadline().expect("whoever is on the way has a deadline");
-            let longest = self.settings.longest().max(self.settings.ab()).max(Duration::from_secs(7_200));
+            let longest = self.settings.longest().max(self.settings.ab()).max(Duration::from_hours(2));
             assert!(deadline <= self.at().plus(longest + self.settings.ab()), "{deadline:?} at {:?}", self.at());
         }
     }

@@ -1,4 +1,5 @@
 //! Stories of the rollout: what happens on the left, what it says on the right.
+#![expect(clippy::float_cmp, reason = "classes are whole numbers")]
 use std::fmt::Write as _;
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! Error rates of the whole machine by simulation: both tests, guards, ramp, deadlines, as a device runs them.
 //! `cargo test --workspace --lib -- --ignored --nocapture rollout_study` prints them.
+#![expect(clippy::float_cmp, clippy::cast_possible_truncation, reason = "classes are small whole numbers")]
 use std::time::Duration;
 
 use super::stories::{candidate, named};
@@ -24,6 +25,7 @@ impl Even {
 
 /// How one trial ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is counted")]
 struct End {
     won: bool,
     aborted: bool,

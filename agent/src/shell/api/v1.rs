@@ -200,19 +200,19 @@ pub(super) async fn command(
         }
         Wire::Cancel {} => Command::Cancel,
         Wire::Rollback {} => Command::RollBack,
-        Wire::Approve { by } => trial(by, rollout::Event::Approve),
-        Wire::Promote { by } => trial(by, rollout::Event::Promote),
-        Wire::CanaryHold { by } => trial(by, rollout::Event::Hold),
-        Wire::CanaryResume { by } => trial(by, rollout::Event::Resume),
+        Wire::Approve { by } => trial(by.as_deref(), rollout::Event::Approve),
+        Wire::Promote { by } => trial(by.as_deref(), rollout::Event::Promote),
+        Wire::CanaryHold { by } => trial(by.as_deref(), rollout::Event::Hold),
+        Wire::CanaryResume { by } => trial(by.as_deref(), rollout::Event::Resume),
         Wire::Reject { by, reason } | Wire::CanaryAbort { by, reason } => {
-            trial(by, |answer| rollout::Event::Reject(answer, reason.unwrap_or_default()))
+            trial(by.as_deref(), |answer| rollout::Event::Reject(answer, reason.unwrap_or_default()))
         }
     };
     Ok(Json(app.shared.command(command).await?))
 }
 
-fn trial(by: Option<String>, event: impl FnOnce(rollout::Answer) -> rollout::Event) -> Command {
-    Command::Trial(event(rollout::Answer::new(by.as_deref().unwrap_or(SOMEBODY), clock::now())))
+fn trial(by: Option<&str>, event: impl FnOnce(rollout::Answer) -> rollout::Event) -> Command {
+    Command::Trial(event(rollout::Answer::new(by.unwrap_or(SOMEBODY), clock::now())))
 }
 
 /// Records whose labels would decide a trial.

@@ -115,7 +115,13 @@ impl Replay<'_> {
             bytes: Some((rival.bytes.len() as u64, stored.bytes.len() as u64)),
             ..measure(&rival.model, &stored.model, &holdout, &self.segments(&holdout), Timing::Left)
         };
-        Ok(Event::Judged { run: order.run, candidate, evidence, measures, recent: self.recent(row) })
+        Ok(Event::Judged {
+            run: order.run,
+            candidate,
+            evidence,
+            measures: Box::new(measures),
+            recent: self.recent(row),
+        })
     }
 
     /// Segments of the held-out rows, which are the newest labelled ones.

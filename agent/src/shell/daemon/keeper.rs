@@ -259,7 +259,7 @@ impl Keeper {
                     run,
                     candidate: done.candidate,
                     evidence: done.evidence,
-                    measures: done.measures,
+                    measures: Box::new(done.measures),
                     recent: done.recent,
                 };
                 let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();

@@ -74,7 +74,9 @@ impl Keeper {
                 let digest = |loaded: &Option<Loaded>| loaded.as_ref().map(|loaded| loaded.digest);
                 (serving.champion.digest, digest(&serving.previous), digest(&serving.rival), serving.route)
             });
-            if serves == Some((champion, previous, trial.compare, trial.route)) {
+            // A candidate that is rejected is not to be had by its name any more, even if nothing else changes.
+            let keeps = serving.as_ref().is_some_and(|serving| serving.kept == self.kept(champion, previous));
+            if keeps && serves == Some((champion, previous, trial.compare, trial.route)) {
                 return;
             }
             // The challenger was admitted when its trial began.
@@ -124,11 +126,11 @@ impl Keeper {
         let rival = trial.compare.map(|digest| self.admit_rival(digest));
         let broken = rival.as_ref().and_then(|rival| rival.as_ref().err()).cloned();
         let rival = rival.and_then(Result::ok);
+        let kept = self.kept(champion.digest, previous);
         let previous = previous.and_then(|digest| self.load(&digest).ok());
         let before = self.shared.slot.serving();
         let after = champion.digest;
         let shares_features = rival.as_ref().is_some_and(|rival| champion.model.shares_features(&rival.model));
-        let kept = self.kept(after, previous.as_ref().map(|loaded| loaded.digest));
         let compared = rival.as_ref().map(|rival| rival.digest);
         self.shared.slot.swap(Some(Serving { champion, previous, rival, shares_features, route: trial.route, kept }));
         let parted = before

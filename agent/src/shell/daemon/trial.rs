@@ -125,7 +125,6 @@ impl Both {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a time to compare")]
 fn microseconds(begun: Instant) -> f32 {
     begun.elapsed().as_secs_f32() * 1e6
 }
