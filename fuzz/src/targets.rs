@@ -99,7 +99,7 @@ fn frame(bytes: &[u8]) -> String {
 
 /// A corpus file as input: a `.delta` is the bytes between a common beginning and a common end of `base`.
 pub(crate) fn expand(name: &str, file: Vec<u8>, base: &[u8]) -> Vec<u8> {
-    if !name.ends_with(".delta") {
+    if name.strip_suffix(".delta").is_none() {
         return file;
     }
     let length = |at: usize| {

@@ -130,10 +130,9 @@ impl Loading {
         }
         let disorder = self.begun.contains(&model);
         let good = self.is_good(&model);
-        let mut trial = match self.trials.iter().position(|trial| trial.model == model) {
-            Some(index) => self.trials.remove(index).expect("it was found there"),
-            None => Trial { model, tries_left: rules.tries, answers: 0, served_s: 0 },
-        };
+        let known = self.trials.iter().position(|trial| trial.model == model);
+        let known = known.and_then(|index| self.trials.remove(index));
+        let mut trial = known.unwrap_or(Trial { model, tries_left: rules.tries, answers: 0, served_s: 0 });
         if trial.tries_left == 0 && !last {
             self.deny(model);
             return Admission::Denied;

@@ -48,8 +48,7 @@ impl Database {
         };
         let mut states = vec![self.clone()];
         let same = self.log.iter().zip(&after.log).take_while(|(old, new)| old == new).count();
-        let ends =
-            (LOG_HEADER_BYTES..after.log.len() + 1).step_by(FRAME_BYTES).chain([0, 16, LOG_HEADER_BYTES + 1_000]);
+        let ends = (LOG_HEADER_BYTES..=after.log.len()).step_by(FRAME_BYTES).chain([0, 16, LOG_HEADER_BYTES + 1_000]);
         for end in ends.filter(|end| *end >= same && *end <= after.log.len()) {
             for torn in [end, end + 24 + 2_048] {
                 states.push(Self {
@@ -163,6 +162,7 @@ fn config() -> Config {
     config
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "four digits are plenty")]
 fn row(number: u32) -> [f32; 2] {
     // Two sequences that never meet, spread over (-2, 2).
     let part = |step: f64| ((f64::from(number) * step).fract() * 4.0 - 2.0) as f32;

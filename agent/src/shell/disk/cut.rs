@@ -160,8 +160,10 @@ mod tests {
     use super::super::{put, put_keeping};
     use super::*;
 
+    type Left = (Option<Vec<u8>>, Option<Vec<u8>>);
+
     /// What every cut during `work` leaves of the file `state`, and of `state.1`.
-    fn left(work: impl FnOnce(&dyn Disk, &Path)) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+    fn left(work: impl FnOnce(&dyn Disk, &Path)) -> Vec<Left> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         let (disk, seen) = (CutDisk::new(), Arc::new(Mutex::new(Vec::new())));
@@ -177,8 +179,7 @@ mod tests {
         disk.listen(move |_, memory| told(memory));
         work(&disk, &path);
         note(&disk.memory());
-        let seen = seen.lock().unwrap().clone();
-        seen
+        seen.lock().unwrap().clone()
     }
 
     #[test]

@@ -67,6 +67,9 @@ impl FloorsFile {
     ///
     /// # Errors
     /// [`StoreError::Io`] if the disk refuses; the older generation is whole then.
+    ///
+    /// # Panics
+    /// Never: floors are plain data.
     pub fn store(&mut self, floors: &Floors) -> Result<(), StoreError> {
         if *floors == self.stored {
             return Ok(());

@@ -129,7 +129,9 @@ impl Vault {
         {
             return Err(Refused::OlderSequence { sequence: signed.statement.sequence, floor });
         }
-        if expected.is_some() && bundle::outline(bytes)?.schema != *expected.expect("checked") {
+        if let Some(expected) = expected
+            && bundle::outline(bytes)?.schema != *expected
+        {
             return Err(Refused::OtherSchema);
         }
         let model = Box::new(bundle::read(bytes)?);

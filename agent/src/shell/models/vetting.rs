@@ -66,13 +66,16 @@ impl Vetting {
     /// In this thread: for tests and backtests, whose models are their own.
     #[must_use]
     pub fn in_process() -> Self {
-        Self { program: None, deadline: Duration::from_secs(60), memory_bytes: u64::MAX }
+        Self { program: None, deadline: Duration::from_mins(1), memory_bytes: u64::MAX }
     }
 
     /// Vets the bundle of these bytes.
     ///
     /// # Errors
     /// [`Refused::Vetting`] if it hung, grew, took its process down, or answered no number; nothing is left running.
+    ///
+    /// # Panics
+    /// Never: the pipes of a child that was started with pipes are there.
     pub fn vet(&self, bytes: &[u8]) -> Result<(), Refused> {
         let Some(program) = &self.program else {
             let answer = examine(bytes);
