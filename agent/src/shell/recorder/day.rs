@@ -48,6 +48,7 @@ fn live(folder: &Path, hours: u64, features: usize, keep_bytes: u64) -> Day {
             assert!(batcher.handle(Message::Label(label, reply)).is_continue());
         }
         if second % LOOK_S == LOOK_S - 1 {
+            most_bytes = most_bytes.max(reader.counts().unwrap().bytes);
             let (reply, _) = oneshot::channel();
             assert!(batcher.handle(Message::Retain(retention, reply)).is_continue());
             let bytes = reader.counts().unwrap().bytes;
