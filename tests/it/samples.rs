@@ -91,11 +91,11 @@ fn thin_edge_measurements_are_answered_labelled_and_refused_with_a_count() {
 
 #[test]
 fn a_flood_with_acknowledgements_is_held_back_and_one_without_is_dropped_and_counted() {
-    const ROWS: usize = 3_000;
+    const ROWS: usize = 1_000;
     let Some(broker) = Broker::start("") else { return };
     let device = Device::new();
-    // A queue of four, so that the broker must hold back nearly all of it.
-    device.set(&input(broker.port, "queue_messages = 4\n"));
+    // A small queue, so that the broker must hold back nearly all of it.
+    device.set(&input(broker.port, "queue_messages = 32\n"));
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
     let machine = Machine::new(broker.port, "nothing");
     until("the agent reads", || (agent.status()["input"]["mqtt"]["state"] == "subscribed").then_some(()));

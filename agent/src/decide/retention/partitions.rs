@@ -66,6 +66,9 @@ pub enum Step {
 /// A step that saves less than this share of a file is not worth writing the rest of it again.
 const SAVES_LEAST: f64 = 0.25;
 
+/// Files that are no longer whole, at most: each is opened when records are counted or looked for.
+const THIN_FILES_MAX: usize = 128;
+
 /// The next step, if one is needed and may be taken; `parts` are oldest first, the last one is written to.
 #[must_use]
 pub fn next(parts: &[Part], rules: &Rules) -> Option<Step> {
@@ -75,12 +78,17 @@ pub fn next(parts: &[Part], rules: &Rules) -> Option<Step> {
     if let Some(index) = older.iter().position(|part| is_old(part) && may_go(part)) {
         return Some(Step::Drop(index));
     }
+    let thin = |part: &&Part| part.stage != Stage::Whole;
+    let first = |stage: Stage| older.iter().position(|part| part.stage == stage && may_go(part));
+    if older.iter().filter(thin).count() > THIN_FILES_MAX
+        && let Some(index) = first(Stage::Labelled).or_else(|| first(Stage::Thinned))
+    {
+        return Some(Step::Drop(index));
+    }
     if parts.iter().map(|part| part.bytes).sum::<u64>() <= rules.bytes_max {
         return None;
     }
-    let thin = |part: &&Part| part.stage != Stage::Whole;
     let thin_bytes: u64 = older.iter().filter(thin).map(|part| part.bytes).sum();
-    let first = |stage: Stage| older.iter().position(|part| part.stage == stage && may_go(part));
     let reduce = || {
         let thinned = first(Stage::Thinned).map(|index| match share_labelled(&older[index]) {
             share if share > 0.0 && 1.0 - share >= SAVES_LEAST => Step::KeepLabelled(index),
@@ -165,7 +173,7 @@ mod tests {
         assert_eq!(settle(&mut parts, &RULES), [Step::Thin(0)]);
         assert_eq!((parts[0].rows, parts[0].bytes), (28, 112), "20 labelled and 8 others");
         parts.push(whole(400, 0));
-        assert_eq!(settle(&mut parts, &RULES), [Step::Thin(1)]);
+        assert_eq!(settle(&mut parts, &RULES), [Step::Thin(1), Step::Thin(2)]);
         // Thinned files have their share: the oldest keeps its labelled rows, then goes.
         let tight = Rules { bytes_max: 500, ..RULES };
         let steps = settle(&mut parts, &tight);

@@ -93,9 +93,11 @@ impl Keeper {
     fn look_at_the_recorder(&mut self) {
         let status = self.shared.recorder.status();
         let lost = (status.unrecorded, status.dropped);
+        if (&self.storage.state, &status.state) == (&RecorderState::Recording, &RecorderState::Recording) {
+            self.storage.before = lost;
+        }
         let payload = match (&self.storage.state, &status.state) {
             (RecorderState::Recording, RecorderState::Degraded { reason }) => {
-                self.storage.before = lost;
                 tracing::error!(reason, "the disk takes no records; inference goes on");
                 json!({
                     "kind": "storage_low", "reason": reason, "held": status.held,

@@ -257,11 +257,9 @@ async fn poll(
                     Counts::add(&counts.dropped);
                     continue;
                 }
-                if let Err(refused) = told.try_send(Told::Message(message)) {
-                    match refused {
-                        mpsc::error::TrySendError::Full(_) => Counts::add(&counts.dropped),
-                        mpsc::error::TrySendError::Closed(_) => return,
-                    }
+                // Not reading on is what holds a broker back that sends more than it was told to.
+                if told.send(Told::Message(message)).await.is_err() {
+                    return;
                 }
                 continue;
             }

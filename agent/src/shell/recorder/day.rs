@@ -48,6 +48,7 @@ fn live(folder: &Path, hours: u64, features: usize, keep_bytes: u64) -> Day {
             assert!(batcher.handle(Message::Label(label, reply)).is_continue());
         }
         if second % LOOK_S == LOOK_S - 1 {
+            most_bytes = most_bytes.max(reader.counts().unwrap().bytes);
             let (reply, _) = oneshot::channel();
             assert!(batcher.handle(Message::Retain(retention, reply)).is_continue());
             let bytes = reader.counts().unwrap().bytes;
@@ -75,12 +76,13 @@ fn holds(day: &Day, hours: u64, keep_bytes: u64) {
     assert_eq!((day.recorded, day.status.unrecorded, day.status.dropped), (hours * 3_600 * RATE, 0, 0), "{day:?}");
     assert!(day.most_bytes * 100 <= keep_bytes * 105, "never more than 5 % over: {day:?}");
     assert!(day.least_bytes * 100 >= keep_bytes * 80, "and the budget is used: {day:?}");
-    assert!(day.status.partitions_thinned > 0 && day.status.partitions_dropped > 0 && day.labelled > 0, "{day:?}");
+    assert!(day.status.partitions_thinned > 0 && day.labelled > 0, "{day:?}");
+    assert!(hours < 24 || day.status.partitions_dropped > 0, "{day:?}");
 }
 
 #[test]
 fn an_hour_of_a_hundred_samples_a_second_holds_its_disk_budget() {
-    const KEEP: u64 = 8 << 20;
+    const KEEP: u64 = 16 << 20;
     let folder = tempfile::tempdir().unwrap();
     holds(&live(folder.path(), 1, 16, KEEP), 1, KEEP);
 }

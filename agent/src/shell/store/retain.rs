@@ -11,10 +11,11 @@ use crate::decide::retention::partitions::{self, Part, Rules, Stage, Step};
 use crate::decide::time::Timestamp;
 use crate::shell::files::{suffixed, sync_folder};
 
-/// Files that are written again at one go: records wait meanwhile, and a file of 32 MB takes a card a second or two.
-const REWRITES_MAX: usize = 2;
-/// Room that is left for the log and for what comes until the next look, as a share of the budget.
-const ROOM_SHARE: u64 = 50;
+/// Files that are written again at one go. For each that is filled a little more than one is thinned, and as many are cut
+/// down; more at once would keep records waiting, as the rest of a file of 32 MB takes a card a second or so.
+const REWRITES_MAX: usize = 4;
+/// Room that is left for what comes until the next partition begins, as a part of the budget: one partition.
+const ROOM_SHARE: u64 = 16;
 
 /// What may be kept, as the daemon loop says it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -245,7 +246,7 @@ mod tests {
 
     fn wide(number: u64, day: u64) -> NewRecord {
         let at = Timestamp(i64::try_from(day).unwrap() * DAY_US);
-        NewRecord { features: vec![0.5; 64], ..record(number, at) }
+        NewRecord { features: vec![0.5; 512], ..record(number, at) }
     }
 
     /// Partitions of 200 rows, one for each day; the first five rows of each are labelled.
@@ -280,7 +281,7 @@ mod tests {
         days(&mut writer, 0..4);
         drop(writer);
         let mut writer = open(folder.path());
-        let keep_bytes = bytes(&writer) * 3 / 4;
+        let keep_bytes = bytes(&writer) * 9 / 10;
         let retired = settle(&mut writer, &Retention { keep_bytes, ..KEEP });
         assert!(retired.thinned > 0 && retired.partitions == 0 && retired.bytes_over == 0, "{retired:?}");
         let stages: Vec<_> = writer.partitions.iter().map(|partition| partition.stage).collect();
@@ -315,7 +316,7 @@ mod tests {
         let retired = settle(&mut writer, &Retention { needed_from: 10, ..KEEP });
         let kept: Vec<_> = writer.reader().labelled_since(0, 100).unwrap().iter().map(|row| row.ordinal).collect();
         assert_eq!(kept, (6..=20).collect::<Vec<_>>());
-        assert!(retired.bytes_over > 0 && retired.partitions == 1, "{retired:?}");
+        assert!(retired.bytes_over > 0, "{retired:?}");
     }
 
     #[test]
