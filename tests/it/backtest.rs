@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::cli::{Bench, Chance, flow, lines, press};
+use hone_tests::bench::{Bench, Chance, flow, lines, press};
 
 /// Rows of the stream, the first of them trained on, and where its rule turns round.
 const ROWS: usize = 1_200;

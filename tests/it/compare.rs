@@ -10,7 +10,7 @@ use hone_tests::until;
 use hone_tests::world::{self, Law, World, sample};
 use serde_json::Value;
 
-use crate::cli::{Bench, Chance};
+use hone_tests::bench::{Bench, Chance};
 
 /// Directories with published figures: the one of the repository, and the one of `HONE_VECTORS` if it is set.
 fn directories() -> Vec<PathBuf> {
