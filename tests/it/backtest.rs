@@ -232,7 +232,7 @@ fn untidy() -> String {
     let mut chance = Chance(3);
     let mut text = String::from("at,line,mode,temp,load,note,state\n");
     for row in 0..900 {
-        let [temp, load, which] = [(); 3].map(|()| chance.next());
+        let [temp, load, which] = [(); 3].map(|()| chance.draw());
         let mode = match which {
             ..0.33 => "eco",
             ..0.67 => "full",

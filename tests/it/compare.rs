@@ -111,7 +111,7 @@ fn press(seed: u64, rows: usize, shift: f64) -> String {
     let mut chance = Chance(seed);
     let mut text = "at,temp,load,mode,extra\n".to_owned();
     for row in 0..rows {
-        let [temp, load, mode] = [(); 3].map(|()| chance.next());
+        let [temp, load, mode] = [(); 3].map(|()| chance.draw());
         let mode = if (mode < 0.8) == (shift == 0.0) { "run" } else { "idle" };
         let temp = if row % 50 == 0 { String::new() } else { format!("{:.6}", temp + shift) };
         writeln!(text, "t{row},{temp},{load:.6},{mode},1").expect("writing to a text");

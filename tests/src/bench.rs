@@ -1,4 +1,9 @@
 //! A folder in which the built binary runs as a person would run it, and small recordings to run it on.
+#![expect(
+    clippy::must_use_candidate,
+    clippy::new_without_default,
+    reason = "a folder is not made by default, and most answers may be ignored"
+)]
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -177,7 +182,7 @@ pub struct Chance(pub u64);
 
 impl Chance {
     /// The next one.
-    pub fn next(&mut self) -> f64 {
+    pub fn draw(&mut self) -> f64 {
         // SplitMix64 (Steele, Lea and Flood, 2014).
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -196,7 +201,7 @@ pub fn press(rows: usize, change: usize) -> String {
     let mut chance = Chance(1);
     let mut text = String::from("temp,load,noise,state\n");
     for row in 0..rows {
-        let [temp, load, noise] = [(); 3].map(|()| chance.next());
+        let [temp, load, noise] = [(); 3].map(|()| chance.draw());
         let on = (temp + load > 1.0) != (row >= change);
         let state = if on { "on" } else { "off" };
         writeln!(text, "{temp:.4},{load:.4},{noise:.4},{state}").expect("writing to a text");
@@ -213,7 +218,7 @@ pub fn flow(rows: usize, change: usize) -> String {
     let mut chance = Chance(2);
     let mut text = String::from("valve,pressure,flow\n");
     for row in 0..rows {
-        let [valve, pressure, noise] = [(); 3].map(|()| chance.next());
+        let [valve, pressure, noise] = [(); 3].map(|()| chance.draw());
         let slope = if row < change { 3.0 } else { 5.0 };
         let flow = slope * valve - 2.0 * pressure + 0.1 * (noise - 0.5);
         writeln!(text, "{valve:.4},{pressure:.4},{flow:.4}").expect("writing to a text");
