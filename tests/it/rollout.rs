@@ -73,9 +73,10 @@ fn three_drifts_lead_through_shadow_and_canary_to_three_champions_across_restart
         let resumed = agent.status()["rollout"].clone();
         assert_eq!((&resumed["phase"], &resumed["challenger"]), (&json!("trial"), &challenger), "{resumed}");
         let champion = live_until("a promotion", &agent, &mut world, law, promoted(&before));
-        // The first challenger may lose its trial, and a later one win: whoever serves has won one.
-        let winners: Vec<Value> = agent.reports("trial_won").iter().map(|won| won["challenger"].clone()).collect();
-        assert!(winners.contains(&json!(champion)), "{champion} won nothing: {winners:?}");
+        // It serves, or lost its trial, on record, and whoever serves has won one.
+        let by = |kind: &str| agent.reports(kind).iter().map(|told| told["challenger"].clone()).collect::<Vec<_>>();
+        assert!(by("trial_won").contains(&json!(champion)), "{champion} won nothing");
+        assert!(json!(champion) == challenger || by("trial_ended").contains(&challenger), "{challenger} is lost");
         agent.kill();
         agent = device.start(None);
         assert_eq!(agent.champion(), champion, "stored first, visible second");
@@ -87,10 +88,8 @@ fn three_drifts_lead_through_shadow_and_canary_to_three_champions_across_restart
     let of = |kind: &str| agent.reports(kind).len();
     assert!(of("trial_won") >= 3 && of("promote") >= 3 && of("drift") >= 3, "{champions:?}");
     for won in agent.reports("trial_won") {
-        // Evidence decides when it first reaches its limit, and only then all samples are dealt to the challenger; at the end of that
-        // stage it may have fallen again.
-        let stepped = agent.reports("canary_step").iter().any(|step| step["run"] == won["run"]);
-        assert!(stepped && won["standing"]["pairs"].as_u64() >= Some(40), "promoted on evidence: {won}");
+        let standing = &won["standing"];
+        assert!(standing["promote_e"].as_f64() >= standing["limit"].as_f64(), "promoted on evidence: {won}");
     }
     let (code, said, error) = device.ask(&["explain"]);
     assert_eq!(code, Some(0), "{error}");
@@ -161,6 +160,35 @@ fn a_person_approves_holds_promotes_and_rolls_back_within_a_second_and_all_is_on
     assert_eq!(agent.champion(), champion);
 }
 
+/// A rule of which the champion knows three quarters: the first sensor alone decides.
+fn by_first(row: [f64; 3]) -> &'static str {
+    if row[0] > 0.0 { "high" } else { "low" }
+}
+
+/// Trains a model of that rule.
+fn trained_by_first(device: &Device) -> String {
+    let mut world = World::new(3);
+    let rows = (0..400).map(|_| world.row(Law::Old).0);
+    let text: String = rows.map(|row| format!("{},{},{},{}\n", row[0], row[1], row[2], by_first(row))).collect();
+    let place = |name: &str| device.path().join(name).display().to_string();
+    std::fs::write(place("first.csv"), format!("a,b,c,state\n{text}")).expect("a temporary folder can be written");
+    let train = ["train", "--label", "state", "--seed", "1", "--data", &place("first.csv"), "-o", &place("first")];
+    assert_eq!(device.ask(&train).0, Some(0));
+    place("first")
+}
+
+/// Sends rows that follow that rule, with their labels.
+fn live_by_first(agent: &Agent, world: &mut World, count: usize) {
+    let rows: Vec<_> = (0..count).map(|_| world.row(Law::Old).0).collect();
+    let body: String = rows.iter().map(|row| world::sample(*row)).collect();
+    let answers = agent.socket("POST", "/v1/samples", &body).lines();
+    let label = |(answer, row): (&Value, &[f64; 3])| {
+        format!("{}\n", json!({"record_id": answer["record_id"], "label": by_first(*row)}))
+    };
+    let labels: String = answers.iter().zip(&rows).map(label).collect();
+    assert_eq!(agent.socket("POST", "/v1/labels", &labels).status, 200);
+}
+
 /// Sends rows of `law` and labels only what is asked for; returns how many labels that took.
 fn answer_requests(agent: &Agent, world: &mut World, law: Law, known: &mut BTreeMap<String, &'static str>) -> usize {
     let rows: Vec<_> = (0..10).map(|_| world.row(law)).collect();
@@ -185,12 +213,16 @@ fn answer_requests(agent: &Agent, world: &mut World, law: Law, known: &mut BTree
 #[test]
 fn a_bad_challenger_is_aborted_by_the_labels_that_are_asked_for_and_the_champion_keeps_serving() {
     let device = Device::new();
-    device.set("[rollout]\ndwell_rows = 500\ndwell_s = 0\n");
+    // Nothing is trained here: the challenger is a model of another rule, which holds until it is tried.
+    device.set("[cycle]\npolicy = \"static\"\n[rollout]\ndwell_rows = 500\ndwell_s = 0\n");
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    let other = trained_by_first(&device);
     let champion = agent.champion();
     let mut world = World::new(11);
-    agent.live(&mut world, Law::Old, 200);
-    live_until("a trial", &agent, &mut world, Law::New, |agent| (phase(agent) == "trial").then_some(()));
+    live_by_first(&agent, &mut world, 150);
+    let (code, said, error) = device.ask(&["promote", &other]);
+    assert!(code == Some(0) && said.contains("is being tried"), "{said}{error}");
+    assert_eq!(phase(&agent), "trial");
     let challenger = agent.status()["rollout"]["challenger"].clone();
     // Judged while its law held, tried when it holds no more.
     let (mut known, mut labels) = (BTreeMap::new(), 0);
@@ -199,8 +231,7 @@ fn a_bad_challenger_is_aborted_by_the_labels_that_are_asked_for_and_the_champion
         agent.reports("trial_ended").first().cloned()
     });
     assert_eq!((&ended["why"], &ended["challenger"]), (&json!("worse"), &challenger), "{ended}");
-    // Asked for only where the two disagree; how many it takes is measured over many trials (`rollout_study`).
-    assert!(labels >= 1 && labels < known.len(), "{labels} labels of {} samples", known.len());
+    assert!((1..=100).contains(&labels) && labels < known.len(), "{labels} labels of {} samples", known.len());
     assert_eq!(agent.champion(), champion);
     assert!(agent.live(&mut world, Law::Old, 50) >= 40, "the champion serves");
     assert!(agent.reports("promote").is_empty());
