@@ -69,7 +69,7 @@ impl AgentSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordsSettings {
-    /// Bytes that records may take on the disk; the oldest are dropped. Range 1 MiB to 1 TiB, default 512 MiB: some 800,000
+    /// Bytes that records may take on the disk; the oldest are dropped. Range 4 MiB to 1 TiB, default 512 MiB: some 800,000
     /// rows of 128 features.
     pub keep_bytes: u64,
     /// What is thinned and what is dropped.
@@ -161,10 +161,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 
     let groups = &records.groups;
     hold(
-        (1 << 20..=1 << 40).contains(&records.keep_bytes),
+        (4 << 20..=1 << 40).contains(&records.keep_bytes),
         "records.keep_bytes",
         &records.keep_bytes,
-        "1048576 to 1099511627776",
+        "4194304 to 1099511627776",
     );
     hold((1..=10_000).contains(&groups.group_rows), "records.groups.group_rows", &groups.group_rows, "1 to 10000");
     hold((1..=60_000).contains(&groups.group_ms), "records.groups.group_ms", &groups.group_ms, "1 to 60000");

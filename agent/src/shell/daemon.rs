@@ -49,6 +49,7 @@ use crate::decide::cycle::CycleSettings;
 use crate::decide::time::Uptime;
 use crate::shell::api::{self, Doors};
 use crate::shell::clock::{self, Ids};
+use crate::shell::flash;
 use crate::shell::inference::Slot;
 use crate::shell::ingest::intake::Intake;
 use crate::shell::ingest::mqtt as input;
@@ -57,7 +58,7 @@ use crate::shell::models::vetting::Vetting;
 use crate::shell::mqtt::{Fleet, FleetError, Standing};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
-use crate::shell::store::{FileSettings, StateDir, StoreError};
+use crate::shell::store::{StateDir, StoreError};
 use crate::shell::systemd::{self, Notifier, Pulses, starts};
 use crate::shell::trainer::Trainer;
 use books::Books;
@@ -172,8 +173,9 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let config = standing.config().clone();
     let vetting = Vetting::child(vetting_program, config.models.vetting(), config.models.vetting_bytes)?;
     let fleet = Fleet::new(standing)?;
-    let partition_bytes_max = storage::partition_bytes(&config.records, &places.state_dir);
-    let state = StateDir::open_with(&places.state_dir, FileSettings { partition_bytes_max, ..config.records.files })?;
+    let disk_bytes = flash::free_bytes(&places.state_dir).map(|(_, all)| all);
+    let files = config.records.files.within(config.records.keep_bytes, disk_bytes);
+    let state = StateDir::open_with(&places.state_dir, files)?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;
     let place = Place {
         state_dir: places.state_dir.clone(),

@@ -202,13 +202,3 @@ impl Keeper {
         })
     }
 }
-
-/// The size at which a partition is ended: a part of the budget and of the disk, so that dropping one is a small step.
-pub(super) fn partition_bytes(settings: &RecordsSettings, state_dir: &std::path::Path) -> u64 {
-    /// Partitions that fill the budget, at least.
-    const PARTS: u64 = 16;
-    /// Below this a file is mostly its empty tables.
-    const LEAST: u64 = 256 << 10;
-    let disk = flash::free_bytes(state_dir).map_or(u64::MAX, |(_, all)| all / PARTS);
-    settings.files.partition_bytes_max.min(settings.keep_bytes / PARTS).min(disk).max(LEAST)
-}

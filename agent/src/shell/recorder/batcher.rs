@@ -153,7 +153,8 @@ impl Batcher {
         if self.records.is_empty() && self.labels.is_empty() {
             return;
         }
-        let (first_seq, partitions) = (self.writer.next_seq(), self.writer.partitions());
+        let first_seq = self.writer.next_seq();
+        self.make_room();
         let recorded_bytes: u64 = self.records.iter().map(NewRecord::bytes).sum();
         let mut result = self.writer.commit(self.records.make_contiguous(), &self.labels);
         if result.as_ref().is_err_and(StoreError::is_damage) {
@@ -181,7 +182,6 @@ impl Batcher {
                 for (reply, outcome) in self.replies.drain(..).zip(outcomes) {
                     let _ = reply.send(outcome);
                 }
-                self.make_room(partitions);
             }
             Err(error) => {
                 let reason = error.chain();
@@ -208,9 +208,12 @@ impl Batcher {
         Ok(retired)
     }
 
-    /// A partition is full and another one begun: makes room for it now, however fast records come.
-    fn make_room(&mut self, partitions_before: usize) {
-        if let Some(retention) = self.retention.filter(|_| self.writer.partitions() > partitions_before)
+    /// The open group begins a partition: room is made before it does, however fast records come, so that the records never
+    /// take more than they may.
+    fn make_room(&mut self) {
+        let Some((retention, first)) = self.retention.zip(self.records.front()) else { return };
+        // If that cannot be told, storing the group says why.
+        if self.writer.begins_with(first).unwrap_or(false)
             && let Err(error) = self.retain(&retention)
         {
             tracing::warn!(error = %error.chain(), "old records stay");

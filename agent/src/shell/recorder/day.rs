@@ -26,7 +26,7 @@ struct Day {
 
 /// `hours` of it with rows of `features`, within `keep_bytes`; every 500th row is labelled.
 fn live(folder: &Path, hours: u64, features: usize, keep_bytes: u64) -> Day {
-    let files = FileSettings { partition_bytes_max: keep_bytes / 16, ..FileSettings::default() };
+    let files = FileSettings::default().within(keep_bytes, None);
     let (writer, _) = RecordWriter::open(&folder.join("records"), files).unwrap();
     let reader = writer.reader();
     let settings = RecorderSettings { group_rows: 100, ..RecorderSettings::default() };
@@ -42,13 +42,13 @@ fn live(folder: &Path, hours: u64, features: usize, keep_bytes: u64) -> Day {
             recorded_bytes += record.bytes();
             assert!(batcher.handle(Message::Record(record)).is_continue());
         }
+        most_bytes = most_bytes.max(bytes_in(&folder.join("records")));
         if second % 5 == 4 {
             let (reply, _) = oneshot::channel();
             let label = NewLabel { at, ..label(second * RATE, "lab", 1.0) };
             assert!(batcher.handle(Message::Label(label, reply)).is_continue());
         }
         if second % LOOK_S == LOOK_S - 1 {
-            most_bytes = most_bytes.max(reader.counts().unwrap().bytes);
             let (reply, _) = oneshot::channel();
             assert!(batcher.handle(Message::Retain(retention, reply)).is_continue());
             let bytes = reader.counts().unwrap().bytes;
@@ -72,6 +72,12 @@ fn live(folder: &Path, hours: u64, features: usize, keep_bytes: u64) -> Day {
     }
 }
 
+/// What the files take, with those that are being written.
+fn bytes_in(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
+    files.map(|file| file.len()).sum()
+}
+
 fn holds(day: &Day, hours: u64, keep_bytes: u64) {
     assert_eq!((day.recorded, day.status.unrecorded, day.status.dropped), (hours * 3_600 * RATE, 0, 0), "{day:?}");
     assert!(day.most_bytes * 100 <= keep_bytes * 105, "never more than 5 % over: {day:?}");
@@ -82,8 +88,9 @@ fn holds(day: &Day, hours: u64, keep_bytes: u64) {
 
 #[test]
 fn an_hour_of_a_hundred_samples_a_second_holds_its_disk_budget() {
-    const KEEP: u64 = 16 << 20;
-    let folder = tempfile::tempdir().unwrap();
+    const KEEP: u64 = 8 << 20;
+    // In memory where that is possible: here only what is kept counts, and syncing takes a busy disk minutes.
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     holds(&live(folder.path(), 1, 16, KEEP), 1, KEEP);
 }
 

@@ -36,10 +36,23 @@ pub(crate) const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
 /// A reader waits this long for another process or thread that recovers or checkpoints the same file.
 pub(super) const BUSY: Duration = Duration::from_secs(2);
 
+/// `SQLite`'s own page.
+pub(super) const PAGE_BYTES: u32 = 4096;
+
 /// Opens `path` for writing, creates or upgrades its tables, and validates the result.
 pub(crate) fn open(path: &Path, format: &Format, synchronous: Synchronous) -> Result<Connection, StoreError> {
+    open_paged(path, format, synchronous, PAGE_BYTES)
+}
+
+/// The same; a file that is not there yet gets pages of `page_bytes`.
+pub(crate) fn open_paged(
+    path: &Path,
+    format: &Format,
+    synchronous: Synchronous,
+    page_bytes: u32,
+) -> Result<Connection, StoreError> {
     check_header(path)?;
-    let mut connection = connect(path, synchronous)?;
+    let mut connection = connect(path, synchronous, page_bytes)?;
     let version = version(&connection, path, format)?;
     if version == 0 {
         create(&mut connection, path, format)?;
@@ -76,6 +89,13 @@ pub(crate) fn open_read_only(path: &Path, format: &Format) -> Result<Connection,
     Ok(connection)
 }
 
+/// Writes the log home whenever it has `bytes`.
+pub(crate) fn keep_log_below(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
+    let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0))?.max(512).into();
+    let pages = (bytes / page_bytes).clamp(16, 65_536);
+    connection.pragma_update(None, "wal_autocheckpoint", i64::try_from(pages).unwrap_or(1_000))
+}
+
 /// Sets how much each following commit of `connection` survives.
 pub(crate) fn set_synchronous(connection: &Connection, synchronous: Synchronous) -> rusqlite::Result<()> {
     let mode = match synchronous {
@@ -108,19 +128,21 @@ fn check_header(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Step 1, open: connects and sets the pragmas.
-fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, StoreError> {
+fn connect(path: &Path, synchronous: Synchronous, page_bytes: u32) -> Result<Connection, StoreError> {
     let set = || -> rusqlite::Result<Connection> {
         // No mutex: one thread owns a connection. No URI names: a path is a path.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
+        // Of a file that exists it changes nothing.
+        connection.pragma_update(None, "page_size", page_bytes)?;
         // Readers never block the writer, and a group of rows costs one sequential append (reference: 3.7 × against
         // 4.9 × bytes written per byte with a rollback journal).
         connection.pragma_update(None, "journal_mode", "WAL")?;
         set_synchronous(&connection, synchronous)?;
         // 4 MB between checkpoints: each page is written home once for many commits; a longer log saves 5 % more bytes
         // and costs start time and space.
-        connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
+        keep_log_below(&connection, 4 << 20)?;
         // A log that once grew, say under a long read, is cut again instead of staying.
         connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
         // 1 MiB instead of 2: the tables are appended to, only the upper pages of the trees are used again.

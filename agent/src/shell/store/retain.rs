@@ -14,7 +14,8 @@ use crate::shell::files::{suffixed, sync_folder};
 /// Files that are written again at one go. For each that is filled a little more than one is thinned, and as many are cut
 /// down; more at once would keep records waiting, as the rest of a file of 32 MB takes a card a second or so.
 const REWRITES_MAX: usize = 4;
-/// Room that is left for what comes until the next partition begins, as a part of the budget: one partition.
+/// Room that is left for what comes until the next partition begins, as a part of the budget: two partitions, one that
+/// fills, and its log.
 const ROOM_SHARE: u64 = 16;
 
 /// What may be kept, as the daemon loop says it.
@@ -211,8 +212,11 @@ fn copy_kept(from: &Path, to: &Path, every: Option<u64>) -> Result<(), StoreErro
         _ => {}
     }
     // Brings the old file to this layout too.
-    drop(format::open(from, &FORMAT, Synchronous::Normal)?);
-    let connection = format::open(to, &FORMAT, Synchronous::Normal)?;
+    let old = format::open(from, &FORMAT, Synchronous::Normal)?;
+    let page_bytes = old.pragma_query_value(None, "page_size", |row| row.get(0));
+    let page_bytes = page_bytes.map_err(StoreError::sqlite("read", from))?;
+    drop(old);
+    let connection = format::open_paged(to, &FORMAT, Synchronous::Normal, page_bytes)?;
     let failed = StoreError::sqlite("thin", to);
     let copy = || -> rusqlite::Result<()> {
         // Nobody knows this file yet: a journal would only write everything twice.

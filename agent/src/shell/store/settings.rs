@@ -20,6 +20,21 @@ impl Default for FileSettings {
     }
 }
 
+impl FileSettings {
+    /// The same with partitions that are a small part of `keep_bytes` and of the disk, so that dropping one is a small step.
+    #[must_use]
+    pub fn within(self, keep_bytes: u64, disk_bytes: Option<u64>) -> Self {
+        /// Partitions that fill the budget, and the disk, at least.
+        const PARTS: u64 = 32;
+        const DISK_PARTS: u64 = 16;
+        /// Below this a file is mostly its empty tables.
+        const LEAST: u64 = 128 << 10;
+        let disk = disk_bytes.map_or(u64::MAX, |bytes| bytes / DISK_PARTS);
+        let partition_bytes_max = self.partition_bytes_max.min(keep_bytes / PARTS).min(disk).max(LEAST);
+        Self { partition_bytes_max, ..self }
+    }
+}
+
 /// What is thinned and what is dropped, beside `records.keep_bytes`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -26,6 +26,8 @@ pub struct RecordWriter {
     /// Numbers of the models in the current partition.
     served: HashMap<Digest, i64>,
     buffer: Buffer,
+    /// Of the partitions that are begun from now on.
+    page_bytes: u32,
     pub(super) next_seq: i64,
     pub(super) next_ordinal: i64,
 }
@@ -48,6 +50,7 @@ impl RecordWriter {
             older: None,
             served: HashMap::new(),
             buffer: Buffer::default(),
+            page_bytes: format::PAGE_BYTES,
             next_seq: 1,
             next_ordinal: 1,
         };
@@ -94,11 +97,13 @@ impl RecordWriter {
 
     /// A log of the usual 4 MB would outgrow the partitions of a small budget.
     fn keep_log_short(&self, connection: &Connection) -> rusqlite::Result<()> {
-        /// A quarter of a partition, in pages of 4 KiB; at least what a group of records takes.
-        const PART_BYTES: u64 = 4 * 4096;
-        const PAGES: std::ops::RangeInclusive<u64> = 64..=1_000;
-        let pages = (self.settings.partition_bytes_max / PART_BYTES).clamp(*PAGES.start(), *PAGES.end());
-        connection.pragma_update(None, "wal_autocheckpoint", i64::try_from(pages).unwrap_or(1_000))
+        /// The log, as a part of a partition; at least what a group of records takes.
+        const PART: u64 = 4;
+        const BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=4 << 20;
+        format::keep_log_below(
+            connection,
+            (self.settings.partition_bytes_max / PART).clamp(*BYTES.start(), *BYTES.end()),
+        )
     }
 
     fn next_ordinal_of_older(&self) -> i64 {
@@ -129,7 +134,7 @@ impl RecordWriter {
     pub(super) fn begin_partition(&mut self, day: String) -> Result<(), StoreError> {
         let partition = Partition::new(&self.folder, self.next_seq, day);
         let failed = StoreError::sqlite("create", &partition.path);
-        let connection = format::open(&partition.path, &FORMAT, Synchronous::Full)?;
+        let connection = format::open_paged(&partition.path, &FORMAT, Synchronous::Full, self.page_bytes)?;
         labels::reserve(&connection, self.next_ordinal).map_err(&failed)?;
         format::set_synchronous(&connection, self.settings.durability.into()).map_err(&failed)?;
         self.keep_log_short(&connection).map_err(&failed)?;
@@ -138,6 +143,8 @@ impl RecordWriter {
         let before = self.partitions.last().map(|partition| partition.path.clone());
         if let (Some(path), Some(connection)) = (before, self.current.take()) {
             format::set_synchronous(&connection, Synchronous::Full).map_err(&failed)?;
+            // Its log goes home now and takes no room any more; if a reader is in the way, it goes with the connection.
+            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             self.older = Some((path, connection));
         }
         self.partitions.push(partition);
@@ -146,24 +153,23 @@ impl RecordWriter {
         Ok(())
     }
 
-    /// Begins a new partition if the newest one is of another day or full.
-    fn roll(&mut self, first: &NewRecord) -> Result<(), StoreError> {
-        let day = partition::day(first.arrived_at);
-        let Some((connection, newest)) = self.current.as_ref().zip(self.partitions.last()) else {
-            return self.begin_partition(day);
-        };
+    /// Whether the next group begins a new partition: the newest one is of another day than `first`, its first record, or
+    /// full.
+    ///
+    /// # Errors
+    /// The newest partition cannot be read.
+    pub fn begins_with(&self, first: &NewRecord) -> Result<bool, StoreError> {
+        let Some((connection, newest)) = self.current.as_ref().zip(self.partitions.last()) else { return Ok(true) };
         // An empty one is used, whatever its day: two partitions must not begin with the same number.
         if newest.first_seq == self.next_seq {
-            return Ok(());
+            return Ok(false);
         }
         let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let bytes = pragma("page_count")
             .and_then(|pages| Ok(pages * pragma("page_size")?))
             .map_err(StoreError::sqlite("read", &newest.path))?;
-        if newest.day != day || u64::try_from(bytes).unwrap_or(0) >= self.settings.partition_bytes_max {
-            return self.begin_partition(day);
-        }
-        Ok(())
+        let full = u64::try_from(bytes).unwrap_or(0) >= self.settings.partition_bytes_max;
+        Ok(full || newest.day != partition::day(first.arrived_at))
     }
 
     /// Stores a group: all records in one transaction with the labels of the newest partition, then the late labels, one
@@ -184,7 +190,10 @@ impl RecordWriter {
 
     fn try_commit(&mut self, records: &[NewRecord], labels: &[NewLabel]) -> Result<Vec<LabelOutcome>, StoreError> {
         if let Some(first) = records.first() {
-            self.roll(first)?;
+            if self.begins_with(first)? {
+                self.page_bytes = records::page_bytes(first);
+                self.begin_partition(partition::day(first.arrived_at))?;
+            }
         }
         let mut outcomes = vec![LabelOutcome::Unknown; labels.len()];
         if self.current.is_none() {
