@@ -36,7 +36,7 @@ use super::sample::{BaselineRows, Label, Sample};
 use super::time::Timestamp;
 use columns::{ColumnKind, ColumnSpec, ColumnView, Columns};
 pub use finding::Since;
-use finding::{Finding, Measure};
+use finding::{Finding, Grade, Measure};
 use joint::{Joint, JointView, Space};
 use performance::{Outcome, Performance, PerformanceView};
 pub use settings::{WatchSettings, Watcher};
@@ -70,6 +70,9 @@ struct Gathered {
     /// `[n, width]`; empty unless the embedding is watched.
     embedding: Vec<f32>,
     at: Vec<Timestamp>,
+    /// Whether the answers are tested meanwhile, against those to the rows the model was trained on.
+    #[serde(default)]
+    tested: bool,
 }
 
 /// Everything as it stands, for people.
@@ -144,7 +147,11 @@ impl Watch {
         baseline.rows.len() / self.schema.features.len().max(1)
     }
 
-    /// The model's own answers to its own baseline, so that a first model needs to gather none.
+    /// The model's own answers to its own baseline, so that a first model is tested from its first sample on.
+    ///
+    /// They are answers to rows it was trained on, and a model is surer of those than of others: an overfitted one would
+    /// be told of again and again. So answers are gathered beside, and if nothing else alarms until they are enough, they
+    /// take the place of these.
     fn baseline_answers(&mut self, model: &Model) {
         let mut work = Work::default();
         let mut gathered = Gathered::default();
@@ -160,6 +167,7 @@ impl Watch {
             return;
         }
         self.freeze(&gathered);
+        self.gathered = Some(Gathered { tested: true, ..Gathered::default() });
     }
 
     fn freeze(&mut self, gathered: &Gathered) {
@@ -209,7 +217,6 @@ impl Watch {
         let number = self.samples;
         self.samples += 1;
         let mut findings = self.features.sample(sample.row, sample.at);
-        self.answered(sample, &mut findings);
         let joint_row = if self.wants_embedding() { sample.embedding } else { sample.row };
         if let Some(joint) = &mut self.joint
             && let Some(finding) = joint.sample(joint_row)
@@ -217,6 +224,8 @@ impl Watch {
             findings.push(Finding { since: shifted(finding.since, self.joint_from), ..finding });
         }
         findings.extend(self.performance.sample(sample.answer, number));
+        self.doubt(&findings);
+        self.answered(sample, &mut findings);
         // A family runs as a whole; what was not asked for is not said.
         findings.retain(|finding| self.settings.watchers.contains(&finding.watcher));
         findings
@@ -226,11 +235,14 @@ impl Watch {
     fn answered(&mut self, sample: &Sample<'_>, findings: &mut Vec<Finding>) {
         let row = self.read_answer(sample.answer);
         let row = &row[..self.answers.width()];
-        let Some(gathered) = &mut self.gathered else {
+        let tested = self.gathered.as_ref().is_none_or(|gathered| gathered.tested);
+        if tested {
             let said = self.answers.sample(row, sample.at);
             findings.extend(said.into_iter().map(|finding| Finding { watcher: Watcher::Prediction, ..finding }));
-            return;
-        };
+        } else {
+            self.answers.skip();
+        }
+        let Some(gathered) = &mut self.gathered else { return };
         gathered.answers.extend_from_slice(row);
         gathered.at.extend(sample.at);
         if self.settings.joint.space == Space::Embedding {
@@ -240,7 +252,14 @@ impl Watch {
             let gathered = std::mem::take(gathered);
             self.freeze(&gathered);
         }
-        self.answers.skip();
+    }
+
+    /// Answers to a world that has changed are no baseline: if one stands already, it stays.
+    fn doubt(&mut self, findings: &[Finding]) {
+        let alarms = findings.iter().any(|finding| finding.grade == Grade::Alarm);
+        if alarms && self.gathered.as_ref().is_some_and(|gathered| gathered.tested) {
+            self.gathered = None;
+        }
     }
 
     /// Score and class of an answer; for regression the first target. What is no answer is missing.
@@ -260,7 +279,9 @@ impl Watch {
     /// Takes the label of one answer of the serving model as number `ordinal`; returns what there is to say.
     pub fn label(&mut self, label: &Label<'_>, ordinal: u64) -> Vec<Finding> {
         let Label { loss, answer, truth, segment, .. } = *label;
-        self.performance.label(&Outcome { loss, answer, truth, segment, ordinal })
+        let findings = self.performance.label(&Outcome { loss, answer, truth, segment, ordinal });
+        self.doubt(&findings);
+        findings
     }
 
     /// Event time of sample number `sample`, as far back as it is remembered.
@@ -281,7 +302,7 @@ impl Watch {
         let gathered = |gathered: &Gathered| gathered.answers.len() / self.answers.width().max(1);
         WatchView {
             features: self.features.views(),
-            gathering: self.gathered.as_ref().map(gathered),
+            gathering: self.gathered.as_ref().filter(|gathered| !gathered.tested).map(gathered),
             answers: self.answers.views(),
             joint: self.joint.as_ref().map(Joint::view),
             performance: self.performance.view(),
