@@ -99,7 +99,7 @@ fn an_hour_of_a_hundred_samples_a_second_holds_its_disk_budget() {
 fn a_day_of_a_hundred_samples_a_second_holds_its_disk_budget() {
     const KEEP: u64 = 256 << 20;
     // Not in memory: what is written is part of what is measured.
-    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let folder = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")).unwrap();
     let begun = Instant::now();
     let day = live(folder.path(), 24, 16, KEEP);
     println!(
