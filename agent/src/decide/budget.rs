@@ -69,6 +69,9 @@ pub struct Spent {
     pub wall_s: f64,
     /// Joules.
     pub joules: f64,
+    /// Joules that earlier attempts of the same retrain took, before it was suspended.
+    #[serde(default)]
+    pub joules_before: f64,
     /// Bytes written to the disk.
     pub write_bytes: u64,
 }
@@ -176,6 +179,9 @@ pub struct Budget {
     reported: Duration,
     /// What has left the stocks for a training under way.
     reserved: Option<Spent>,
+    /// The retrain that was attempted last, and the joules that its ended attempts took.
+    #[serde(default)]
+    retrain: Option<(u64, f64)>,
 }
 
 impl Budget {
@@ -196,6 +202,7 @@ impl Budget {
             waited: None,
             reported: Duration::ZERO,
             reserved: None,
+            retrain: None,
         }
     }
 
@@ -265,7 +272,7 @@ impl Budget {
     /// After `job` was begun: what it is expected to take leaves the stocks. What an interrupted one had reserved stays spent.
     #[must_use]
     pub fn began(self, job: &Job) -> Self {
-        let reserved = Spent { wall_s: 0.0, joules: job.joules, write_bytes: job.write_bytes };
+        let reserved = Spent { joules: job.joules, write_bytes: job.write_bytes, ..Spent::default() };
         Self {
             energy: self.energy.spent(job.joules),
             flash: self.flash.spent(bytes(job.write_bytes)),
@@ -297,6 +304,18 @@ impl Budget {
             reserved: None,
             ..self
         }
+    }
+
+    /// After an attempt of `retrain` ended: what all of its attempts took counts against `energy_j_per_retrain`.
+    #[must_use]
+    pub fn attempted(self, retrain: u64, joules: f64) -> Self {
+        Self { retrain: Some((retrain, self.taken_before(retrain) + joules)), ..self }
+    }
+
+    /// Joules that ended attempts of `retrain` took.
+    #[must_use]
+    pub fn taken_before(&self, retrain: u64) -> f64 {
+        self.retrain.filter(|(known, _)| *known == retrain).map_or(0.0, |(_, joules)| joules)
     }
 
     /// Running time of the newest look; a restart goes on from here.

@@ -222,10 +222,11 @@ impl Budget {
     ) -> Vec<Refusal> {
         let mut refusals = Vec::new();
         let reserved = reserved.unwrap_or_default();
-        if spent.joules > settings.energy_j_per_retrain {
+        let taken = spent.joules_before + spent.joules;
+        if taken > settings.energy_j_per_retrain {
             let sentence = format!(
-                "this training has taken {:.1} J, one retrain may take {:.1} J",
-                spent.joules, settings.energy_j_per_retrain
+                "this training has taken {taken:.1} J, one retrain may take {:.1} J",
+                settings.energy_j_per_retrain
             );
             refusals.push(self.refuse(Code::EnergyPerRetrain, None, sentence));
         }

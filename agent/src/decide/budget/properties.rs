@@ -95,8 +95,16 @@ fn energy_is_saved_up_reserved_at_the_start_and_settled_at_the_end() {
         this training has taken 151.0 J, one retrain may take 150.0 J
     "#]],
     );
-    let budget = budget.ended(&Spent { joules: 100.0, ..Spent::default() }, &settings);
+    let budget = budget.ended(&Spent { joules: 100.0, ..Spent::default() }, &settings).attempted(7, 100.0);
     assert!((budget.stocks().0 - 100.0).abs() < 1e-9);
+    // A retrain that was suspended does not begin at zero again; another one does.
+    let again = |retrain, joules| {
+        let joules_before = budget.taken_before(retrain);
+        budget.pace(&given, &Spent { joules, joules_before, ..Spent::default() }, &settings)
+    };
+    assert_eq!(again(7, 51.0).unwrap_err().code, Code::EnergyPerRetrain);
+    assert!(again(7, 49.0).is_ok() && again(8, 51.0).is_ok());
+    assert_eq!(budget.clone().attempted(7, 20.0).taken_before(7).to_bits(), 120.0_f64.to_bits());
     let (budget, answer, _) = budget.ask(&large, &settings);
     check(
         &answer.unwrap_err(),
@@ -343,7 +351,7 @@ proptest! {
                 Happens::Ends { joules, write_bytes } => {
                     if let Some(job) = under_way.take() {
                         admitted += joules - job.joules;
-                        budget = budget.ended(&Spent { joules, write_bytes, wall_s: 1.0 }, &settings);
+                        budget = budget.ended(&Spent { joules, write_bytes, wall_s: 1.0, ..Spent::default() }, &settings);
                     }
                 }
                 Happens::Restart => {

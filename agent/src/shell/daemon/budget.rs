@@ -121,7 +121,8 @@ impl Warden {
 
 impl Taken {
     fn spent(&self) -> Spent {
-        Spent { wall_s: self.wall_s, joules: self.booked.joules, write_bytes: self.written_bytes }
+        let (wall_s, joules) = (self.wall_s, self.booked.joules);
+        Spent { wall_s, joules, write_bytes: self.written_bytes, ..Spent::default() }
     }
 }
 
@@ -165,7 +166,8 @@ impl Keeper {
         let Some(budget) = self.saved.as_ref().and_then(|saved| saved.budget.as_ref()) else { return };
         let Some(training) = &self.warden.training else { return };
         let settings = &self.warden.settings;
-        let spent = self.warden.taken(training).spent();
+        let joules_before = budget.taken_before(training.run);
+        let spent = Spent { joules_before, ..self.warden.taken(training).spent() };
         let answer = budget.pace(&training.given, &spent, settings);
         let whole = training.given.deadline_s == settings.deadline_s;
         let Some(training) = &mut self.warden.training else { return };
@@ -174,8 +176,9 @@ impl Keeper {
                 training.share = allowance.duty;
                 training.post.pace(allowance.duty);
             }
-            // Suspended it would only go on at once: what there is after so long is what there will be.
+            // Suspended it would only go on at once: what there is after so long, or so many joules, is what there will be.
             Err(Refusal { code: Code::Deadline, also, .. }) if also.is_empty() && whole => training.post.finish(),
+            Err(Refusal { code: Code::EnergyPerRetrain, .. }) => training.post.finish(),
             Err(refusal) => {
                 training.post.suspend();
                 training.held.get_or_insert(refusal);
@@ -296,7 +299,8 @@ impl Keeper {
         if let Some(saved) = &mut self.saved
             && let Some(budget) = saved.budget.take()
         {
-            saved.budget = Some(budget.ended(&taken.spent(), &self.warden.settings));
+            let spent = taken.spent();
+            saved.budget = Some(budget.ended(&spent, &self.warden.settings).attempted(run, spent.joules));
         }
         self.books.took(run, &taken);
         Some(taken)

@@ -9,11 +9,21 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::frames::{self, Answer, FrameError, Job, Report, Word};
-use super::limits::Group;
+use super::limits::{Group, Limits};
 use super::{Say, Source, TrainerError};
 
 /// A training that has not ended by then at full speed is ended: the largest one a gateway is asked for takes minutes.
-pub(super) const TRAINING_MAX: Duration = Duration::from_hours(1);
+const TRAINING_MAX: Duration = Duration::from_hours(1);
+/// What a worker gets to end by itself, behind its own deadline.
+const BEHIND_DEADLINE: Duration = Duration::from_mins(1);
+
+/// When a worker is taken for hung: never before its own deadline, at which it leaves what it has.
+pub(super) fn longest(limits: &Limits) -> Duration {
+    let own = limits.deadline_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let own = own.map_or(Duration::ZERO, |own| own.saturating_add(BEHIND_DEADLINE));
+    TRAINING_MAX.div_f64(limits.cpu_share.unwrap_or(1.0).clamp(0.01, 1.0)).max(own)
+}
+
 /// Last words of a child that are kept.
 const WORDS_BYTES_MAX: u64 = 64 * 1024;
 /// Exit codes by which a shell or a unit reports an abort and a kill.
@@ -43,7 +53,7 @@ pub(super) fn ask(
     });
     let (ended, deadline) = mpsc::channel::<()>();
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let longest = TRAINING_MAX.div_f64(job.limits.cpu_share.unwrap_or(1.0).clamp(0.01, 1.0));
+    let longest = longest(&job.limits);
     let watch = std::thread::spawn(move || {
         let late = deadline.recv_timeout(longest) == Err(mpsc::RecvTimeoutError::Timeout);
         if let Some(pid) = pid.filter(|_| late) {
@@ -181,6 +191,14 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_worker_is_not_taken_for_hung_before_its_own_deadline() {
+        let after = |cpu_share, deadline_s| longest(&Limits { cpu_share, deadline_s, ..Limits::default() });
+        assert_eq!(after(None, None), TRAINING_MAX);
+        assert_eq!(after(Some(0.25), Some(600.0)), 4 * TRAINING_MAX);
+        assert_eq!(after(Some(1.0), Some(7_200.0)), Duration::from_secs(7_260));
+    }
 
     #[test]
     fn an_end_is_blamed_on_memory_only_with_evidence() {

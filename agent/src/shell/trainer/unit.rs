@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use super::frames::{Answer, Job, Report};
-use super::supervisor::{TRAINING_MAX, converse};
+use super::supervisor::{converse, longest};
 use super::{Say, Source, TrainerError};
 
 /// Control group of the trainer's slice; the slice outlives its services, and its counts include theirs.
@@ -50,7 +50,7 @@ impl Unit {
         let killed_before = killed(&self.group).unwrap_or(0);
         let lost = |error: std::io::Error| TrainerError::Ended { how: format!("its socket failed: {error}") };
         let (mut into, mut from) = (self.stream.try_clone().map_err(lost)?, self.stream.try_clone().map_err(lost)?);
-        let longest = TRAINING_MAX.div_f64(job.limits.cpu_share.unwrap_or(1.0).clamp(0.01, 1.0));
+        let longest = longest(&job.limits);
         let (ended, deadline) = mpsc::channel::<()>();
         let late = self.stream;
         // A worker whose supervisor has gone ends by itself; one that does not even notice ends with its unit's time.
