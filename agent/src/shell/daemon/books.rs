@@ -92,6 +92,10 @@ impl Books {
     /// Stores state and everything that waits, in one transaction.
     pub(super) fn commit(&mut self, saved: &Saved) -> bool {
         let state = serde_json::to_vec(saved).expect("the state is plain data");
+        // A number that JSON cannot hold would cost everything at the next start; what is stored already still reads.
+        if let Err(error) = serde_json::from_slice::<Saved>(&state) {
+            return self.refused(format!("the state would not read back, which is a bug: {error}"));
+        }
         let row = CycleRow { generation: self.generation + 1, state };
         let runs: Vec<_> = self.runs.values().cloned().collect();
         let models: Vec<_> = self.models.values().cloned().collect();
@@ -107,15 +111,16 @@ impl Books {
                 }
                 true
             }
-            Err(error) => {
-                let reason = error.chain();
-                if self.trouble.as_ref() != Some(&reason) {
-                    tracing::error!(reason, "the state cannot be stored; nothing new is carried out until it can");
-                }
-                self.trouble = Some(reason);
-                false
-            }
+            Err(error) => self.refused(error.chain()),
         }
+    }
+
+    fn refused(&mut self, reason: String) -> bool {
+        if self.trouble.as_ref() != Some(&reason) {
+            tracing::error!(reason, "the state cannot be stored; nothing new is carried out until it can");
+        }
+        self.trouble = Some(reason);
+        false
     }
 
     /// Adds a fact that the loop itself found.
@@ -337,7 +342,9 @@ impl Books {
         let known = self.control.models().unwrap_or_default();
         let serving = [Some(champion), previous];
         let made_by = known.iter().filter(|row| serving.contains(&Some(row.digest))).filter_map(|row| row.run);
-        let learned_from = made_by.filter_map(|run| self.control.run(run).ok().flatten()?.snapshot);
+        // Work that was suspended goes on from its snapshot.
+        let under_way = cycle.orders().work.and_then(|order| i64::try_from(order.run).ok());
+        let learned_from = made_by.chain(under_way).filter_map(|run| self.control.run(run).ok().flatten()?.snapshot);
         if let Err(error) = runs::sweep(snapshots.folder(), &learned_from.collect::<Vec<_>>(), snapshot_bytes) {
             tracing::warn!(error = %error.chain(), "old snapshots stay");
         }
