@@ -53,6 +53,8 @@ pub(super) async fn samples(State(app): State<App>, body: Result<Bytes, BytesRej
                 accepted += 1;
                 // The batch waits, so that its own size never fills a queue.
                 intake::room(&app.shared).await;
+                // Nor does it hold this thread: others ask meanwhile.
+                tokio::task::consume_budget().await;
                 answers.push(answer(&app, &serving, &layout, &sample, line));
             }
             Err(error) => answers.push(refused(&app, &error)),
