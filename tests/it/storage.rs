@@ -277,11 +277,11 @@ fn a_state_is_backed_up_while_the_agent_runs_and_restored_on_another_device() {
     assert!(error.contains("format 99") && error.contains("install the newer hone again"), "{error}");
 }
 
-/// Bytes written by the kernel's count per byte recorded, at `rows` in groups of 100, as 100 rows a second make them.
+/// Bytes written by the kernel's count per byte recorded, at `rows` in groups of 200, as 100 rows a second make them in two seconds.
 fn amplification(features: usize, rows: usize) -> Value {
     let device = Device::new();
     // The defaults but for the groups: alarms at the rate of other tests would store the state again and again.
-    let groups = "[agent]\nlisten = \"127.0.0.1:0\"\n[records.groups]\ngroup_ms = 60000\ngroup_rows = 100\n";
+    let groups = "[agent]\nlisten = \"127.0.0.1:0\"\n[records.groups]\ngroup_ms = 60000\ngroup_rows = 200\n";
     fs::write(device.path().join("hone.toml"), groups).unwrap();
     let names: Vec<_> = (0..features).map(|number| format!("f{number}")).collect();
     let mut world = World::new(4);

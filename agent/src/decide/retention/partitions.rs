@@ -182,6 +182,15 @@ mod tests {
     }
 
     #[test]
+    fn thinned_rows_take_no_more_than_their_share_while_whole_ones_stay() {
+        let thinned = |bytes| Part { stage: Stage::Thinned, ..whole(bytes, 2) };
+        assert_eq!(next(&[thinned(250), whole(400, 0), whole(400, 0)], &RULES), Some(Step::Thin(1)));
+        assert_eq!(next(&[thinned(251), whole(400, 0), whole(400, 0)], &RULES), Some(Step::KeepLabelled(0)));
+        let unlabelled = Part { labelled: 0, ..thinned(251) };
+        assert_eq!(next(&[unlabelled, whole(400, 0), whole(400, 0)], &RULES), Some(Step::Drop(0)));
+    }
+
+    #[test]
     fn a_file_that_thinning_would_hardly_shrink_is_not_written_again() {
         assert_eq!(next(&[whole(600, 90), whole(600, 0)], &RULES), Some(Step::Drop(0)));
         let off = Rules { every: 1, ..RULES };

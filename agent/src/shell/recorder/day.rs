@@ -29,8 +29,7 @@ fn live(folder: &Path, hours: u64, features: usize, keep_bytes: u64) -> Day {
     let files = FileSettings::default().within(keep_bytes, None);
     let (writer, _) = RecordWriter::open(&folder.join("records"), files).unwrap();
     let reader = writer.reader();
-    let settings = RecorderSettings { group_rows: 100, ..RecorderSettings::default() };
-    let mut batcher = Batcher::new(writer, settings, Arc::new(Shared::default()));
+    let mut batcher = Batcher::new(writer, RecorderSettings::default(), Arc::new(Shared::default()));
     let retention = Retention { keep_bytes, free: None, age: None, every: 10, thin_share: 0.25, needed_from: i64::MAX };
     let before = flash::written_bytes();
     let (mut most_bytes, mut least_bytes, mut recorded_bytes) = (0, u64::MAX, 0);

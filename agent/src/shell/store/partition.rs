@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use ulid::Ulid;
 
@@ -23,6 +24,9 @@ pub(super) const FORMAT: Format = Format {
 
 /// Fewest bytes of file that a record or a label can take; bounds how many a file that cannot be read may hold.
 const ROW_BYTES_MIN: u64 = 16;
+
+/// Length of a file and when it was last written.
+pub(super) type Stamp = (u64, SystemTime);
 
 /// One partition file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +88,13 @@ impl Partition {
     pub(super) fn bytes(&self) -> u64 {
         let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         COMPANIONS.iter().map(|companion| length(&suffixed(&self.path, companion))).sum::<u64>() + length(&self.path)
+    }
+
+    /// By what a later look sees that nobody has written meanwhile; none while a log holds what the file does not.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        let log = fs::metadata(suffixed(&self.path, "-wal")).map_or(0, |log| log.len());
+        let file = fs::metadata(&self.path).ok().filter(|_| log == 0)?;
+        Some((file.len(), file.modified().ok()?))
     }
 
     /// At most this many records, and as many labels, fit into the file.

@@ -3,7 +3,9 @@
 //! Each question opens the partitions it needs and closes them again: a gateway may hold a hundred of them, and fifteen
 //! megabytes for everything. Partitions that vanish meanwhile were retired, those that cannot be read are skipped with
 //! a warning: the rest is worth training on.
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
 use ulid::Ulid;
@@ -11,7 +13,7 @@ use ulid::Ulid;
 use super::StoreError;
 use super::format;
 use super::labels::{self, LabelledRow};
-use super::partition::{self, FORMAT, Partition};
+use super::partition::{self, FORMAT, Partition, Stamp};
 use super::records::{self, Record};
 use crate::decide::plan;
 use crate::decide::retention::partitions::Stage;
@@ -20,6 +22,8 @@ use crate::decide::retention::partitions::Stage;
 #[derive(Clone, Debug)]
 pub struct RecordReader {
     folder: PathBuf,
+    /// What was counted in partitions that nobody has written to since.
+    counted: Arc<Mutex<HashMap<PathBuf, (Stamp, (i64, i64))>>>,
 }
 
 /// How much is stored.
@@ -39,7 +43,7 @@ impl RecordReader {
     /// A reader of the partitions in `folder`; needs no lock and may be used without a running agent.
     #[must_use]
     pub fn open(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), counted: Arc::default() }
     }
 
     /// The record of that id.
@@ -131,17 +135,20 @@ impl RecordReader {
     pub fn counts(&self) -> Result<RecordCounts, StoreError> {
         let partitions = self.partitions()?;
         let mut counts = RecordCounts { partitions: partitions.len(), ..RecordCounts::default() };
+        // To open a file costs it a log and an index of 32 KiB, and status is asked for often.
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.retain(|path, _| partitions.iter().any(|partition| partition.path == *path));
         for partition in &partitions {
             counts.bytes += partition.bytes();
-            let (records, labels) = visit(partition, |connection| {
-                let records = match partition.stage {
-                    // Numbers of a whole partition have no gaps, and counting would read its whole index.
-                    Stage::Whole => records::seqs(connection)?.map_or(0, |(first, last)| last - first + 1),
-                    Stage::Thinned | Stage::Labelled => records::count(connection)?,
-                };
-                Ok((records, super::limit(labels::count_before(connection, i64::MAX)?)))
-            })?
-            .unwrap_or_default();
+            let stamp = partition.stamp();
+            let known = counted.get(&partition.path).filter(|(then, _)| Some(*then) == stamp);
+            let (records, labels) = match known {
+                Some((_, counts)) => *counts,
+                None => count(partition)?,
+            };
+            if let Some(stamp) = stamp {
+                counted.insert(partition.path.clone(), (stamp, (records, labels)));
+            }
             counts.records += records;
             counts.labels += labels;
         }
@@ -156,6 +163,19 @@ impl RecordReader {
     fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
         partition::list(&self.folder).map_err(|source| StoreError::io("list", &self.folder, source))
     }
+}
+
+/// Records and labels of one partition; none if it is gone or cannot be read.
+fn count(partition: &Partition) -> Result<(i64, i64), StoreError> {
+    let counted = visit(partition, |connection| {
+        let records = match partition.stage {
+            // Numbers of a whole partition have no gaps, and counting would read its whole index.
+            Stage::Whole => records::seqs(connection)?.map_or(0, |(first, last)| last - first + 1),
+            Stage::Thinned | Stage::Labelled => records::count(connection)?,
+        };
+        Ok((records, super::limit(labels::count_before(connection, i64::MAX)?)))
+    });
+    Ok(counted?.unwrap_or_default())
 }
 
 /// Asks one partition; `None` if it is gone or cannot be read.
@@ -226,6 +246,28 @@ mod tests {
             writer.commit(&[], &[label(number, "lab", 1.0)]).unwrap();
         }
         writer.reader()
+    }
+
+    #[test]
+    fn what_was_counted_once_is_counted_again_after_a_late_label() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, _) = RecordWriter::open(folder.path(), FileSettings::default()).unwrap();
+        let day = |number: u64| Timestamp(i64::try_from(number / 10).unwrap() * DAY_US);
+        for from in [0, 10] {
+            let rows: Vec<_> = (from..from + 10).map(|number| record(number, day(number))).collect();
+            writer.commit(&rows, &[]).unwrap();
+        }
+        let reader = writer.reader();
+        for number in 0..20 {
+            let counts = reader.clone().counts().unwrap();
+            assert_eq!((counts.records, counts.labels), (20, i64::try_from(number).unwrap()));
+            writer.commit(&[], &[label(number, "lab", 1.0)]).unwrap();
+        }
+        drop(writer);
+        // Written home meanwhile, and nobody writes any more: what is kept answers.
+        assert_eq!(reader.counts().unwrap().labels, 20);
+        assert_eq!(reader.counted.lock().unwrap().len(), 2);
+        assert_eq!(reader.counts().unwrap().labels, 20);
     }
 
     fn ordinals(rows: &[LabelledRow]) -> Vec<i64> {

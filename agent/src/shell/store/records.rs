@@ -54,12 +54,12 @@ pub struct Record {
     pub record: NewRecord,
 }
 
-/// Bytes of the pages for rows like this one: the smallest of which eight rows fill less than one.
+/// Bytes of the pages for rows like this one: the smallest that holds six.
 ///
 /// Each group writes the last, half-filled pages of its tables again. A second of narrow rows fills few pages, so that those
 /// would be most of what it writes: 16 features at 100 rows a second cost 4.7 bytes per byte with pages of 4 KiB, 3.5 of 1 KiB.
 pub(super) fn page_bytes(row: &NewRecord) -> u32 {
-    [1024, 2048].into_iter().find(|page| u64::from(*page) >= 8 * row.bytes()).unwrap_or(super::format::PAGE_BYTES)
+    [1024, 2048].into_iter().find(|page| u64::from(*page) >= 6 * row.bytes()).unwrap_or(super::format::PAGE_BYTES)
 }
 
 const SELECT: &str = "SELECT seq, id, event_at, arrived_at, source, digest, adaptation, missing, output, features, \

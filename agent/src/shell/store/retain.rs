@@ -312,6 +312,26 @@ mod tests {
     }
 
     #[test]
+    fn narrow_rows_lie_in_small_pages_also_after_thinning_and_wide_ones_in_large_pages() {
+        let pages = |path: &Path| -> u32 {
+            Connection::open(path).unwrap().pragma_query_value(None, "page_size", |row| row.get(0)).unwrap()
+        };
+        for (features, expected) in [(3, 1024), (16, 1024), (32, 2048), (64, 2048), (128, 4096)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = open(folder.path());
+            for day in 0..2 {
+                let at = Timestamp(i64::try_from(day).unwrap() * DAY_US);
+                let row = |number| NewRecord { features: vec![0.5; features], ..record(number, at) };
+                let rows: Vec<_> = (day * ROWS..(day + 1) * ROWS).map(row).collect();
+                writer.commit(&rows, &[]).unwrap();
+            }
+            writer.rewrite(0, Some(10)).unwrap();
+            let paths: Vec<_> = writer.partitions.iter().map(|partition| partition.path.clone()).collect();
+            assert_eq!((pages(&paths[0]), pages(&paths[1])), (expected, expected), "{features} features");
+        }
+    }
+
+    #[test]
     fn what_a_training_still_needs_is_not_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = open(folder.path());
