@@ -3,7 +3,7 @@
 # FAIL line. qemu's emulation throughout: order and limits are proven, never speed. LIMIT=SECONDS is the whole time allowed.
 set -eu
 A=$1 R=$2/root D=$(dirname "$0") T=$(mktemp -d); trap 'rm -rf "$T"' EXIT; P=$3; set -- "$2"/boot/vmlinuz-*
-S=$R/etc/systemd/system; mkdir -p "$S/multi-user.target.wants"
+S=$R/etc/systemd/system; mkdir -p "$S/multi-user.target.wants" "$R/usr/local/bin"
 cp "$P" "$R/hone.deb"; cp "$D/world.pl" "$D/quick.toml" "$D/emulated.toml" "$R/"; install -m755 "$D/guest.sh" "$R/usr/local/bin/guest.sh"
 cat > "$S/guest.service" <<'UNIT'
 [Unit]

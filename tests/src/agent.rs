@@ -10,10 +10,8 @@ use crate::world::{Law, World, sample};
 use crate::{hone, until};
 
 /// Settings that let a short test see what takes days in the field.
-pub const QUICK: &str = concat!(
-    "[agent]\nlisten = \"127.0.0.1:0\"\ncommit_s = 1\n",
-    include_str!("../../deploy/vm/quick.toml")
-);
+pub const QUICK: &str =
+    concat!("[agent]\nlisten = \"127.0.0.1:0\"\ncommit_s = 1\n", include_str!("../../deploy/vm/quick.toml"));
 
 /// A device: its folder outlives its agents.
 #[derive(Debug)]

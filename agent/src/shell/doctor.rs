@@ -1,6 +1,7 @@
 //! Looks a gateway over: what is there, what is missing, and what the missing costs. Changes nothing.
 mod certificates;
 mod disk;
+mod input;
 mod machine;
 mod models;
 #[cfg(test)]
@@ -92,7 +93,9 @@ pub fn examine(subject: &Subject<'_>) -> Vec<Finding> {
     found.extend(certificates::findings(subject));
     let status = Client::new(&subject.at(&subject.places.socket)).get("/v1/status");
     found.extend(agent(&status));
-    found.push(broker(&subject.config.mqtt, status.ok().as_ref()));
+    let status = status.ok();
+    found.extend(input::finding(&subject.config.input.mqtt, status.as_ref()));
+    found.push(broker(&subject.config.mqtt, status.as_ref()));
     found
 }
 
@@ -120,11 +123,16 @@ fn agent(status: &Result<Value, ClientError>) -> Vec<Finding> {
         )
         .next("`hone promote model.safetensors`"),
     }];
-    if let Some(reason) = status.pointer("/recorder/reason").and_then(Value::as_str) {
-        found.push(
-            Finding::new("recorder", Level::Bad, format!("the disk refuses: {reason}"), "records and labels are lost")
-                .next("free space, or mend the disk"),
-        );
+    for (place, costs) in [
+        ("/recorder/state/reason", "records and labels are lost"),
+        ("/control/reason", "nothing new is decided: no retrain, no promotion"),
+    ] {
+        if let Some(reason) = status.pointer(place).and_then(Value::as_str) {
+            found.push(
+                Finding::new("recorder", Level::Bad, format!("the disk refuses: {reason}"), costs)
+                    .next("free space, or mend the disk"),
+            );
+        }
     }
     found
 }

@@ -171,7 +171,7 @@ impl Books {
                 }
                 Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => {}
             }
-            tracing::info!(kind, "{payload}");
+            tracing::info!(kind, report = %payload, "{}", payload["sentence"].as_str().unwrap_or(&kind));
             self.say(&kind, &payload);
         }
         self.lineage(cycle, &rejected);
