@@ -22,7 +22,8 @@ cat > "$R/init" <<'INIT'
 #!/bin/sh
 if [ -x /debootstrap/debootstrap ]; then
   mount -t proc proc /proc; PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH
-  /debootstrap/debootstrap --second-stage >/debootstrap.log 2>&1 || tail -n 20 /debootstrap.log
+  mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+  /debootstrap/debootstrap --second-stage >/debootstrap.log 2>&1 || tail -n 20 /debootstrap.log /debootstrap/debootstrap.log
   mkdir -p /etc/systemd/system; echo "configured after $(cut -d' ' -f1 /proc/uptime) s"
 fi
 exec /lib/systemd/systemd
