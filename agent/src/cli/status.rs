@@ -73,6 +73,14 @@ fn storage(storage: &Value) -> Option<String> {
     Some(parts.join(", "))
 }
 
+/// Records that are on no disk, by what became of them; none if there are none.
+fn lost(recorder: &Value) -> Option<String> {
+    let lost = ["dropped", "unrecorded", "repeated"].map(|key| recorder[key].as_u64().unwrap_or(0));
+    let all: u64 = lost.iter().sum();
+    let [dropped, unrecorded, repeated] = lost;
+    (all > 0).then(|| format!("{all} records: {dropped} dropped, {unrecorded} given up, {repeated} repeated"))
+}
+
 /// A size for people, in powers of ten as cards are sold.
 fn bytes(bytes: f64) -> String {
     let (unit, name) = [(1e9, "GB"), (1e6, "MB")].into_iter().find(|(unit, _)| bytes >= *unit).unwrap_or((1e3, "kB"));
@@ -164,18 +172,8 @@ fn picture(status: &Value) -> String {
     if at("/control/state") != "ok" {
         line("disk", &format!("degraded: {}", text(at("/control/reason"))));
     }
-    let lost = ["dropped", "unrecorded", "repeated"].map(|key| recorder[key].as_u64().unwrap_or(0));
-    if lost.iter().sum::<u64>() > 0 {
-        line(
-            "lost",
-            &format!(
-                "{} records: {} dropped, {} given up, {} repeated",
-                lost.iter().sum::<u64>(),
-                lost[0],
-                lost[1],
-                lost[2]
-            ),
-        );
+    if let Some(said) = lost(recorder) {
+        line("lost", &said);
     }
     if let Some(refused) = at("/requests/refused").as_object().filter(|refused| !refused.is_empty()) {
         let parts: Vec<_> = refused.iter().map(|(code, count)| format!("{count} {code}")).collect();

@@ -192,6 +192,7 @@ mod answers {
     use serde_json::json;
 
     use super::*;
+    use crate::shell::recorder::{RecorderState, RecorderStatus};
 
     #[test]
     fn rights_that_a_broker_denies_are_named_with_what_they_cost() {
@@ -216,8 +217,14 @@ mod answers {
     #[test]
     fn a_running_agent_without_a_model_or_a_disk_says_so() {
         let levels = |status: Value| agent(&Ok(status)).into_iter().map(|finding| finding.level).collect::<Vec<_>>();
-        assert_eq!(levels(json!({"champion": "3f9a", "recorder": {"state": "recording"}})), [Level::Good]);
-        let degraded = json!({"recorder": {"state": "degraded", "reason": "full"}});
-        assert_eq!(levels(degraded), [Level::Warning, Level::Bad]);
+        // As the agent itself tells it.
+        let recorder = |state| RecorderStatus { state, ..RecorderStatus::default() };
+        let fine =
+            json!({"champion": "3f9a", "recorder": recorder(RecorderState::Recording), "control": {"state": "ok"}});
+        assert_eq!(levels(fine), [Level::Good]);
+        let full = RecorderState::Degraded { reason: "full".to_owned() };
+        assert_eq!(levels(json!({"recorder": recorder(full)})), [Level::Warning, Level::Bad]);
+        let unstored = json!({"champion": "3f9a", "control": {"state": "degraded", "reason": "read-only"}});
+        assert_eq!(levels(unstored), [Level::Good, Level::Bad]);
     }
 }

@@ -15,6 +15,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// What the broker, or the way to it, says.
+#[must_use]
 pub fn probe(settings: &InputMqttSettings) -> Option<Result<(), String>> {
     let broker = settings.address()?;
     let ask = async {
