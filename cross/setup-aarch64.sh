@@ -3,7 +3,9 @@
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 DEST=$1; [ ! -e "$DEST" ] || { echo "$DEST exists: remove it while no build uses it, or choose another" >&2; exit 1; }
-CARGO=${CARGO:-$(cd / && RUSTUP_AUTO_INSTALL=0 rustup which cargo)}
+CARGO=${CARGO:-$(cd / && RUSTUP_AUTO_INSTALL=0 rustup which cargo 2>/dev/null || command -v cargo)}
+# In one move at the end: a setup that was cut short leaves nothing that looks whole.
+WHOLE=$DEST DEST=$DEST.new; rm -rf "$DEST"
 apt-get -qq update
 apt-get -qq install -y --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static patchelf >/dev/null
 TMP=$(mktemp -d); chmod 755 "$TMP"; trap 'rm -rf "$TMP"' EXIT
@@ -23,4 +25,5 @@ for f in $(ldd "$DEST"/lib/libLLVM.so.* | awk '/=> \//{print $3}' | grep -vE '/(
 for f in "$DEST"/bin/*; do patchelf --set-rpath '$ORIGIN/../lib' "$f"; done
 for f in "$DEST"/lib/*.so*; do [ -L "$f" ] || patchelf --set-rpath '$ORIGIN' "$f"; done
 cp "$CARGO" "$DEST/bin/cargo"
+mv "$DEST" "$WHOLE"; DEST=$WHOLE
 "$DEST/bin/rustc" -vV | grep release; "$DEST/bin/cargo" -V; ls "$DEST/lib/rustlib"

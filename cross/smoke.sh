@@ -1,13 +1,31 @@
 #!/bin/sh
 # usage: smoke.sh TOOLCHAIN    the part of the suite that runs for aarch64, under qemu-user, on every run of .ci/run
-#   unit      every unit test of trainer-core and fleet-protocol: kernels, training, bundles, frames, signatures
+#   unit      every unit test of trainer-core and fleet-protocol (kernels, training, bundles, frames, signatures), and of the agent
+#             what differs by architecture: formats on disk, the store, the service manager's socket
 #   agent     the aarch64 `hone` itself: trains, serves, records, sees drift, retrains in a worker behind a socket, swaps
 # Proves logic, never speed or memory: /proc is this machine's, and the emulator's memory is counted.
 set -eu
-TOOLCHAIN=$1; D=$(dirname "$0"); export PROFILE=smoke
-sh "$D/build.sh" "$TOOLCHAIN" test --lib -p trainer-core -p fleet-protocol
-sh "$D/build.sh" "$TOOLCHAIN" build -p hone-agent
+TOOLCHAIN=$1; D=$(cd "$(dirname "$0")" && pwd); cd "$D/.."; export PROFILE=smoke
+EMULATOR="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
+# One choice of crates for everything: features are resolved once, so that no dependency is built twice.
+CRATES="-p trainer-core -p fleet-protocol -p hone-agent"
+# shellcheck disable=SC2086 # several words on purpose
+sh "$D/build.sh" "$TOOLCHAIN" build --lib --bins --tests $CRATES
+# shellcheck disable=SC2086
+TESTS=$(sh "$D/build.sh" "$TOOLCHAIN" test --no-run --lib --message-format=json $CRATES | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+for t in $TESTS; do
+  case ${t##*/} in
+    trainer_core-*) crate=trainer-core only='' ;;
+    fleet_protocol-*) crate=fleet/protocol only='' ;;
+    hone_agent-*) crate=agent only='shell::store shell::systemd shell::models shell::trainer::frames decide::time decide::floors' ;;
+    *) continue ;;
+  esac
+  echo "-- $crate ${only:-all}"
+  # shellcheck disable=SC2086
+  ( cd "$crate" && $EMULATOR "$t" --quiet $only )
+done
 HONE=$(cd "${CARGO_TARGET_DIR:-target-aarch64}" && pwd)/aarch64-unknown-linux-gnu/smoke/hone
 # Not the shipped profile, so not the shipped size; the rest must hold.
 sh "$D/check-binary.sh" "$HONE" 2.34 60000000
-exec sh "$D/story.sh" "$D/../deploy/vm/world.pl" qemu-aarch64-static -L /usr/aarch64-linux-gnu "$HONE"
+# shellcheck disable=SC2086
+exec sh "$D/story.sh" "$D/../deploy/vm/world.pl" $EMULATOR "$HONE"

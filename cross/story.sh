@@ -9,24 +9,7 @@ fail() { echo "FAIL $*" >&2; tail -n 20 "$T/log" >&2 || true; exit 1; }
 hone() { "$@" --config "$T/hone.toml" --state-dir "$T/state"; }
 champion() { hone "$@" status --json 2>/dev/null | grep -o '"champion":"[0-9a-f]*"'; }
 await() { n=$1; shift; while [ "$n" -gt 0 ]; do "$@" && return 0; n=$((n - 1)); sleep 0.5; done; return 1; }
-cat > "$T/hone.toml" <<'TOML'
-[agent]
-commit_s = 1
-[records.groups]
-group_ms = 20
-[cycle.watch]
-run_length_rows = 1000.0
-[cycle.trigger]
-rows_first = 60
-rows_max = 480
-cooling_labels = 20
-[budget]
-energy_j_per_hour = 1e6
-energy_j_stored = 1e6
-energy_j_per_retrain = 1e5
-cpu_share = 1.0
-busy_cpu_share = 1.0
-TOML
+V=$(dirname "$WORLD"); cat "$V/quick.toml" "$V/emulated.toml" > "$T/hone.toml"
 "$@" --version
 "$@" init --broker mqtt://localhost:1883 --device press-1 > "$T/init.toml" && grep -q '^device = "press-1"' "$T/init.toml" || fail "init"
 perl "$WORLD" csv 400 > "$T/base.csv"
@@ -41,11 +24,11 @@ await 120 champion "$@" >/dev/null || fail "it does not answer"
 BASE=$(champion "$@")
 perl "$WORLD" live old 400 2 || fail "samples and labels"
 echo "ok it serves and records"
-for seed in 3 4 5 6 7 8; do perl "$WORLD" live new 240 $seed || fail "samples and labels"; sleep 1; [ "$(champion "$@")" = "$BASE" ] || break; done
+for seed in 3 4 5 6 7 8 9 10 11 12; do perl "$WORLD" live new 240 $seed || fail "samples and labels"; sleep 1; [ "$(champion "$@")" = "$BASE" ] || break; done
 swapped() { [ "$(champion "$@")" != "$BASE" ]; }
 await 240 swapped "$@" || fail "no swap: $(hone "$@" status)"
-echo "ok drift, retrain in a worker behind its socket, swap"
-perl "$WORLD" live new 200 9 | tee "$T/after"; awk '{exit !($1 > 160)}' "$T/after" || fail "the new model is wrong"
+echo "ok drift, retrain in a worker behind its socket, shadow, canary, swap"
+perl "$WORLD" live new 200 20 | tee "$T/after"; awk '{exit !($1 > 160)}' "$T/after" || fail "the new model is wrong"
 hone "$@" doctor --root "$T" --json > "$T/doctor" || [ $? = 9 ] || fail "doctor"
 grep -q '"findings":\[{' "$T/doctor" || fail "doctor"
 echo "ok the story ends well"

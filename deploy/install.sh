@@ -4,8 +4,10 @@
 # For distributions without dpkg. Configuration, models and records are never overwritten, and kept by --remove; --purge takes
 # them too. Needs systemd 250 or newer and root; --root writes below another folder, as for an image, and starts nothing.
 set -eu
+# Whatever the caller's is: the agent's user must be able to read what is installed.
+umask 022
 HERE=$(cd "$(dirname "$0")" && pwd)
-ROOT='' PREFIX=/usr/local START=yes DO=install PURGE=no
+ROOT='' PREFIX='' START=yes DO=install PURGE=no
 fail() { echo "install.sh: $*" >&2; exit 1; }
 while [ $# -gt 0 ]; do
   case $1 in
@@ -17,9 +19,12 @@ while [ $# -gt 0 ]; do
     *) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 2 ;;
   esac; shift
 done
-case $PREFIX in /*) ;; *) fail "--prefix must be absolute" ;; esac
-[ "$PURGE" = no ] || [ "$DO" = remove ] || fail "--purge goes with --remove"
 UNITS=$ROOT/etc/systemd/system
+# Without --prefix it stays where it is.
+[ -n "$PREFIX" ] || PREFIX=$(sed -n 's#^ExecStart=\(/.*\)/bin/hone run$#\1#p' "$UNITS/hone.service" 2>/dev/null) || true
+PREFIX=${PREFIX:-/usr/local}
+case $PREFIX in *[!A-Za-z0-9/._-]*) fail "--prefix may have letters, digits, / . _ - only: it becomes part of a unit" ;; /*) ;; *) fail "--prefix must be absolute" ;; esac
+[ "$PURGE" = no ] || [ "$DO" = remove ] || fail "--purge goes with --remove"
 # Another root is an image: nothing of it runs here.
 if [ -n "$ROOT" ]; then START=no; else [ "$(id -u)" = 0 ] || fail "run it as root"; fi
 LIVE=no; [ "$START" = no ] || [ ! -d /run/systemd/system ] || LIVE=yes
@@ -35,13 +40,17 @@ if [ "$DO" = remove ]; then
   exit 0
 fi
 
+for file in hone hone.toml hone.service hone-trainer.socket hone-trainer@.service hone.sysusers.conf hone.tmpfiles.conf; do
+  [ -e "$HERE/$file" ] || fail "$HERE/$file is missing: unpack the whole archive"
+done
 # Tried before anything is replaced: a binary of another machine, or for a newer libc, must not take the place of one that runs.
 if [ -z "$ROOT" ]; then "$HERE/hone" --version >/dev/null || fail "$HERE/hone does not run on this machine ($(uname -m))"; fi
 if [ "$LIVE" = yes ]; then
   SYSTEMD=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
   [ "${SYSTEMD:-0}" -ge 250 ] || fail "systemd $SYSTEMD is older than 250: see LoadCredential= in hone.service, then install by hand"
 fi
-mkdir -p "$ROOT$PREFIX/bin" "$UNITS" "$ROOT/etc/sysusers.d" "$ROOT/etc/tmpfiles.d" "$ROOT/etc/hone/conf.d"
+mkdir -p "$ROOT$PREFIX/bin" && [ -w "$ROOT$PREFIX/bin" ] || fail "$ROOT$PREFIX/bin cannot be written: --prefix names another place"
+mkdir -p "$UNITS" "$ROOT/etc/sysusers.d" "$ROOT/etc/tmpfiles.d" "$ROOT/etc/hone/conf.d"
 # Beside the old one and then over it: a power cut leaves one or the other, whole.
 install -m755 "$HERE/hone" "$ROOT$PREFIX/bin/.hone.new"
 sync "$ROOT$PREFIX/bin/.hone.new" 2>/dev/null || true
@@ -62,13 +71,17 @@ mkdir -p "$UNITS/multi-user.target.wants" "$UNITS/sockets.target.wants"
 ln -sf ../hone.service "$UNITS/multi-user.target.wants/hone.service"
 ln -sf ../hone-trainer.socket "$UNITS/sockets.target.wants/hone-trainer.socket"
 if [ -z "$ROOT" ]; then
-  systemd-sysusers hone.conf 2>/dev/null || id hone >/dev/null 2>&1 || useradd --system --home-dir /var/lib/hone --shell /usr/sbin/nologin hone
+  # With systemd a missing user is no harm: DynamicUser= makes one.
+  systemd-sysusers hone.conf 2>/dev/null || id hone >/dev/null 2>&1 || useradd --system --home-dir /var/lib/hone --shell /usr/sbin/nologin hone 2>/dev/null \
+    || adduser -S -D -H -h /var/lib/hone -s /sbin/nologin hone 2>/dev/null || echo "no user hone could be made"
   if command -v restorecon >/dev/null; then restorecon -R "$PREFIX/bin/hone" "$UNITS" /etc/hone || true; fi
 fi
 if [ "$LIVE" = yes ]; then
   systemctl daemon-reload
   systemctl restart hone-trainer.socket hone.service
   echo "installed and started: \`systemctl status hone\`, \`hone doctor\`"
-else
+elif [ -n "$ROOT" ] || command -v systemctl >/dev/null; then
   echo "installed; it starts with the machine"
+else
+  echo "installed; there is no systemd here: let your service manager run \`$PREFIX/bin/hone run\` as the user hone, with /var/lib/hone its own"
 fi

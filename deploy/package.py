@@ -47,8 +47,9 @@ def debian(binary, arch, out, epoch):
         tree = pathlib.Path(folder)
         tree.chmod(0o755)
         for source, place, mode in deb["assets"]:
-            source = binary if source == "target/release/hone" else ROOT / "agent" / source
+            # By the name in the list, whatever the file is called that was built.
             target = tree / place / pathlib.Path(source).name if place.endswith("/") else tree / place
+            source = binary if source == "target/release/hone" else ROOT / "agent" / source
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             target.chmod(int(mode, 8))

@@ -16,3 +16,5 @@ fi
   F=; [ "$A" = "$(dpkg --print-architecture)" ] || F=--foreign
   debootstrap $F --arch="$A" --variant=minbase --include=systemd,systemd-sysv,dbus bookworm root "$URI"
 }
+# In a container debootstrap makes /proc a link to the host's, which in a machine would lead to itself.
+[ ! -L root/proc ] || { rm root/proc; mkdir root/proc; }

@@ -3,8 +3,8 @@
 # FAIL line. qemu's emulation throughout: order and limits are proven, never speed. LIMIT=SECONDS is the whole time allowed.
 set -eu
 A=$1 R=$2/root D=$(dirname "$0") T=$(mktemp -d); trap 'rm -rf "$T"' EXIT; P=$3; set -- "$2"/boot/vmlinuz-*
-S=$R/etc/systemd/system; mkdir -p "$S/multi-user.target.wants"
-cp "$P" "$R/hone.deb"; cp "$D/world.pl" "$R/world.pl"; install -m755 "$D/guest.sh" "$R/usr/local/bin/guest.sh"
+S=$R/etc/systemd/system; mkdir -p "$S/multi-user.target.wants" "$R/usr/local/bin"
+cp "$P" "$R/hone.deb"; cp "$D/world.pl" "$D/quick.toml" "$D/emulated.toml" "$R/"; install -m755 "$D/guest.sh" "$R/usr/local/bin/guest.sh"
 cat > "$S/guest.service" <<'UNIT'
 [Unit]
 After=basic.target dbus.service
@@ -22,7 +22,8 @@ cat > "$R/init" <<'INIT'
 #!/bin/sh
 if [ -x /debootstrap/debootstrap ]; then
   mount -t proc proc /proc; PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH
-  /debootstrap/debootstrap --second-stage >/debootstrap.log 2>&1 || tail -n 20 /debootstrap.log
+  mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+  /debootstrap/debootstrap --second-stage >/debootstrap.log 2>&1 || tail -n 20 /debootstrap.log /debootstrap/debootstrap.log
   mkdir -p /etc/systemd/system; echo "configured after $(cut -d' ' -f1 /proc/uptime) s"
 fi
 exec /lib/systemd/systemd

@@ -1,6 +1,7 @@
 //! The command line without a running agent: what it prints, what it refuses, and what it leaves behind.
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use hone_tests::bench::{Bench, Ended, flow, lines, press};
@@ -198,6 +199,14 @@ fn an_output_that_cannot_be_written_ends_as_a_disk_failure_and_leaves_nothing() 
     bench.write("hone.toml", "# mine\n");
     bench.refuses(&["init", "--output", "hone.toml"], 9, &["cannot write hone.toml", "remove it"]);
     assert_eq!(bench.read("hone.toml"), b"# mine\n", "a file that is there is left alone");
+    // The packaged one is nobody's until it is edited: the first step that the manual names must work.
+    fs::remove_file(bench.path("hone.toml")).expect("a file of ours");
+    bench.does(&["init", "--output", "hone.toml"]);
+    bench.does(&["init", "--keep-mb", "100", "--output", "hone.toml"]);
+    let text = String::from_utf8(bench.read("hone.toml")).expect("text");
+    assert!(text.contains("keep_bytes = 104857600"), "{text}");
+    assert_eq!(fs::metadata(bench.path("hone.toml")).expect("a file").permissions().mode() & 0o777, 0o644);
+    bench.refuses(&["init", "--output", "hone.toml"], 9, &["cannot write hone.toml", "edit it"]);
 }
 
 #[test]

@@ -182,6 +182,43 @@ fn an_inference_gives_back_the_id_the_wanted_outputs_and_one_answer_per_row() {
 }
 
 #[test]
+fn labels_are_told_to_a_model_of_their_own() {
+    let device = Device::new();
+    let agent = agent(&device);
+    let members: [Member; 5] = [
+        ("name", Value::is_string),
+        ("versions?", texts),
+        ("platform", Value::is_string),
+        ("inputs", metadata_tensors),
+        ("outputs", metadata_tensors),
+    ];
+    has_form("the metadata", &agent.tcp("GET", "/v2/models/labels", "").json(), &members);
+    let ready = agent.tcp("GET", "/v2/models/labels/ready", "");
+    assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)));
+    let good = world::request([1.0, 1.0, 0.0]).to_string();
+    let answer = agent.tcp("POST", "/v2/models/main/infer", &good).json();
+    let id = answer["parameters"]["record_id"].clone();
+    let tell = |ids: &[&Value], truths: &[&str]| {
+        let tensor =
+            |name: &str, data: Value| json!({"name": name, "shape": [ids.len()], "datatype": "BYTES", "data": data});
+        let inputs = [tensor("record_id", json!(ids)), tensor("label", json!(truths))];
+        agent.tcp("POST", "/v2/models/labels/infer", &json!({"id": "call-8", "inputs": inputs}).to_string())
+    };
+    let answer =
+        tell(&[&id, &id, &json!("01ARZ3NDEKTSV4RRFFQ69G5FAV"), &id], &["low", "high", "low", "sideways"]).json();
+    assert_eq!((&answer["id"], &answer["model_name"]), (&json!("call-8"), &json!("labels")));
+    answer["outputs"].as_array().unwrap().iter().for_each(is_output);
+    assert_eq!(answer["outputs"][0]["data"], json!(["stored", "conflict", "unknown", "refused"]), "{answer}");
+    let status = agent.status();
+    assert_eq!((&status["records"]["labels"], &status["requests"]["refused"]["unknown_class"]), (&json!(1), &json!(1)));
+    for body in
+        ["", "{}", r#"{"inputs":[]}"#, r#"{"inputs":[{"name":"label","shape":[1],"datatype":"BYTES","data":["low"]}]}"#]
+    {
+        is_error(&agent.tcp("POST", "/v2/models/labels/infer", body), 400);
+    }
+}
+
+#[test]
 fn what_is_wrong_is_answered_with_a_status_and_an_error_in_words() {
     let device = Device::new();
     let agent = agent(&device);

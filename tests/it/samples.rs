@@ -190,6 +190,28 @@ fn a_file_and_standard_input_are_replayed_with_their_labels() {
 }
 
 #[test]
+fn a_slow_stream_is_answered_line_by_line() {
+    let device = Device::new();
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    for (arguments, head, line) in [
+        (["replay", "-", "--json"].as_slice(), "", world::sample([1.0, 2.0, 0.5])),
+        (&["replay", "-", "--csv", "--json"], "a,b,c\n", "1,2,0.5\n".to_owned()),
+    ] {
+        let before = agent.status()["samples"].as_u64().unwrap();
+        let mut child = device.command(arguments);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(format!("{head}{line}").as_bytes()).unwrap();
+        until("the first line is answered while more may come", || {
+            (agent.status()["samples"] == before + 1).then_some(())
+        });
+        drop(input);
+        let summary: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+        assert_eq!(summary["answered"], 1);
+    }
+}
+
+#[test]
 fn readings_of_one_source_make_rows_of_a_model_that_looks_at_several() {
     let device = Device::new();
     device.set("\n[input.window]\nlength = 4\nstride = 2\n");
@@ -221,6 +243,21 @@ fn readings_of_one_source_make_rows_of_a_model_that_looks_at_several() {
     let records = agent.socket("GET", "/v1/records", "").json()["records"].clone();
     assert_eq!(records.as_array().map_or(0, Vec::len), 6);
     assert_eq!(records[1]["features"], json!({"t.mean": 6.5, "t[0]": 5.0, "t": 8.0}));
+    // The inference protocol takes readings too, by their names or as one tensor; half a window is no answer yet.
+    let infer = |inputs: Value, source: &str| {
+        let body = json!({"parameters": {"source": source}, "inputs": inputs}).to_string();
+        agent.socket("POST", "/v2/models/main/infer", &body).json()
+    };
+    let reading = |name: &str, shape: Value, data: Value| json!([{"name": name, "shape": shape, "datatype": "FP32", "data": data}]);
+    let early = infer(reading("t", json!([3]), json!([1, 2, 3])), "oip");
+    assert_eq!((&early["parameters"]["kept"], &early["outputs"][2]["shape"]), (&json!(3), &json!([0])), "{early}");
+    let row = infer(reading("reading", json!([2, 1]), json!([[4], [5]])), "oip");
+    assert_eq!((&row["parameters"]["kept"], &row["outputs"][1]["data"]), (&json!(1), &json!(["high"])), "{row}");
+    let record = agent.socket("GET", "/v1/records?limit=1", "").json()["records"][0].clone();
+    assert_eq!(
+        (&record["record_id"], &record["features"]),
+        (&row["parameters"]["record_id"], &json!({"t.mean": 2.5, "t[0]": 1.0, "t": 4.0}))
+    );
     // Whole rows of the protocol go past the windows.
     assert_eq!(agent.socket("POST", "/v2/models/main/infer", &world::request([1.0, 1.0, 1.0]).to_string()).status, 200);
 }

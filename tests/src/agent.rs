@@ -10,22 +10,8 @@ use crate::world::{Law, World, sample};
 use crate::{hone, until};
 
 /// Settings that let a short test see what takes days in the field.
-pub const QUICK: &str = r#"
-[agent]
-listen = "127.0.0.1:0"
-commit_s = 1
-
-[records.groups]
-group_ms = 20
-
-[cycle.watch]
-run_length_rows = 1000.0
-
-[cycle.trigger]
-rows_first = 60
-rows_max = 480
-cooling_labels = 20
-"#;
+pub const QUICK: &str =
+    concat!("[agent]\nlisten = \"127.0.0.1:0\"\ncommit_s = 1\n", include_str!("../../deploy/vm/quick.toml"));
 
 /// A device: its folder outlives its agents.
 #[derive(Debug)]

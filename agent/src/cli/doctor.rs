@@ -69,7 +69,7 @@ fn configuration(file: Option<&Path>, refused: Option<&str>) -> Finding {
         level,
         found,
         costs: bad.then(|| "the agent does not start".to_owned()),
-        next: bad.then(|| "mend the line that is named; `hone init` prints every setting".to_owned()),
+        next: bad.then(|| "mend the line or the file that is named; `hone init` prints every setting".to_owned()),
     }
 }
 

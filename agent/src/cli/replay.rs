@@ -3,6 +3,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -22,7 +24,7 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 const MISSING: [&str; 4] = ["", "na", "nan", "null"];
 
 /// Arguments of `hone replay`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Example: hone replay shift.csv --time at --label state --label-delay 100\n\
     Example: collect | hone replay -\n\n\
     A name that ends in .csv has a header line; anything else is one JSON object per line: samples as for POST /v1/samples,\n\
@@ -90,11 +92,16 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let client = agent(global)?;
     let mut sender = Sender::new(&client, args)?;
     let input = open(&args.file)?;
-    if args.csv || args.file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) {
-        csv_rows(args, input, &mut sender)?;
-    } else {
-        json_lines(args, input, &mut sender)?;
-    }
+    let (told, heard) = mpsc::sync_channel(BATCH);
+    let (reading, features) = (args.clone(), sender.features.clone());
+    // A thread of its own, so that what has come is sent while the next line is waited for. It ends with its input or with us.
+    thread::spawn(move || {
+        let end = read(&reading, input, &features, &told);
+        if let Err(error) = end {
+            let _ = told.send(Err(error));
+        }
+    });
+    sender.follow(&heard)?;
     let summary = sender.finish()?;
     print(&summary, global);
     match summary.first_refusal {
@@ -106,7 +113,23 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     }
 }
 
-fn open(path: &Path) -> Result<Box<dyn Read>> {
+/// Where lines go; an error is the last thing it is told.
+type Told = SyncSender<Result<Entry>>;
+
+/// Nobody listens any more: the agent has gone, and whoever sends has said so.
+fn hand(told: &Told, entry: Entry) -> bool {
+    told.send(Ok(entry)).is_ok()
+}
+
+fn read(args: &Args, input: Box<dyn Read>, features: &Features, told: &Told) -> Result<()> {
+    if args.csv || args.file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) {
+        csv_rows(args, input, features, told)
+    } else {
+        json_lines(args, input, told)
+    }
+}
+
+fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if path == Path::new("-") {
         return Ok(Box::new(io::stdin()));
     }
@@ -151,10 +174,13 @@ struct Sender<'a> {
     delay: usize,
     rate: Option<f64>,
     begun: Instant,
-    /// Whether each feature is a number, by name.
-    numbers: BTreeMap<String, bool>,
+    features: Features,
     summary: Summary,
 }
+
+/// Whether each feature of the model is a number, by name.
+#[derive(Clone, Debug)]
+struct Features(BTreeMap<String, bool>);
 
 impl<'a> Sender<'a> {
     fn new(client: &'a Client, args: &Args) -> Result<Self> {
@@ -172,14 +198,32 @@ impl<'a> Sender<'a> {
             delay: args.label_delay,
             rate: args.rate,
             begun: Instant::now(),
-            numbers: inputs.iter().filter_map(number).collect(),
+            features: Features(inputs.iter().filter_map(number).collect()),
             summary: Summary::default(),
         })
     }
 
+    /// Sends what comes until its end: in batches while it comes fast, at once while it comes slowly.
+    fn follow(&mut self, heard: &Receiver<Result<Entry>>) -> Result<()> {
+        loop {
+            let entry = match heard.try_recv() {
+                Ok(entry) => entry,
+                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) => {
+                    self.send()?;
+                    match heard.recv() {
+                        Ok(entry) => entry,
+                        Err(_) => return Ok(()),
+                    }
+                }
+            };
+            self.push(entry?)?;
+        }
+    }
+
     fn push(&mut self, entry: Entry) -> Result<()> {
         self.batch.push(entry);
-        // A slow stream is not kept waiting for a batch to fill.
+        // At a given pace each row has its moment.
         let most = self.rate.map_or(BATCH, |rate| if rate < 256.0 { 1 } else { BATCH });
         if self.batch.len() >= most { self.send() } else { Ok(()) }
     }
@@ -187,7 +231,7 @@ impl<'a> Sender<'a> {
     fn send(&mut self) -> Result<()> {
         if let Some(rate) = self.rate {
             let due = Duration::from_secs_f64(self.rows as f64 / rate);
-            std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
+            thread::sleep(due.saturating_sub(self.begun.elapsed()));
         }
         let batch = std::mem::take(&mut self.batch);
         let (labels, samples): (Vec<_>, Vec<_>) =
@@ -256,7 +300,7 @@ impl<'a> Sender<'a> {
     }
 }
 
-fn json_lines(args: &Args, input: Box<dyn Read>, sender: &mut Sender<'_>) -> Result<()> {
+fn json_lines(args: &Args, input: Box<dyn Read>, told: &Told) -> Result<()> {
     let file = args.file.display();
     let unreadable = |error| Fail::new(Exit::Input, format!("cannot read {file}")).because(error);
     let mut reader = BufReader::new(input);
@@ -274,12 +318,14 @@ fn json_lines(args: &Args, input: Box<dyn Read>, sender: &mut Sender<'_>) -> Res
                 .because(error)
                 .hint("add --csv if it is a CSV file")
         })?;
-        sender.push(Entry { line: object, truth: None })?;
+        if !hand(told, Entry { line: object, truth: None }) {
+            break;
+        }
     }
     Ok(())
 }
 
-fn csv_rows(args: &Args, input: Box<dyn Read>, sender: &mut Sender<'_>) -> Result<()> {
+fn csv_rows(args: &Args, input: Box<dyn Read>, known: &Features, told: &Told) -> Result<()> {
     let file = args.file.display();
     let refuse = |reason: String| Fail::new(Exit::Input, format!("{file}: {reason}"));
     let broken = |error: csv::Error| refuse(error.to_string());
@@ -300,7 +346,7 @@ fn csv_rows(args: &Args, input: Box<dyn Read>, sender: &mut Sender<'_>) -> Resul
     let features: Vec<_> = header
         .iter()
         .enumerate()
-        .filter(|(column, name)| !roles.contains(column) && sender.is_feature(name))
+        .filter(|(column, name)| !roles.contains(column) && known.has(name))
         .map(|(column, name)| (column, name.clone()))
         .collect();
     let mut record = csv::StringRecord::new();
@@ -309,7 +355,7 @@ fn csv_rows(args: &Args, input: Box<dyn Read>, sender: &mut Sender<'_>) -> Resul
         let cell = |column: usize| record.get(column).unwrap_or_default();
         let present = |column: &usize| !is_missing(cell(*column));
         let values: Map<_, _> =
-            features.iter().map(|(column, name)| (name.clone(), sender.value(name, cell(*column)))).collect();
+            features.iter().map(|(column, name)| (name.clone(), known.value(name, cell(*column)))).collect();
         let mut object = json!({"source": source.map_or(args.source.as_str(), cell), "features": values});
         if let Some(column) = time.filter(present) {
             let at = clock::moment(cell(column))
@@ -324,7 +370,9 @@ fn csv_rows(args: &Args, input: Box<dyn Read>, sender: &mut Sender<'_>) -> Resul
             [one] => Some(guess(cell(*one))),
             several => Some(json!(several.iter().map(|column| guess(cell(*column))).collect::<Vec<_>>())),
         });
-        sender.push(Entry { line: object, truth: truth.flatten() })?;
+        if !hand(told, Entry { line: object, truth: truth.flatten() }) {
+            break;
+        }
     }
     Ok(())
 }
@@ -338,21 +386,21 @@ fn guess(cell: &str) -> Value {
     cell.parse::<f64>().ok().filter(|number| number.is_finite()).map_or_else(|| json!(cell), |number| json!(number))
 }
 
-impl Sender<'_> {
+impl Features {
     /// Whether the model reads a column of this name, also through a window.
-    fn is_feature(&self, name: &str) -> bool {
+    fn has(&self, name: &str) -> bool {
         let of_window = |known: &String| {
             known.strip_prefix(name).is_some_and(|rest| {
                 (rest.starts_with('[') && rest.ends_with(']')) || [".mean", ".min", ".max", ".std"].contains(&rest)
             })
         };
-        self.numbers.contains_key(name) || self.numbers.keys().any(of_window)
+        self.0.contains_key(name) || self.0.keys().any(of_window)
     }
 
     fn value(&self, name: &str, cell: &str) -> Value {
         if is_missing(cell) {
             Value::Null
-        } else if self.numbers.get(name).copied().unwrap_or(true) {
+        } else if self.0.get(name).copied().unwrap_or(true) {
             guess(cell)
         } else {
             json!(cell)

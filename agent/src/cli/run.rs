@@ -3,11 +3,15 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::Global;
 use super::ask::places;
 use super::exit::{Exit, Fail};
 use crate::shell::daemon::{self, DaemonError, Options};
+use crate::shell::systemd::Journal;
 
 /// Arguments of `hone run`.
 #[derive(Debug, clap::Args)]
@@ -34,13 +38,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     }
     let (config, places) = places(global)?;
-    // Whoever embeds the agent may have a subscriber already.
-    let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .with_max_level(tracing::Level::INFO)
-        .try_init();
+    log();
     let options = Options {
         config,
         places,
@@ -49,6 +47,21 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         vetting_program: args.vetting_program.clone(),
     };
     Ok(daemon::run(options).map_err(fail)?)
+}
+
+/// Fields for the journal, lines for everybody else.
+fn log() {
+    // Whoever embeds the agent may have a subscriber already.
+    let _ = match Journal::behind_stderr() {
+        Some(journal) => tracing_subscriber::registry().with(LevelFilter::INFO).with(journal).try_init(),
+        None => tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .with_max_level(LevelFilter::INFO)
+            .finish()
+            .try_init(),
+    };
 }
 
 fn fail(error: DaemonError) -> Fail {

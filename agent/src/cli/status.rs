@@ -53,6 +53,40 @@ fn trial(rollout: &Value) -> Option<String> {
     }
 }
 
+/// What the records may fill, what is free, and what the card takes; none from an agent that does not say.
+fn storage(storage: &Value) -> Option<String> {
+    let size = |value: &Value| value.as_f64().map(bytes);
+    let flash = &storage["flash"];
+    let mut parts = vec![format!("records may take {}", size(&storage["keep_bytes"])?)];
+    parts.extend(size(&storage["free_bytes"]).map(|free| format!("{free} free")));
+    parts.extend(flash["amplification"].as_f64().map(|factor| format!("{factor:.1} bytes written per byte recorded")));
+    parts.extend(size(&flash["written_bytes_per_day"]).map(|day| match size(&flash["limit_bytes_per_day"]) {
+        Some(limit) => format!("{day} a day of {limit} allowed"),
+        None => format!("{day} a day"),
+    }));
+    parts.extend(flash["life_years"].as_f64().map(|years| format!("the card lasts {years:.1} years")));
+    match flash["recording_every"].as_u64() {
+        Some(0) => parts.push("nothing is recorded until the day's bytes suffice".to_owned()),
+        Some(every @ 2..) => parts.push(format!("one of {every} samples is recorded, to stay within the day's bytes")),
+        _ => {}
+    }
+    Some(parts.join(", "))
+}
+
+/// Records that are on no disk, by what became of them; none if there are none.
+fn lost(recorder: &Value) -> Option<String> {
+    let lost = ["dropped", "unrecorded", "repeated"].map(|key| recorder[key].as_u64().unwrap_or(0));
+    let all: u64 = lost.iter().sum();
+    let [dropped, unrecorded, repeated] = lost;
+    (all > 0).then(|| format!("{all} records: {dropped} dropped, {unrecorded} given up, {repeated} repeated"))
+}
+
+/// A size for people, in powers of ten as cards are sold.
+fn bytes(bytes: f64) -> String {
+    let (unit, name) = [(1e9, "GB"), (1e6, "MB")].into_iter().find(|(unit, _)| bytes >= *unit).unwrap_or((1e3, "kB"));
+    format!("{:.1} {name}", bytes / unit)
+}
+
 fn picture(status: &Value) -> String {
     let mut picture = String::new();
     let at = |path: &str| status.pointer(path).unwrap_or(&Value::Null);
@@ -128,6 +162,9 @@ fn picture(status: &Value) -> String {
             text(at("/state_dir"))
         ),
     );
+    if let Some(said) = storage(at("/storage")) {
+        line("storage", &said);
+    }
     let recorder = at("/recorder");
     if recorder["state"]["state"] != "recording" {
         line("disk", &format!("degraded: {}", text(&recorder["state"]["reason"])));
@@ -135,22 +172,41 @@ fn picture(status: &Value) -> String {
     if at("/control/state") != "ok" {
         line("disk", &format!("degraded: {}", text(at("/control/reason"))));
     }
-    let lost = ["dropped", "unrecorded", "repeated"].map(|key| recorder[key].as_u64().unwrap_or(0));
-    if lost.iter().sum::<u64>() > 0 {
-        line(
-            "lost",
-            &format!(
-                "{} records: {} dropped, {} given up, {} repeated",
-                lost.iter().sum::<u64>(),
-                lost[0],
-                lost[1],
-                lost[2]
-            ),
-        );
+    if let Some(said) = lost(recorder) {
+        line("lost", &said);
     }
     if let Some(refused) = at("/requests/refused").as_object().filter(|refused| !refused.is_empty()) {
         let parts: Vec<_> = refused.iter().map(|(code, count)| format!("{count} {code}")).collect();
         line("refused", &parts.join(", "));
     }
     picture
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_storage_is_told_in_words_as_far_as_it_is_known() {
+        let flash = json!({"amplification": 2.72, "written_bytes_per_day": 3.4e7, "limit_bytes_per_day": null,
+            "life_years": 12.34, "recording_every": 1});
+        let full = json!({"keep_bytes": 536_870_912_u64, "free_bytes": 12_300_000_000_u64, "flash": flash});
+        assert_eq!(
+            storage(&full).as_deref(),
+            Some(
+                "records may take 536.9 MB, 12.3 GB free, 2.7 bytes written per byte recorded, 34.0 MB a day, the card lasts 12.3 years"
+            )
+        );
+        let thin = json!({"keep_bytes": 4096, "flash": {"written_bytes_per_day": 2e6, "limit_bytes_per_day": 1_000_000,
+            "recording_every": 4}});
+        assert_eq!(
+            storage(&thin).as_deref(),
+            Some(
+                "records may take 4.1 kB, 2.0 MB a day of 1.0 MB allowed, one of 4 samples is recorded, to stay within the day's bytes"
+            )
+        );
+        assert_eq!(storage(&Value::Null), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! Looks a gateway over: what is there, what is missing, and what the missing costs. Changes nothing.
 mod certificates;
 mod disk;
+mod input;
 mod machine;
 mod models;
 #[cfg(test)]
@@ -92,7 +93,9 @@ pub fn examine(subject: &Subject<'_>) -> Vec<Finding> {
     found.extend(certificates::findings(subject));
     let status = Client::new(&subject.at(&subject.places.socket)).get("/v1/status");
     found.extend(agent(&status));
-    found.push(broker(&subject.config.mqtt, status.ok().as_ref()));
+    let status = status.ok();
+    found.extend(input::finding(&subject.config.input.mqtt, status.as_ref()));
+    found.push(broker(&subject.config.mqtt, status.as_ref()));
     found
 }
 
@@ -120,11 +123,16 @@ fn agent(status: &Result<Value, ClientError>) -> Vec<Finding> {
         )
         .next("`hone promote model.safetensors`"),
     }];
-    if let Some(reason) = status.pointer("/recorder/reason").and_then(Value::as_str) {
-        found.push(
-            Finding::new("recorder", Level::Bad, format!("the disk refuses: {reason}"), "records and labels are lost")
-                .next("free space, or mend the disk"),
-        );
+    for (place, costs) in [
+        ("/recorder/state/reason", "records and labels are lost"),
+        ("/control/reason", "nothing new is decided: no retrain, no promotion"),
+    ] {
+        if let Some(reason) = status.pointer(place).and_then(Value::as_str) {
+            found.push(
+                Finding::new("recorder", Level::Bad, format!("the disk refuses: {reason}"), costs)
+                    .next("free space, or mend the disk"),
+            );
+        }
     }
     found
 }
@@ -184,6 +192,7 @@ mod answers {
     use serde_json::json;
 
     use super::*;
+    use crate::shell::recorder::{RecorderState, RecorderStatus};
 
     #[test]
     fn rights_that_a_broker_denies_are_named_with_what_they_cost() {
@@ -208,8 +217,14 @@ mod answers {
     #[test]
     fn a_running_agent_without_a_model_or_a_disk_says_so() {
         let levels = |status: Value| agent(&Ok(status)).into_iter().map(|finding| finding.level).collect::<Vec<_>>();
-        assert_eq!(levels(json!({"champion": "3f9a", "recorder": {"state": "recording"}})), [Level::Good]);
-        let degraded = json!({"recorder": {"state": "degraded", "reason": "full"}});
-        assert_eq!(levels(degraded), [Level::Warning, Level::Bad]);
+        // As the agent itself tells it.
+        let recorder = |state| RecorderStatus { state, ..RecorderStatus::default() };
+        let fine =
+            json!({"champion": "3f9a", "recorder": recorder(RecorderState::Recording), "control": {"state": "ok"}});
+        assert_eq!(levels(fine), [Level::Good]);
+        let full = RecorderState::Degraded { reason: "full".to_owned() };
+        assert_eq!(levels(json!({"recorder": recorder(full)})), [Level::Warning, Level::Bad]);
+        let unstored = json!({"champion": "3f9a", "control": {"state": "degraded", "reason": "read-only"}});
+        assert_eq!(levels(unstored), [Level::Good, Level::Bad]);
     }
 }

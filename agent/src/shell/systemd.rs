@@ -1,4 +1,5 @@
-//! What the agent says to the service manager, and what it is told by it: readiness, watchdog, credentials, starts.
+//! What the agent says to the service manager, and what it is told by it: readiness, watchdog, log, credentials, starts.
+mod journal;
 mod notify;
 mod pulses;
 pub mod starts;
@@ -6,6 +7,7 @@ mod watchdog;
 
 use std::path::{Path, PathBuf};
 
+pub use journal::Journal;
 pub use notify::Notifier;
 pub use pulses::{Busy, Pulses, Turns};
 pub use watchdog::{Watchdog, watch};

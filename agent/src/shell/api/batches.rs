@@ -16,7 +16,7 @@ use crate::shell::ingest::window::Layout;
 use crate::shell::ingest::{answers, labels};
 
 /// Labels of one batch that are handed over at once; a longer batch waits for the recorder in between.
-const PORTION: usize = 256;
+pub(super) const PORTION: usize = 256;
 /// Source of labels that name none.
 const SOURCE: &str = "http";
 
@@ -109,7 +109,13 @@ pub(super) async fn labels(State(app): State<App>, body: Result<Bytes, BytesReje
     Ok(lines(status, &answers))
 }
 
-async fn store(app: &App, schema: &Schema, portion: &[(usize, Result<Label, LineError>)], answers: &mut Vec<Value>) {
+/// Hands labels over and waits for them; a bad one is answered alone.
+pub(super) async fn store(
+    app: &App,
+    schema: &Schema,
+    portion: &[(usize, Result<Label, LineError>)],
+    answers: &mut Vec<Value>,
+) {
     let mut waiting = Vec::with_capacity(portion.len());
     for (line, label) in portion {
         waiting.push(match label {

@@ -3,6 +3,7 @@ mod batches;
 mod doors;
 pub mod oip;
 mod problem;
+mod truths;
 mod v1;
 mod v2;
 
@@ -56,7 +57,14 @@ pub async fn serve(doors: Doors, shared: Arc<Shared>, stopped: watch::Receiver<b
 
 fn router(app: App) -> Router {
     let limit = app.shared.body_bytes_max;
-    Router::new()
+    let labels = (app.shared.name != oip::LABELS).then(|| {
+        Router::new()
+            .route("/v2/models/labels", get(truths::metadata))
+            .route("/v2/models/labels/ready", get(truths::ready))
+            .route("/v2/models/labels/infer", post(truths::infer))
+    });
+    labels
+        .unwrap_or_default()
         .route("/v2", get(v2::server))
         .route("/v2/health/live", get(v2::live))
         .route("/v2/health/ready", get(v2::ready))

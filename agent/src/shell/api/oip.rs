@@ -1,12 +1,14 @@
 //! Open Inference Protocol v2 as data: requests into rows, outputs into responses, and what the metadata calls answer.
 //!
-//! A request is either one tensor per feature, by name, or a single tensor `input` of shape `[rows, features]`.
+//! A request is either one tensor per feature, by name, or a single tensor `input` of shape `[rows, features]`. Where the model
+//! looks at windows, the features may be those of single readings, and a single tensor of readings is called `reading`.
 #![expect(
     clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
     reason = "rows, features, classes and categories are few"
 )]
 
+mod labels;
 mod metadata;
 mod response;
 
@@ -14,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use trainer_core::schema::{Feature, FeatureKind, Schema};
 
+pub use self::labels::{LABELS, LabelsRequest, labels_metadata};
 use self::metadata::output_names;
 pub use self::metadata::{
     Health, ModelMetadata, ModelReady, ServerMetadata, TensorMetadata, model_metadata, server_metadata,
@@ -28,6 +31,9 @@ pub const ROWS_MAX: usize = 1_024;
 /// Name of the single tensor that holds whole rows.
 pub const MATRIX: &str = "input";
 
+/// Name of the single tensor that holds readings for the window of their source.
+pub const READING: &str = "reading";
+
 /// A request, checked and turned into rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InferRequest {
@@ -35,6 +41,8 @@ pub struct InferRequest {
     pub id: Option<String>,
     /// `[rows, features]`, raw units, `NaN` = missing.
     pub rows: Vec<f32>,
+    /// Whether the rows are readings for the window of their source.
+    pub readings: bool,
     /// Number of rows, at least 1.
     pub count: usize,
     /// What was accepted but is worth counting.
@@ -72,30 +80,39 @@ struct WireOutput {
 }
 
 impl InferRequest {
-    /// Reads the body of `POST /v2/models/{m}/infer` for a model of `schema`.
+    /// Reads the body of `POST /v2/models/{m}/infer` for a model of `schema`, which looks at windows of `readings`; where it
+    /// looks at single readings, these are the same.
     ///
     /// # Errors
     ///
     /// [`SampleError`] names the first tensor or field at fault and says what is expected.
-    pub fn parse(body: &[u8], schema: &Schema) -> Result<Self, SampleError> {
-        let wire: WireRequest = serde_json::from_slice(body).map_err(|error| SampleError::Malformed {
-            field: None,
-            reason: format!("not an inference request of the Open Inference Protocol v2: {error}"),
-        })?;
+    pub fn parse(body: &[u8], schema: &Schema, readings: &Schema) -> Result<Self, SampleError> {
+        let wire = wire(body)?;
         let outputs = wire.outputs.map(|outputs| outputs.into_iter().map(|output| output.name).collect::<Vec<_>>());
         let known = output_names(schema);
         if let Some(name) = outputs.iter().flatten().find(|name| !known.contains(name)) {
             return Err(unknown(name, None));
         }
         let mut counts = Counts::default();
-        let is_feature = |name: &str| schema.features.iter().any(|feature| feature.name == name);
+        let is_in = |schema: &Schema, name: &str| schema.features.iter().any(|feature| feature.name == name);
+        let all_in = |schema: &Schema| wire.inputs.iter().all(|tensor| is_in(schema, &tensor.name));
+        let whole = |schema: &Schema| all_in(schema) && wire.inputs.len() == schema.features.len();
+        // A row of the model goes past the window; what only a reading can be is one.
+        let are_readings = readings.features != schema.features && !whole(schema) && whole(readings);
+        let mut read_readings = are_readings;
         let (rows, count) = match wire.inputs.as_slice() {
-            [matrix] if matrix.name == MATRIX && !is_feature(MATRIX) => from_matrix(matrix, schema, &mut counts)?,
+            [matrix] if matrix.name == MATRIX && !is_in(schema, MATRIX) => from_matrix(matrix, schema, &mut counts)?,
+            [matrix] if matrix.name == READING && !is_in(schema, READING) && !is_in(readings, READING) => {
+                read_readings = true;
+                from_matrix(matrix, readings, &mut counts)?
+            }
+            tensors if are_readings => from_columns(tensors, readings, &mut counts)?,
             tensors => from_columns(tensors, schema, &mut counts)?,
         };
         Ok(Self {
             id: wire.id,
             rows,
+            readings: read_readings,
             count,
             counts,
             source: text(&wire.parameters, "source")?,
@@ -104,6 +121,13 @@ impl InferRequest {
             outputs,
         })
     }
+}
+
+fn wire(body: &[u8]) -> Result<WireRequest, SampleError> {
+    serde_json::from_slice(body).map_err(|error| SampleError::Malformed {
+        field: None,
+        reason: format!("not an inference request of the Open Inference Protocol v2: {error}"),
+    })
 }
 
 fn from_columns(
@@ -158,7 +182,7 @@ fn from_matrix(matrix: &WireTensor, schema: &Schema, counts: &mut Counts) -> Res
     let width = schema.features.len();
     let expected = || format!("[rows, {width}], or [{width}] for one row,");
     if !matrix.datatype.starts_with("FP") {
-        return Err(wrong_type(MATRIX, "FP32 or FP64", &Value::from(matrix.datatype.as_str())));
+        return Err(wrong_type(&matrix.name, "FP32 or FP64", &Value::from(matrix.datatype.as_str())));
     }
     let count = match matrix.shape.as_slice() {
         [columns] if *columns == width as i64 => 1,
@@ -267,7 +291,7 @@ mod tests {
     }
 
     fn parse(inputs: &[Value]) -> Result<InferRequest, SampleError> {
-        InferRequest::parse(json!({"id": "7", "inputs": inputs}).to_string().as_bytes(), &schema())
+        InferRequest::parse(json!({"id": "7", "inputs": inputs}).to_string().as_bytes(), &schema(), &schema())
     }
 
     fn temp(data: &Value) -> Value {
@@ -310,10 +334,33 @@ mod tests {
             "parameters": {"source": "press-7", "time": "1970-01-01T00:00:01Z", "segment": "night", "binary_data": false},
             "outputs": [{"name": "label"}],
         });
-        let request = InferRequest::parse(body.to_string().as_bytes(), &schema()).expect("good");
+        let request = InferRequest::parse(body.to_string().as_bytes(), &schema(), &schema()).expect("good");
         assert_eq!((request.source.as_deref(), request.segment.as_deref()), (Some("press-7"), Some("night")));
         assert_eq!(request.time, Some(Timestamp(1_000_000)));
         assert_eq!(request.outputs, Some(vec!["label".to_owned()]));
+    }
+
+    #[test]
+    fn what_only_a_reading_can_be_goes_to_the_window_and_a_whole_row_past_it() {
+        let number = |name: &str| json!({"name": name, "kind": "number"});
+        let of = |names: &[&str]| -> Schema {
+            let features: Vec<_> = names.iter().map(|name| number(name)).collect();
+            serde_json::from_value(json!({"features": features, "task": "classification", "classes": ["off", "on"]}))
+                .expect("a schema")
+        };
+        let (model, readings) = (of(&["t.mean", "t"]), of(&["t"]));
+        let parse =
+            |inputs: Value| InferRequest::parse(json!({"inputs": inputs}).to_string().as_bytes(), &model, &readings);
+        let one = |name: &str| tensor(name, "FP32", &[1], &json!([3]));
+        let reading = parse(json!([one("t")])).expect("a reading");
+        assert_eq!((reading.readings, reading.rows), (true, vec![3.0]));
+        let reading = parse(json!([tensor("reading", "FP32", &[2, 1], &json!([3, 4]))])).expect("readings");
+        assert_eq!((reading.readings, reading.count, reading.rows), (true, 2, vec![3.0, 4.0]));
+        let row = parse(json!([one("t"), one("t.mean")])).expect("a row");
+        assert_eq!((row.readings, row.rows), (false, vec![3.0, 3.0]));
+        let row = parse(json!([tensor("input", "FP32", &[2], &json!([3, 4]))])).expect("a row");
+        assert!(!row.readings);
+        assert_eq!(parse(json!([one("t.mean")])).expect_err("half a row").field(), Some("t"));
     }
 
     fn refused(request: &[Value], out: &mut String) {
@@ -368,7 +415,7 @@ mod tests {
             too_many_rows: `input` has more than 1024 rows; send several batches
         "#]];
         expected.assert_eq(&out);
-        let code = |body: &[u8]| InferRequest::parse(body, &schema()).expect_err("refused").code();
+        let code = |body: &[u8]| InferRequest::parse(body, &schema(), &schema()).expect_err("refused").code();
         assert_eq!(code(b"{"), "malformed");
         assert_eq!(code(b"\xff"), "malformed");
         assert_eq!(code(br#"{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","data":[NaN,1]}]}"#), "malformed");
@@ -384,6 +431,8 @@ mod tests {
             digest: "ab12".to_owned(),
             stored: true,
             adaptation: None,
+            kept: None,
+            late: None,
         };
         let ids = vec!["01A".to_owned(), "01B".to_owned()];
         let response =

@@ -16,6 +16,7 @@ use super::problem::Problem;
 use crate::shell::clock;
 use crate::shell::daemon::Origin;
 use crate::shell::inference::{Loaded, Role, Serving};
+use crate::shell::ingest::window::{Layout, Pushed};
 
 /// Source of samples whose request names none.
 const SOURCE: &str = "http";
@@ -115,9 +116,11 @@ fn respond(
     let body = body.map_err(|rejection| Problem::body(&rejection, app))?;
     let (serving, pinned) = find(app, model, version)?;
     let schema = serving.champion.model.schema();
-    let mut request = InferRequest::parse(&body, schema).map_err(|error| Problem::from(error).counted(app))?;
+    let layout = app.shared.intake.layout(schema);
+    let parsed = InferRequest::parse(&body, schema, &layout.readings);
+    let mut request = parsed.map_err(|error| Problem::from(error).counted(app))?;
     app.shared.counters.accept(&request.counts);
-    let rows = std::mem::take(&mut request.rows);
+    let (rows, told) = rows(app, &layout, &mut request);
     let origin = Origin {
         source: request.source.as_deref().unwrap_or(SOURCE),
         segment: request.segment.as_deref(),
@@ -137,9 +140,33 @@ fn respond(
         digest: digest.to_string(),
         stored: answered.stored,
         adaptation: None,
+        kept: told.map(|(kept, _)| kept),
+        late: told.map(|(_, late)| late),
     };
     let ids = answered.ids.iter().map(ToString::to_string).collect();
     Ok(Json(InferResponse::new(&app.shared.name, schema, &request, &answered.answers, ids, served)))
+}
+
+/// The rows to be answered; of readings those that they complete, and how many of them were kept, and late.
+fn rows(app: &App, layout: &Layout, request: &mut InferRequest) -> (Vec<f32>, Option<(usize, usize)>) {
+    let taken = std::mem::take(&mut request.rows);
+    if !request.readings {
+        return (taken, None);
+    }
+    let source = request.source.as_deref().unwrap_or(SOURCE);
+    let (mut rows, mut kept, mut late) = (Vec::new(), 0, 0);
+    request.count = 0;
+    for reading in taken.chunks_exact(layout.readings.features.len().max(1)) {
+        match app.shared.intake.reading(layout, source, request.time, reading) {
+            Pushed::Row(row) => {
+                request.count += 1;
+                rows.extend(row);
+            }
+            Pushed::Kept(_) => kept += 1,
+            Pushed::Late => late += 1,
+        }
+    }
+    (rows, Some((kept, late)))
 }
 
 /// Who serves, and the version that is named, if it is in memory. The champion named by its digest answers as it does unnamed.

@@ -176,7 +176,7 @@ impl Books {
                 }
                 Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => {}
             }
-            tracing::info!(kind, "{payload}");
+            tracing::info!(kind, report = %payload, "{}", words(&kind, &payload));
             self.say(&kind, &payload);
         }
         self.lineage(cycle, &rejected);
@@ -365,4 +365,22 @@ fn interval(evidence: &Evidence) -> Option<Interval> {
     let (gain, error) = evidence.gain();
     let known = evidence.rows > 0 && !evidence.not_finite && gain.is_finite() && error.is_finite();
     known.then_some(Interval { rows: evidence.rows, gain, low: gain - Z * error, high: gain + Z * error })
+}
+
+/// A report in one line for the log: its kind, and what it says in words.
+fn words(kind: &str, report: &Value) -> String {
+    let said = ["sentence", "reason"].into_iter().find_map(|key| report[key].as_str());
+    said.map_or_else(|| kind.to_owned(), |said| format!("{kind}: {said}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_logged_in_its_own_words() {
+        assert_eq!(words("gate", &json!({"sentence": "refused: no gain", "reason": "x"})), "gate: refused: no gain");
+        assert_eq!(words("failed", &json!({"run": 1, "reason": "killed"})), "failed: killed");
+        assert_eq!(words("retrain", &json!({"order": {}})), "retrain");
+    }
 }

@@ -2,7 +2,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
+use rustix::fs::{Access, StatVfsMountFlags, statfs, statvfs};
 
 use super::{Finding, Level, Subject};
 use crate::decide::time::Uptime;
@@ -44,6 +44,16 @@ fn room(subject: &Subject<'_>) -> Finding {
             "no records, no labels, no retrains",
         )
         .next("remount it, or look at `dmesg`: a card that fails is mounted read-only");
+    }
+    // Not by the mode: only the kernel knows all that may speak against it.
+    if let Err(error) = rustix::fs::access(nearest(&state), Access::WRITE_OK | Access::EXEC_OK) {
+        return Finding::new(
+            "disk",
+            Level::Warning,
+            format!("{shown} is not for whoever asks to write: {error}"),
+            "an agent of this user does not start; of the packaged one's folder nothing more can be said",
+        )
+        .next("run `hone doctor` as root, or as the user of the agent; else give the folder to it, or set `agent.state_dir`");
     }
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let config = subject.config;

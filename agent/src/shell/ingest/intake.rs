@@ -76,14 +76,22 @@ impl Intake {
         })
     }
 
-    fn row(&self, layout: &Layout, sample: &Sample, arrived_at: Timestamp) -> Pushed {
+    /// Takes one reading, in the order of `layout.readings`, to the window of its source, and counts it if it makes no row.
+    #[must_use]
+    pub fn reading(&self, layout: &Layout, source: &str, time: Option<Timestamp>, reading: &[f32]) -> Pushed {
         if self.length == 1 {
-            return Pushed::Row(sample.features.clone());
+            return Pushed::Row(reading.to_vec());
         }
-        let at = sample.time.unwrap_or(arrived_at);
+        let at = time.unwrap_or_else(clock::now);
         // Whoever panicked while holding them left whole windows.
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        windows.push(layout, &sample.source, at, sample.features.clone())
+        let pushed = windows.push(layout, source, at, reading.to_vec());
+        match pushed {
+            Pushed::Row(_) => {}
+            Pushed::Kept(_) => _ = self.kept.fetch_add(1, Ordering::Relaxed),
+            Pushed::Late => _ = self.late.fetch_add(1, Ordering::Relaxed),
+        }
+        pushed
     }
 }
 
@@ -91,16 +99,10 @@ impl Intake {
 pub fn take(shared: &Arc<Shared>, serving: &Serving, layout: &Layout, sample: &Sample) -> Taken {
     shared.counters.accept(&sample.counts);
     let arrived_at = clock::now();
-    let row = match shared.intake.row(layout, sample, arrived_at) {
+    let row = match shared.intake.reading(layout, &sample.source, sample.time.or(Some(arrived_at)), &sample.features) {
         Pushed::Row(row) => row,
-        Pushed::Kept(readings) => {
-            shared.intake.kept.fetch_add(1, Ordering::Relaxed);
-            return Taken::Kept(readings);
-        }
-        Pushed::Late => {
-            shared.intake.late.fetch_add(1, Ordering::Relaxed);
-            return Taken::Late;
-        }
+        Pushed::Kept(readings) => return Taken::Kept(readings),
+        Pushed::Late => return Taken::Late,
     };
     let origin =
         Origin { source: &sample.source, segment: sample.segment.as_deref(), event_at: sample.time, arrived_at };

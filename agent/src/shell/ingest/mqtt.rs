@@ -10,6 +10,7 @@
 //! rest, also while the agent is away. The link to the fleet is another client and shares nothing with this one.
 mod handler;
 mod map;
+mod probe;
 
 use std::fs;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use super::settings::InputMqttSettings;
 use crate::shell::daemon::Shared;
 use handler::Handler;
 pub use map::filter_problem;
+pub use probe::probe;
 
 /// Largest message: 128 features with long names need some 8 KB.
 const MESSAGE_BYTES_MAX: u32 = 256 * 1024;
@@ -198,6 +200,13 @@ fn options(settings: &InputMqttSettings, broker: &Broker) -> Result<MqttOptions,
     Ok(options)
 }
 
+/// Which topic the broker does not let us read, if there is one.
+fn refused_topic(codes: &[SubscribeReasonCode], filters: &[Filter]) -> Option<String> {
+    let index = codes.iter().position(|code| !matches!(code, SubscribeReasonCode::Success(_)))?;
+    let topic = filters.get(index).map_or("a topic", |filter| filter.path.as_str());
+    Some(format!("the broker does not let us read `{topic}`: look at its access list"))
+}
+
 /// What the polling task tells.
 enum Told {
     Subscribed,
@@ -241,14 +250,7 @@ async fn poll(
                 }
             }
             Event::Incoming(Incoming::SubAck(answer)) => {
-                let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-                match answer.return_codes.iter().position(|code| !granted(code)) {
-                    None => Told::Subscribed,
-                    Some(index) => {
-                        let topic = filters.get(index).map_or("a topic", |filter| filter.path.as_str());
-                        Told::Lost(format!("the broker does not let us read `{topic}`: look at its access list"))
-                    }
-                }
+                refused_topic(&answer.return_codes, &filters).map_or(Told::Subscribed, Told::Lost)
             }
             Event::Incoming(Incoming::Publish(message)) => {
                 Counts::add(&counts.messages);

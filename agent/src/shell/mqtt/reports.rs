@@ -151,6 +151,7 @@ impl Reports {
             "loss": status["loss"],
             "requests": shared.counters.view(),
             "recorder": recorder,
+            "storage": status["storage"],
             "link": view,
         });
         payload::message(&Topic::Metrics { device: self.device.clone() }, &metrics)

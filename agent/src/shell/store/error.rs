@@ -5,6 +5,18 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 use trainer_core::digest::Digest;
 
+/// What to do about a file operation that failed.
+fn next_step(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run it as the user the folder belongs to, or choose another folder with `--state-dir`"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "remount it, or choose another folder with `--state-dir`",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space: `df -h` says where it is short",
+        _ => "look at the disk with `df -h` and `dmesg`",
+    }
+}
+
 /// A failure of the state directory; each names the place and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -20,7 +32,7 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// A file operation failed.
-    #[error("cannot {action} {path}; look at the disk with `df -h` and `dmesg`")]
+    #[error("cannot {action} {path}; {}", next_step(.source))]
     Io {
         /// What was tried, as a verb.
         action: &'static str,

@@ -9,7 +9,7 @@ use super::InferRequest;
 /// Who answered and whether it is on record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Served {
-    /// Id of the first row's record; all ids are in the output `record_id`.
+    /// Id of the first row's record; all ids are in the output `record_id`. Empty if readings made no row.
     pub record_id: String,
     /// `champion` or `canary`.
     pub served_by: String,
@@ -20,6 +20,12 @@ pub struct Served {
     /// Refits of the champion's adaptive form, if that answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptation: Option<u64>,
+    /// Readings that are kept for a row of their source's window that is not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<usize>,
+    /// Readings that were older than the newest of their source, and left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<usize>,
 }
 
 /// Answer of `POST /v2/models/{m}/infer`.
