@@ -9,6 +9,7 @@ use toml::{Table, Value};
 pub use settings::{AgentSettings, RecordsSettings, SnapshotSettings};
 
 use crate::decide::budget::BudgetSettings;
+use crate::decide::continual::ContinualSettings;
 use crate::decide::cycle::CycleSettings;
 use crate::decide::prices::PriceSettings;
 use crate::shell::mqtt::MqttSettings;
@@ -28,6 +29,8 @@ pub struct Config {
     pub records: RecordsSettings,
     /// When to retrain, and what may serve.
     pub cycle: CycleSettings,
+    /// The champion's adaptive form.
+    pub continual: ContinualSettings,
     /// How training is done.
     pub training: TrainSettings,
     /// What retraining may take.

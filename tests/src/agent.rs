@@ -18,6 +18,10 @@ commit_s = 1
 [records.groups]
 group_ms = 20
 
+# Alarms and retrains, as most stories tell them; heads that learn from every label have stories of their own.
+[cycle]
+policy = "trigger:any"
+
 [cycle.watch]
 run_length_rows = 1000.0
 

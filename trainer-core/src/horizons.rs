@@ -178,6 +178,20 @@ impl Horizons {
         self.block
     }
 
+    /// Makes blocks twice as long, up to 4,096 labels, because work is scarce; whether that was possible.
+    pub fn stretch(&mut self) -> bool {
+        let longer = self.block < BLOCK_MAX;
+        if longer {
+            self.block *= 2;
+        }
+        longer
+    }
+
+    /// Makes blocks half as long again, down to what the settings say.
+    pub fn relax(&mut self) {
+        self.block = (self.block / 2).max(first_block(&self.settings, self.scoring));
+    }
+
     /// Multiply-adds that a label costs on average in blocks of `block` labels: its sums, and its part of the solutions.
     #[must_use]
     pub fn work_mac_per_label(&self, block: usize) -> u64 {
@@ -250,6 +264,17 @@ impl Horizons {
         let numbers = self.heads.len() + self.block * row;
         // The sum that a refit builds up counts too; the mixers' weights are a few kilobytes.
         self.histogram.size_bytes_max() + 2 * self.factory.size_bytes() + 4 * numbers + 8 * 16 * self.settings.heads()
+    }
+
+    /// Bytes of what the experts said about one sample.
+    #[must_use]
+    pub fn opinion_bytes(&self) -> usize {
+        let said = self.settings.heads() + 1 + MIXERS;
+        let each = match self.scoring {
+            Scoring::Classes => 2,
+            Scoring::Targets => 4 * self.factory.outputs,
+        };
+        each * said + size_of::<Opinions>()
     }
 
     /// Whether a row can be learnt; counts it if not.

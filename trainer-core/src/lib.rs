@@ -3,6 +3,7 @@
 //! A row goes `normalize` → `network` → `embed` → head; `train` makes models, `bundle` reads and writes them, `horizons`
 //! learns from every label.
 #![warn(missing_docs)]
+pub mod adaptive;
 mod autodiff;
 pub mod bundle;
 pub mod chance;

@@ -118,6 +118,8 @@ pub struct Work {
     pub h: Vec<f32>,
     encoded: Vec<f32>,
     scratch: Scratch,
+    /// `[outputs]`: what a mixture of heads says.
+    pub(crate) mixed: Vec<f32>,
 }
 
 impl Model {

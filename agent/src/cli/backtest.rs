@@ -66,7 +66,7 @@ pub struct Args {
 /// Replays and prints.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let trainer = trainer(args.in_process)?;
-    let Config { cycle, training, value: prices, .. } = settings(global)?;
+    let Config { cycle, training, value: prices, continual, .. } = settings(global)?;
     if args.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
         return Err(Fail::new(Exit::Usage, "--rate must be a number above 0").into());
     }
@@ -115,6 +115,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         settings: CycleSettings { seed: args.seed, ..cycle },
         training,
         trainer: &trainer,
+        serves: continual.serves(false),
         changes: &changes,
     };
     let mut summaries = Vec::new();
@@ -254,7 +255,13 @@ fn marks(series: usize, summary: &Summary) -> impl Iterator<Item = Mark> + '_ {
             Report::Promote { .. } => MarkKind::Promoted,
             Report::Rollback { .. } => MarkKind::RolledBack,
             Report::Gate { verdict, .. } if !verdict.passed => MarkKind::Rejected,
-            Report::Gate { .. } | Report::Waiting { .. } | Report::Failed { .. } | Report::Rebaseline { .. } => {
+            Report::Consolidated { .. } => MarkKind::Retrain,
+            Report::Gate { .. }
+            | Report::Waiting { .. }
+            | Report::Failed { .. }
+            | Report::Rebaseline { .. }
+            | Report::Considered { .. }
+            | Report::Adaptation { .. } => {
                 return None;
             }
         };

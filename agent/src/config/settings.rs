@@ -102,7 +102,7 @@ impl Default for SnapshotSettings {
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { agent, records, cycle, training, budget, sensors, value: prices, snapshots, mqtt } = config;
+    let Config { agent, records, cycle, training, budget, sensors, value: prices, snapshots, mqtt, continual } = config;
     let mut refused = None;
     let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {
@@ -261,9 +261,12 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     hold((0.0..0.5).contains(&heads.share), "training.heads.share", &heads.share, "0 to below 0.5");
     hold(heads.block <= 10_000, "training.heads.block", &heads.block, "0 to 10000");
     hold(ridges, "training.heads.ridges", &format!("{:?}", heads.ridges), "a list of numbers above 0");
-    for (section, wrong) in
-        [("budget", budget.out_of_range()), ("sensors", sensors.out_of_range()), ("value", prices.out_of_range())]
-    {
+    for (section, wrong) in [
+        ("budget", budget.out_of_range()),
+        ("sensors", sensors.out_of_range()),
+        ("value", prices.out_of_range()),
+        ("continual", continual.out_of_range()),
+    ] {
         if let Some((key, value, range)) = wrong {
             hold(false, &format!("{section}.{key}"), &value, range);
         }

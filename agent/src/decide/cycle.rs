@@ -6,6 +6,7 @@
 //!  labels  ─► watch ─┼─► trigger ─► order ─┤
 //!  commands ─────────┘     (plan)    train └─ passed ───► champion, old champion kept as previous
 //! ```
+mod continual;
 mod drifts;
 mod facts;
 mod reasons;
@@ -18,11 +19,12 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
+use super::continual::Contest;
 use super::gate::{self, Check, Evidence, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
 use super::sample::{BaselineRows, Label, Sample};
 use super::trigger::{Outcome, Trigger};
-use super::value::{self, Staleness};
+use super::value::{self, Lately, Staleness};
 use super::watch::{BASELINE_ROWS_MIN, Watch};
 use drifts::Drifts;
 pub use facts::{Event, FINDINGS_MAX, Order, OrderTask, Orders, Reason, Refusal, Report};
@@ -61,6 +63,15 @@ pub struct Cycle {
     traced: VecDeque<u64>,
     rejected: VecDeque<Digest>,
     drifts: Drifts,
+    /// The champion's adaptive form against its bare one.
+    #[serde(default)]
+    contest: Contest,
+    /// What was served lately, for the value policy.
+    #[serde(default)]
+    lately: Lately,
+    /// Champions before the previous one, oldest first.
+    #[serde(default)]
+    earlier: VecDeque<Digest>,
 }
 
 impl Cycle {
@@ -86,6 +97,9 @@ impl Cycle {
             traced: VecDeque::new(),
             rejected: VecDeque::new(),
             drifts: Drifts::default(),
+            contest: Contest::default(),
+            lately: Lately::default(),
+            earlier: VecDeque::new(),
         }
     }
 
@@ -113,7 +127,8 @@ impl Cycle {
         let mut reports = Vec::new();
         // The late errors of an earlier model say nothing about this one.
         if label.answered_by == self.champion {
-            self.staleness.push(loss, self.reference);
+            self.staleness.push(loss, self.lately.best_known.map_or(self.reference, |best| best.max(self.reference)));
+            self.lately.push(loss);
             let findings = self.watch.label(label, ordinal);
             reports = self.notice(findings, settings);
         }
@@ -143,6 +158,7 @@ impl Cycle {
                 Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
             }
             Event::Offered { candidate } => self.offered(candidate),
+            Event::Consolidated { candidate, recent } => Ok(self.consolidated(candidate, &recent, settings)),
             Event::Rebaseline { baseline } => self.rebaseline(&baseline),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
             Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
@@ -226,7 +242,7 @@ impl Cycle {
             return self.promote(&order, serving, self.judged, recent, settings);
         }
         let mut verdict = gate::judge(&evidence, &settings.gate);
-        if verdict.passed && order.reason == Reason::Staleness {
+        if verdict.passed && matches!(order.reason, Reason::Staleness | Reason::Continual) {
             let (gain, error) = evidence.gain();
             let (worth, pays) = value::worth(gain, error, &settings.value);
             let limit = settings.value.cost_errors;
@@ -244,9 +260,10 @@ impl Cycle {
                 self.judged_gained = gain > error;
                 self.work = Some(Order { refit_of: Some(candidate), ..order });
             }
-            OrderTask::Judge { .. } if passed => {
+            OrderTask::Judge { .. } | OrderTask::Restore if passed => {
                 reports.extend(self.promote(&order, candidate, evidence.reference(), recent, settings));
             }
+            OrderTask::Restore => reports.push(self.after_restoring(order.rows, settings)),
             OrderTask::Judge { .. } => {
                 self.reject(candidate);
                 self.ended(order.reason, false, recent, settings);
@@ -301,6 +318,9 @@ impl Cycle {
 
     fn ended(&mut self, reason: Reason, promoted: bool, recent: &BaselineRows, settings: &CycleSettings) {
         self.staleness = Staleness::default();
+        if reason == Reason::Staleness {
+            self.tried(promoted);
+        }
         if reason == Reason::Labels {
             let outcome = match (promoted, self.judged_gained) {
                 (false, _) => Outcome::Refused,
@@ -325,6 +345,10 @@ impl Cycle {
         reference: Option<Reference>,
         baseline: &BaselineRows,
     ) {
+        if self.champion != model {
+            self.contest.replaced();
+            self.remember_earlier(self.champion);
+        }
         self.champion = model;
         self.previous = previous;
         self.trained_through = self.labels;

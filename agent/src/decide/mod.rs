@@ -1,5 +1,6 @@
 //! Decides; never acts. Facts in, states, orders and reports out: no clock, disk, network, thread or chance of its own.
 pub mod budget;
+pub mod continual;
 pub mod cycle;
 pub mod drift;
 pub mod evidence;

@@ -20,3 +20,17 @@ pub fn compare(champion: &Model, candidate: &Model, holdout: &Rows) -> Evidence 
     }
     evidence
 }
+
+/// The candidate against what was `served` to every held-out row, `[rows, outputs]`, before its label was known.
+#[must_use]
+pub fn compare_served(champion: &Model, candidate: &Model, holdout: &Rows, served: &[f32]) -> Evidence {
+    let mut evidence = Evidence::default();
+    let mut new = Work::default();
+    for (row, answer) in (0..holdout.len()).zip(served.chunks_exact(champion.schema().outputs())) {
+        candidate.answer(holdout.x(row), &mut new);
+        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        let truth = holdout.y(row);
+        evidence.push(champion.loss(answer, truth), champion.loss(&new.answer, truth));
+    }
+    evidence
+}

@@ -7,6 +7,7 @@
 mod books;
 mod budget;
 mod commands;
+mod continual;
 mod energy;
 mod hands;
 mod keeper;
@@ -40,6 +41,7 @@ pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Qu
 
 use crate::config::Config;
 use crate::decide::budget::Budget;
+use crate::decide::cycle::CycleSettings;
 use crate::decide::time::Uptime;
 use crate::shell::api::{self, Doors};
 use crate::shell::clock::{self, Ids};
@@ -52,6 +54,7 @@ use crate::shell::store::{SetAside, StateDir, StoreError};
 use crate::shell::trainer::Trainer;
 use books::Books;
 use budget::Warden;
+use continual::Heads;
 use keeper::{Keeper, Rules, Saved};
 
 /// Threads that answer requests: inference takes microseconds, and a gateway has few cores.
@@ -275,8 +278,10 @@ fn assemble(
         device: fleet.map(|fleet| fleet.device().clone()),
         place,
     });
+    let folder = shared.place.state_dir.join("continual");
+    let heads = Heads::new(config, folder);
     let rules = Rules {
-        cycle: config.cycle.clone(),
+        cycle: CycleSettings { mixture: heads.serves(), ..config.cycle.clone() },
         training: config.training.clone(),
         commit_every: Duration::from_secs(config.agent.commit_s),
         commit_events: config.agent.commit_events,
@@ -292,6 +297,7 @@ fn assemble(
         rules,
         trainer: Trainer::child()?,
         saved,
+        heads,
         warden: Warden::new(sensors_root, config.budget.clone(), &config.sensors, ran),
         working: None,
         unloadable: None,

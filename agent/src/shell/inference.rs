@@ -1,10 +1,14 @@
 //! Answers from the model that serves now: one atomic pointer, no lock, no allocation but the answer.
+mod adapted;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Work};
+
+pub use adapted::Adapted;
 
 /// A model that can answer.
 #[derive(Clone, Debug)]
@@ -26,18 +30,22 @@ pub struct Serving {
 
 /// The slot that holds who answers. Requests in flight finish on the model they began with.
 #[derive(Debug, Default)]
-pub struct Slot(ArcSwapOption<Serving>);
+pub struct Slot {
+    serving: ArcSwapOption<Serving>,
+    /// The champion's adaptive form.
+    adapted: ArcSwapOption<Adapted>,
+}
 
 impl Slot {
     /// Who answers now; none before the first model.
     #[must_use]
     pub fn serving(&self) -> Option<Arc<Serving>> {
-        self.0.load_full()
+        self.serving.load_full()
     }
 
     /// Lets `serving` answer from the next request on.
     pub fn swap(&self, serving: Option<Serving>) {
-        self.0.store(serving.map(Arc::new));
+        self.serving.store(serving.map(Arc::new));
     }
 }
 
@@ -86,7 +94,7 @@ mod tests {
     use super::*;
 
     /// A model that learned `y = x · factor`.
-    fn loaded(factor: f32) -> Loaded {
+    pub(super) fn loaded(factor: f32) -> Loaded {
         let feature = Feature { name: "x".to_owned(), unit: None, kind: FeatureKind::Number, range: None };
         let schema = Schema { features: vec![feature], task: Task::Regression { targets: vec!["y".to_owned()] } };
         let mut rows = Rows::empty(1, 1);

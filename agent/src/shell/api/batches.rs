@@ -87,6 +87,9 @@ fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
         object.extend(said);
         object.insert("served_by".to_owned(), json!("champion"));
         object.insert("digest".to_owned(), json!(loaded.digest));
+        if answered.adaptation > 0 {
+            object.insert("adaptation".to_owned(), json!(answered.adaptation));
+        }
         object.insert("stored".to_owned(), json!(answered.stored));
     }
     object

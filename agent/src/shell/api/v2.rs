@@ -111,7 +111,7 @@ fn respond(
         served_by: if champion { "champion" } else { "previous" }.to_owned(),
         digest: loaded.digest.to_string(),
         stored: answered.stored,
-        adaptation: None,
+        adaptation: u64::try_from(answered.adaptation).ok().filter(|number| *number > 0),
     };
     let ids = answered.ids.iter().map(ToString::to_string).collect();
     Ok(Json(InferResponse::new(&app.shared.name, schema, &request, &answered.answers, ids, served)))

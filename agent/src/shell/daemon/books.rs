@@ -10,7 +10,7 @@ use super::budget::Taken;
 use super::keeper::Saved;
 use super::orders::Orders;
 use super::work::Done;
-use crate::decide::cycle::{Cycle, Order, OrderTask, Report};
+use crate::decide::cycle::{Cycle, Order, OrderTask, Reason, Report};
 use crate::decide::gate::Evidence;
 use crate::decide::value::JOULES_PER_MAC;
 use crate::shell::clock;
@@ -134,7 +134,7 @@ impl Books {
             let mut payload = serde_json::to_value(report).unwrap_or_default();
             let kind = payload.get("kind").and_then(Value::as_str).unwrap_or("report").to_owned();
             match report {
-                Report::Retrain { order } => self.ordered(order),
+                Report::Retrain { order } | Report::Consolidated { order } => self.ordered(order),
                 Report::Gate { run, candidate, verdict } => {
                     payload["sentence"] = json!(verdict.sentence());
                     if !verdict.passed {
@@ -160,7 +160,11 @@ impl Books {
                     row.finished_at = Some(clock::now());
                 }),
                 Report::Rollback { from, .. } => rejected.push(*from),
-                Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => {}
+                Report::Drift { .. }
+                | Report::Waiting { .. }
+                | Report::Rebaseline { .. }
+                | Report::Considered { .. }
+                | Report::Adaptation { .. } => {}
             }
             tracing::info!(kind, "{payload}");
             self.say(&kind, &payload);
@@ -174,11 +178,13 @@ impl Books {
             OrderTask::Train { strategy: Strategy::Head, .. } => "head",
             OrderTask::Train { strategy: Strategy::Tail, .. } => "tail",
             OrderTask::Train { strategy: Strategy::Full, .. } => "full",
+            OrderTask::Judge { .. } if order.reason == Reason::Continual => "continual",
             OrderTask::Judge { .. } => "judge",
+            OrderTask::Restore => "restore",
         };
         let candidate = match order.task {
             OrderTask::Judge { candidate } => Some(candidate),
-            OrderTask::Train { .. } => None,
+            OrderTask::Train { .. } | OrderTask::Restore => None,
         };
         let number = i64::try_from(order.run).unwrap_or(i64::MAX);
         let row = RunRow {
@@ -248,6 +254,12 @@ impl Books {
             );
             self.candidate(done.candidate, parent, i64::try_from(run).ok());
         }
+    }
+
+    /// Books what a promotion has brought in service so far.
+    pub(super) fn realised(&mut self, run: u64, evidence: &Evidence) {
+        let realised = interval(evidence);
+        self.run(run, |row| row.gain.realised = realised);
     }
 
     /// Books that a run waits, and why, or that it goes on.
@@ -332,6 +344,7 @@ impl Books {
         }
         let mut kept = vec![champion, factory];
         kept.extend(previous);
+        kept.extend(cycle.earlier());
         if let Some(order) = cycle.orders().work {
             kept.push(order.parent);
             kept.extend(order.refit_of);

@@ -35,6 +35,8 @@ const REST_WEIGHT: f64 = 0.2;
 pub(super) struct Warden {
     sensors: Sensors,
     settings: BudgetSettings,
+    /// Of the budget as it is set, before anything is taken off.
+    memory_bytes: u64,
     watts_per_core: f64,
     clock: Running,
     look: Look,
@@ -83,6 +85,7 @@ impl Warden {
     pub(super) fn new(root: &Path, settings: BudgetSettings, sensors: &SensorSettings, before: Uptime) -> Self {
         Self {
             sensors: Sensors::at(root),
+            memory_bytes: settings.memory_bytes,
             settings,
             watts_per_core: sensors.watts_per_core,
             clock: Running::after(before),
@@ -92,6 +95,11 @@ impl Warden {
             waiting: None,
             training: None,
         }
+    }
+
+    /// So many bytes of the memory budget are taken by the heads that learn inside the agent: the trainer may take the rest.
+    pub(super) fn reserve(&mut self, bytes: u64) {
+        self.settings.memory_bytes = self.memory_bytes.saturating_sub(bytes).max(self.memory_bytes / 2);
     }
 
     fn is_due(&self, now: Uptime) -> bool {

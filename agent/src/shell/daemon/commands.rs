@@ -124,7 +124,7 @@ impl Keeper {
     pub(super) fn install(&mut self, digest: Digest, model: &Model) {
         let cycle = Cycle::new(model, digest, &self.rules.cycle);
         let ordinal = self.shared.reader.newest_labelled(1).ok().and_then(|rows| rows.last().map(|row| row.ordinal));
-        self.saved = Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0, budget: None });
+        self.saved = Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0, budget: None, realised: None });
         self.books.installed(digest);
         self.changed += 1;
     }

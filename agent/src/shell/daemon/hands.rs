@@ -9,7 +9,7 @@ use trainer_core::digest::Digest;
 use super::keeper::{ATTEMPTS_MAX, Keeper};
 use super::shared::Event;
 use super::work::Bench;
-use crate::decide::cycle::{self, Order, Orders};
+use crate::decide::cycle::{self, Cycle, Order, Orders};
 use crate::decide::sample::BaselineRows;
 use crate::shell::inference::{Loaded, Serving};
 use crate::shell::store::StoreError;
@@ -18,6 +18,7 @@ impl Keeper {
     /// Makes the world what the stored state orders.
     pub(super) fn carry_out(&mut self) {
         self.serve();
+        self.adapt();
         let Some(Orders { work, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
             return;
         };
@@ -53,7 +54,10 @@ impl Keeper {
             return self.not_begun(budget);
         }
         let run = order.run;
+        let cycle = self.saved.as_ref().map(|saved| &saved.cycle);
         let bench = Bench {
+            earlier: cycle.into_iter().flat_map(Cycle::earlier).collect(),
+            mixture: cycle.is_some_and(|cycle| cycle.serves_mixture(&self.rules.cycle)),
             order,
             from_ordinal,
             models: self.models.clone(),

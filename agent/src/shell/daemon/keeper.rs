@@ -17,6 +17,7 @@ use trainer_core::train::TrainSettings;
 
 use super::books::Books;
 use super::budget::Warden;
+use super::continual::{Heads, Realised};
 use super::shared::{Event, Shared};
 use super::views;
 use super::work::{Next, Undone, Worked};
@@ -49,6 +50,9 @@ pub(super) struct Saved {
     /// What training may take; none in the state of an older version, and then as at a first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) budget: Option<Budget>,
+    /// What the last promotion has brought so far, on a sample of the labelled traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) realised: Option<Realised>,
 }
 
 /// What the loop is told once.
@@ -72,6 +76,8 @@ pub(super) struct Keeper {
     pub(super) trainer: Trainer,
     pub(super) saved: Option<Saved>,
     pub(super) warden: Warden,
+    /// Heads that learn from every label.
+    pub(super) heads: Heads,
     /// The run whose thread is at work.
     pub(super) working: Option<u64>,
     /// A model that could not be loaded, so that it is told of once.
@@ -89,7 +95,10 @@ impl Keeper {
     pub(super) fn run(mut self, mut events: mpsc::Receiver<Event>) {
         while let Some(event) = events.blocking_recv() {
             match event {
-                Event::Samples { rows, answers, at } => self.samples(&rows, &answers, at),
+                Event::Samples { rows, answers, ids, at } => {
+                    self.samples(&rows, &answers, at);
+                    self.heads.sampled(&rows, &ids);
+                }
                 Event::Label { ordinal, record, truth } => self.label(ordinal, &record, &truth),
                 Event::Ask(question, reply) => {
                     // Whoever asked may have gone away, here and below.
@@ -109,6 +118,7 @@ impl Keeper {
                     if let Some(saved) = self.saved.as_mut().filter(|_| self.working.is_some()) {
                         saved.attempts = saved.attempts.saturating_sub(1);
                     }
+                    self.heads.save();
                     self.commit();
                     let _ = done.send(());
                     break;
@@ -136,6 +146,7 @@ impl Keeper {
     /// Serves what the stored state orders, and counts the labels again that were stored after it.
     pub(super) fn begin(&mut self) {
         self.serve();
+        self.adapt();
         if let (Some(saved), Some(serving)) = (&mut self.saved, self.shared.slot.serving()) {
             saved.cycle.adopt(&self.rules.cycle, &serving.champion.model);
         }
@@ -206,6 +217,8 @@ impl Keeper {
         let reports = saved.cycle.label(&label, &self.rules.cycle);
         self.changed += 1;
         self.after(&reports);
+        self.learn(ordinal, record, truth);
+        self.realise(record, *seq, truth);
     }
 
     fn worked(&mut self, worked: Worked) {
@@ -295,6 +308,7 @@ impl Keeper {
                 self.after(&reports);
             }
         }
+        self.heads_tick();
         self.watch_over();
         if self.books.is_waiting() {
             if self.commit() {
@@ -318,6 +332,7 @@ impl Keeper {
                 saved.attempts = 0;
             }
             self.books.note(reports, &saved.cycle);
+            Realised::begin(&mut saved.realised, reports);
         }
         if self.commit() {
             self.carry_out();

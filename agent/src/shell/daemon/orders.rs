@@ -88,7 +88,13 @@ impl Orders {
             }
             Report::Promote { run, to, .. } => (*run, Ok(json!({"digest": to}))),
             Report::Rollback { .. } => return self.void(control),
-            Report::Gate { .. } | Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => return,
+            Report::Gate { .. }
+            | Report::Drift { .. }
+            | Report::Waiting { .. }
+            | Report::Rebaseline { .. }
+            | Report::Considered { .. }
+            | Report::Adaptation { .. }
+            | Report::Consolidated { .. } => return,
         };
         let run = i64::try_from(run).ok();
         let waiting = self.changed.values().find(|row| row.run == run && !row.ended).cloned();

@@ -32,6 +32,8 @@ pub enum Event {
         rows: Vec<f32>,
         /// What was answered, `[n, outputs]`.
         answers: Vec<f32>,
+        /// Their record ids.
+        ids: Vec<Ulid>,
         /// When they were taken.
         at: Timestamp,
     },
@@ -177,6 +179,8 @@ pub struct Answered {
     pub answers: Vec<f32>,
     /// One per row.
     pub ids: Vec<Ulid>,
+    /// Which adaptation of the champion answered the first row; 0 is the bare bundle.
+    pub adaptation: i64,
     /// Whether every row was accepted for storing.
     pub stored: bool,
 }
@@ -197,11 +201,13 @@ pub struct Origin<'a> {
 impl Shared {
     /// Answers `rows`, hands them to the recorder and, if it is the champion that answers, to the loop. Never blocks.
     pub fn answer(self: &Arc<Self>, loaded: &Loaded, champion: bool, rows: Vec<f32>, origin: Origin<'_>) -> Answered {
-        let answers = loaded.answer(&rows);
+        let adapted = champion.then(|| self.slot.adapted(&loaded.digest)).flatten();
+        let (answers, adaptations) = loaded.answer_adapted(adapted.as_deref(), &rows);
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);
         let at = origin.event_at.unwrap_or(origin.arrived_at);
-        for (features, output) in rows.chunks_exact(width).zip(answers.chunks_exact(outputs)) {
+        let each = rows.chunks_exact(width).zip(answers.chunks_exact(outputs)).zip(&adaptations);
+        for ((features, output), adaptation) in each {
             let id = self.ids.next(origin.arrived_at);
             ids.push(id);
             let missing = features.iter().filter(|value| value.is_nan()).count();
@@ -214,13 +220,13 @@ impl Shared {
                 model: loaded.digest,
                 features: features.to_vec(),
                 output: output.to_vec(),
-                adaptation: 0,
+                adaptation: *adaptation,
                 missing: u32::try_from(missing).unwrap_or(u32::MAX),
             };
             recorded += i64::from(self.recorder.record(record).is_ok());
         }
         let count = i64::try_from(ids.len()).unwrap_or(i64::MAX);
-        let samples = || Event::Samples { rows, answers: answers.clone(), at };
+        let samples = || Event::Samples { rows, answers: answers.clone(), ids: ids.clone(), at };
         let watched = champion && self.events.try_send(samples()).is_ok();
         if champion && !watched {
             self.counters.unwatched.fetch_add(ids.len() as u64, Ordering::Relaxed);
@@ -229,7 +235,12 @@ impl Shared {
         self.shift.fetch_add(recorded - if watched { count } else { 0 }, Ordering::Relaxed);
         // On a disk that refuses, records are held for a while and may be lost: not stored yet.
         let recording = self.recorder.status().state == RecorderState::Recording;
-        Answered { answers, ids, stored: recorded == count && recording }
+        Answered {
+            answers,
+            ids,
+            adaptation: adaptations.first().copied().unwrap_or(0),
+            stored: recorded == count && recording,
+        }
     }
 
     /// Asks the loop; `None` if it has ended.

@@ -58,6 +58,7 @@ fn status(keeper: &Keeper) -> Value {
         "work": saved.cycle.orders().work,
         "control": control,
     });
+    status["continual"] = keeper.heads_view();
     for (key, value) in keeper.budget_view() {
         status[key] = value;
     }

@@ -10,12 +10,12 @@ use trainer_core::snapshot::Snapshot;
 use trainer_core::train::TrainSettings;
 
 use super::post::Post;
-use crate::decide::cycle::{Order, OrderTask};
+use crate::decide::cycle::{Order, OrderTask, Reason};
 use crate::decide::gate::Evidence;
 use crate::decide::plan;
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::compare;
+use crate::shell::compare::{compare, compare_served};
 use crate::shell::files::remove_durable;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
@@ -39,6 +39,10 @@ pub(super) struct Bench {
     pub(super) settings: TrainSettings,
     /// What a training may take.
     pub(super) limits: Limits,
+    /// Models of before that may be restored.
+    pub(super) earlier: Vec<Digest>,
+    /// Whether the mixture of heads answers: then a candidate has to be better than that.
+    pub(super) mixture: bool,
     /// Where a training is told what it shall do, and tells how far it is.
     pub(super) post: Arc<Post>,
 }
@@ -124,6 +128,7 @@ impl Bench {
         let wanted = self.order.rows;
         let newest = self.reader.newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
         let first = newest.first().map_or(self.from_ordinal, |row| row.ordinal);
+        let served = served_of(&schema, &newest);
         let newest = rows_of(&schema, &newest);
         let held = usize::try_from(wanted.holdout).unwrap_or(usize::MAX).min(newest.len());
         let holdout = newest.slice(newest.len() - held..newest.len());
@@ -133,6 +138,11 @@ impl Bench {
         let mut cost = Cost::default();
         let (candidate, digest, snapshot) = match self.order.task {
             OrderTask::Judge { candidate } => (read(&self.models.get(&candidate)?, candidate)?, candidate, None),
+            OrderTask::Restore => {
+                let best = self.best_of_before(&champion, &holdout)?;
+                let digest = best.digest;
+                (best, digest, None)
+            }
             OrderTask::Train { strategy, seed } => {
                 let snapshot =
                     match runs::unfinished(&self.snapshots, self.order.parent, strategy, seed, &self.settings) {
@@ -160,8 +170,22 @@ impl Bench {
             Some(judged) => read(&self.models.get(&judged)?, judged)?,
             None => champion,
         };
-        let evidence = compare(&rival.model, &candidate.model, &holdout);
+        let evidence = if self.mixture && self.order.refit_of.is_none() && self.order.reason == Reason::Staleness {
+            let outputs = schema.outputs();
+            compare_served(&rival.model, &candidate.model, &holdout, &served[served.len() - held * outputs..])
+        } else {
+            compare(&rival.model, &candidate.model, &holdout)
+        };
         Ok(Done { candidate: digest, evidence, recent: self.recent(&schema)?, snapshot, cost })
+    }
+
+    /// The one of the earlier models that does best on the held-out rows.
+    fn best_of_before(&self, champion: &Loaded, holdout: &Rows) -> Result<Loaded, Undone> {
+        let readable = self.earlier.iter().filter_map(|digest| read(&self.models.get(digest).ok()?, *digest).ok());
+        let fitting = readable.filter(|loaded| loaded.model.schema() == champion.model.schema());
+        let judged = fitting.map(|loaded| (compare(&champion.model, &loaded.model, holdout).gain_sum, loaded));
+        let best = judged.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, loaded)| loaded);
+        best.ok_or_else(|| undone("no earlier model can be read"))
     }
 
     fn snapshot(&self, strategy: Strategy, seed: u64, rows: Rows) -> Result<Digest, Undone> {
@@ -233,12 +257,25 @@ fn read(bytes: &[u8], digest: Digest) -> Result<Loaded, Undone> {
     Ok(Loaded { model: Arc::new(model), digest })
 }
 
+/// What was answered to the rows that [`rows_of`] keeps, `[rows, outputs]`.
+fn served_of(schema: &Schema, labelled: &[LabelledRow]) -> Vec<f32> {
+    let wrong = f32::NAN;
+    let kept = labelled.iter().filter(|row| fits(schema, row));
+    kept.flat_map(|row| {
+        let whole = row.output.len() == schema.outputs();
+        if whole { row.output.clone() } else { vec![wrong; schema.outputs()] }
+    })
+    .collect()
+}
+
+fn fits(schema: &Schema, row: &LabelledRow) -> bool {
+    row.features.len() == schema.features.len() && row.truth.len() == schema.truths()
+}
+
 /// Labelled rows that fit the schema; a model of another one may have answered long ago.
-fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
+pub(super) fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
     let mut rows = Rows::empty(schema.features.len(), schema.truths());
-    for row in
-        labelled.iter().filter(|row| row.features.len() == schema.features.len() && row.truth.len() == schema.truths())
-    {
+    for row in labelled.iter().filter(|row| fits(schema, row)) {
         rows.push(&row.features, &row.truth);
     }
     rows
