@@ -79,6 +79,8 @@ fn to_probabilities(scores: &mut [f32]) {
 #[derive(Clone, Debug)]
 struct Waiting {
     said: Opinions,
+    /// Labels learnt when it was said.
+    learnt: u64,
     /// `[outputs]`: scores of the mixture.
     scores: Vec<f32>,
 }
@@ -101,6 +103,8 @@ pub struct Adaptive {
     /// What the mixture said before it knew the truth, newest last.
     seen: VecDeque<Seen>,
     memory: SolveMemory,
+    /// Labels learnt since this start, to tell how late one comes.
+    learnt: u64,
     work: Work,
     /// Whose features `work` holds.
     embedded: Option<u128>,
@@ -151,6 +155,7 @@ impl Adaptive {
             waiting: BTreeMap::new(),
             seen: VecDeque::new(),
             memory,
+            learnt: 0,
             work: Work::default(),
             embedded: None,
             mixture: Vec::new(),
@@ -171,7 +176,7 @@ impl Adaptive {
         if self.waiting.len() == WAITING_MAX {
             self.waiting.pop_first();
         }
-        self.waiting.insert(key, Waiting { said, scores: self.mixture.clone() });
+        self.waiting.insert(key, Waiting { said, learnt: self.learnt, scores: self.mixture.clone() });
     }
 
     /// What the mixture says to the sample taken last, as an answer.
@@ -198,7 +203,9 @@ impl Adaptive {
         self.embed(model, key, row);
         model.target(truth, &mut self.target);
         let said = waited.as_ref().map(|waited| &waited.said);
-        self.horizons.learn(&self.work.h, &self.target, said, &mut self.memory)?;
+        let late = waited.as_ref().map_or(0, |waited| self.learnt - waited.learnt);
+        self.horizons.learn_late(&self.work.h, &self.target, said, late, &mut self.memory)?;
+        self.learnt += 1;
         let bare = model.loss(&self.work.answer, truth);
         let mixed = waited.map(|Waiting { scores, .. }| {
             let (mut standard, mut answer) = (scores.clone(), Vec::new());

@@ -141,11 +141,29 @@ impl Horizons {
         said: Option<&Opinions>,
         memory: &mut SolveMemory,
     ) -> Result<(), SolveError> {
+        self.learn_late(h, y, said, 0, memory)
+    }
+
+    /// [`Horizons::learn`] for a label that comes `late` labels after its sample: the longer the answers to a question are outstanding,
+    /// the slower the weights follow, by `1/√(1 + late/block)`.
+    ///
+    /// Intuition: while a label is outstanding the same mistake is made again and again, and then punished as often. Regret stays
+    /// least with steps that shrink with the root of the delay; it counts in blocks, since heads change once per block.
+    /// Source: Joulani, György and Szepesvári, Online learning under delayed feedback, ICML 2013.
+    pub fn learn_late(
+        &mut self,
+        h: &[f32],
+        y: &[f32],
+        said: Option<&Opinions>,
+        late: u64,
+        memory: &mut SolveMemory,
+    ) -> Result<(), SolveError> {
         if !self.takes(h, y) {
             return Ok(());
         }
         if let Some(said) = said {
-            self.reweigh(y, said);
+            let pace = 1.0 / (1.0 + late as f64 / self.block as f64).sqrt();
+            self.reweigh(y, said, pace);
         }
         self.open_row(h, y);
         self.work_mac += self.factory.push_work_mac();
@@ -156,7 +174,11 @@ impl Horizons {
         let blocks = self.histogram.blocks();
         let heard: Vec<bool> = self.weights().skip(1).map(|weight| weight >= HEARD).collect();
         let due = |horizon, slot: usize| {
-            let rest = if heard[slot] { 1 } else { UNHEARD_EVERY };
+            let rest = if heard[slot] {
+                1
+            } else {
+                std::env::var("HX_UNHEARD").ok().and_then(|x| x.parse().ok()).unwrap_or(UNHEARD_EVERY)
+            };
             blocks.is_multiple_of(every(horizon) * rest)
         };
         self.refit(due, memory)
@@ -294,18 +316,18 @@ impl Horizons {
         self.open.1.len() / self.factory.outputs.max(1)
     }
 
-    fn reweigh(&mut self, y: &[f32], said: &Opinions) {
+    fn reweigh(&mut self, y: &[f32], said: &Opinions, pace: f64) {
         let experts = self.settings.heads() + 1;
         match said {
             Opinions::Classes(classes) if classes.len() == experts + MIXERS => {
                 let truth = argmax(y);
                 let wrong: Vec<bool> = classes.iter().map(|class| usize::from(*class) != truth).collect();
                 let (experts, mixers) = wrong.split_at(experts);
-                self.mix.judge(experts, mixers);
+                self.mix.judge(experts, mixers, pace);
             }
             Opinions::Targets(answers) if answers.len() == (experts + MIXERS) * y.len() => {
                 let (experts, mixers) = answers.split_at(experts * y.len());
-                self.mix.pull(experts, mixers, y);
+                self.mix.pull(experts, mixers, y, pace);
             }
             // Said under other settings: nothing to learn from it.
             Opinions::Classes(_) | Opinions::Targets(_) => {}
@@ -369,7 +391,9 @@ impl Horizons {
 
 /// Blocks from one refit of a horizon to the next: a long horizon changes slowly, so a quarter of its length will do.
 fn every(horizon: usize) -> u64 {
-    1 << (STRIDE * horizon).saturating_sub(2).min(62)
+    1 << (STRIDE * horizon)
+        .saturating_sub(std::env::var("HX_EVERY").ok().and_then(|x| x.parse().ok()).unwrap_or(2))
+        .min(62)
 }
 
 fn first_block(settings: &HorizonSettings, scoring: Scoring) -> usize {

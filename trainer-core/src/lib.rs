@@ -21,6 +21,7 @@ mod mix;
 pub mod model;
 pub mod network;
 pub mod normalize;
+mod norms;
 pub mod ridge;
 pub mod schema;
 pub mod session;

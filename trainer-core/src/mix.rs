@@ -59,15 +59,20 @@ impl Mix {
         self.weights.chunks_exact(self.experts)
     }
 
-    /// Learns from right and wrong answers: fixed share on 0/1 losses, for the experts and, above them, for the mixers.
+    /// Learns from right and wrong answers, with steps of `pace` times their size: fixed share on 0/1 losses, for the experts and, above them, for the mixers.
     ///
     /// Source: Herbster and Warmuth, Tracking the best expert, Machine Learning 32, 1998.
-    pub(crate) fn judge(&mut self, wrong: &[bool], mixer_wrong: &[bool]) {
+    pub(crate) fn judge(&mut self, wrong: &[bool], mixer_wrong: &[bool], pace: f64) {
         let price = |wrong: bool, rate: f64| if wrong { (-rate).exp() } else { 1.0 };
-        let rate = self.rate;
-        follow(&mut self.trust, mixer_wrong.iter().map(|wrong| price(*wrong, rate)), self.share);
+        let env = |name: &str| std::env::var(name).ok();
+        let who = env("HX_WHO").unwrap_or_else(|| "both".into());
+        let exponent: f64 = env("HX_POW").and_then(|x| x.parse().ok()).unwrap_or(0.5);
+        let pace = pace.powf(2.0 * exponent);
+        let trust_rate = self.rate * if who == "mixers" { 1.0 } else { pace };
+        let rate = self.rate * if who == "trust" { 1.0 } else { pace };
+        follow(&mut self.trust, mixer_wrong.iter().map(|wrong| price(*wrong, trust_rate)), self.share);
         for (index, weights) in self.weights.chunks_exact_mut(self.experts).enumerate() {
-            let (rate, share) = speed(index, self.rate, self.share);
+            let (rate, share) = speed(index, rate, self.share);
             follow(weights, wrong.iter().map(|wrong| price(*wrong, rate)), share);
         }
     }
@@ -79,15 +84,20 @@ impl Mix {
     /// Source: exponentiated gradient with the second-order correction of Wintenberger, Optimal learning with Bernstein online
     /// aggregation, Machine Learning 106, 2017, with a share for tracking; several step sizes side by side as in van Erven
     /// and Koolen, `MetaGrad`, `NeurIPS` 2016.
-    pub(crate) fn pull(&mut self, answers: &[f32], mixer_answers: &[f32], truth: &[f32]) {
+    pub(crate) fn pull(&mut self, answers: &[f32], mixer_answers: &[f32], truth: &[f32], pace: f64) {
         let targets = truth.len().max(1);
-        let rate = self.rate;
+        let env = |name: &str| std::env::var(name).ok();
+        let who = env("HX_WHO").unwrap_or_else(|| "both".into());
+        let exponent: f64 = env("HX_POW").and_then(|x| x.parse().ok()).unwrap_or(0.5);
+        let pace = pace.powf(2.0 * exponent);
+        let trust_rate = self.rate * if who == "mixers" { 1.0 } else { pace };
+        let rate = self.rate * if who == "trust" { 1.0 } else { pace };
         // A mixer is judged by what it said then: with late labels, the fast ones have meanwhile seen what they could not know.
         let loss = |answer: &[f32]| {
             let errors = answer.iter().zip(truth).map(|(x, y)| bounded(f64::from(*x - *y), ERROR_MAX).powi(2));
             errors.sum::<f64>() / targets as f64
         };
-        follow(&mut self.trust, mixer_answers.chunks_exact(targets).map(|x| (-rate * loss(x)).exp()), self.share);
+        follow(&mut self.trust, mixer_answers.chunks_exact(targets).map(|x| (-trust_rate * loss(x)).exp()), self.share);
         let (mut mixed, mut slopes) = (vec![0.0; targets], vec![0.0; targets]);
         for (index, weights) in self.weights.chunks_exact_mut(self.experts).enumerate() {
             let (own_rate, share) = speed(index, rate, self.share);
@@ -144,7 +154,7 @@ mod tests {
         for (good, bad) in [(0, 1), (1, 0)] {
             for _ in 0..400 {
                 let wrong = [0, 1, 2].map(|expert| chance.unit() < if expert == good { 0.1 } else { 0.6 });
-                mix.judge(&wrong, &[false; MIXERS]);
+                mix.judge(&wrong, &[false; MIXERS], 1.0);
             }
             let weights: Vec<f64> = mix.weights().collect();
             assert!(weights[good] > 0.8 && weights[bad] > 0.0, "{weights:?}");
@@ -158,7 +168,7 @@ mod tests {
         let mut chance = Chance::new(2, Purpose::Sample, 0);
         for _ in 0..1_000 {
             let y = chance.normal();
-            mix.pull(&[y + 0.5, y - 0.5, y + 0.4], &[y; MIXERS], &[y]);
+            mix.pull(&[y + 0.5, y - 0.5, y + 0.4], &[y; MIXERS], &[y], 1.0);
         }
         let weights: Vec<f64> = mix.weights().collect();
         let error: f64 = weights.iter().zip([0.5, -0.5, 0.4]).map(|(weight, error)| weight * error).sum();
@@ -169,12 +179,12 @@ mod tests {
     fn answers_that_are_not_numbers_cost_weight_and_never_poison_the_sums() {
         let mut mix = Mix::new(2, 0.2, 1e-3);
         for _ in 0..50 {
-            mix.pull(&[f32::NAN, 0.0], &[f32::NAN; MIXERS], &[0.0]);
-            mix.pull(&[f32::INFINITY, f32::NEG_INFINITY], &[0.0; MIXERS], &[f32::NAN]);
+            mix.pull(&[f32::NAN, 0.0], &[f32::NAN; MIXERS], &[0.0], 1.0);
+            mix.pull(&[f32::INFINITY, f32::NEG_INFINITY], &[0.0; MIXERS], &[f32::NAN], 1.0);
         }
         assert!((sum(&mix) - 1.0).abs() < 1e-9 && mix.weights().all(|weight| weight > 0.0));
         let mut alone = Mix::new(1, 0.2, 0.0);
-        alone.judge(&[true], &[true; MIXERS]);
+        alone.judge(&[true], &[true; MIXERS], 1.0);
         assert!((sum(&alone) - 1.0).abs() < 1e-9);
     }
 }

@@ -67,6 +67,8 @@ pub enum Strategy {
     Tail,
     /// All layers, from the parent's weights.
     Full,
+    /// The statistics of the batch norms, or of the inputs where there are none; needs no labels.
+    Norm,
 }
 
 /// Mean loss per row, in [0, 1], on rows the model was not trained on: 0/1 error, or `min(|error| / sd, 4) / 4`.

@@ -179,6 +179,17 @@ impl Network {
     /// Exact statistics of the final weights instead of a running average: same rows, same numbers. Rows are streamed once
     /// per norm, so that memory does not grow with them.
     pub fn estimate_norms(&mut self, from: usize, rows: usize, fill: &mut dyn FnMut(usize, &mut Vec<f32>)) {
+        self.blend_norms(from, rows, 1.0, fill);
+    }
+
+    /// [`Network::estimate_norms`], of which a `share` in [0, 1] is taken and the rest is left as it was, layer by layer.
+    pub(crate) fn blend_norms(
+        &mut self,
+        from: usize,
+        rows: usize,
+        share: f64,
+        fill: &mut dyn FnMut(usize, &mut Vec<f32>),
+    ) {
         let (mut current, mut next) = (Vec::new(), Vec::new());
         for index in from..self.layers.len() {
             let is_batch_norm = self.spec.layers.get(index) == Some(&Layer::BatchNorm);
@@ -199,8 +210,10 @@ impl Network {
             }
             if let Weights::Norm { mean, variance, .. } = &mut self.layers[index] {
                 #[expect(clippy::cast_possible_truncation, reason = "f64 sums kept as f32")]
-                let statistics = sums.iter().map(|(mean, square)| (*mean as f32, (square / rows as f64) as f32));
-                (*mean, *variance) = statistics.unzip();
+                for ((mean, variance), (new, square)) in mean.iter_mut().zip(variance).zip(&sums) {
+                    let blend = |old: f32, new: f64| ((1.0 - share) * f64::from(old) + share * new) as f32;
+                    (*mean, *variance) = (blend(*mean, *new), blend(*variance, square / rows as f64));
+                }
             }
         }
     }

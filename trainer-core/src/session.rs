@@ -2,11 +2,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fit::{Ended, Open};
+use crate::horizons::Saved;
 
 /// Rows between two pauses in loops over rows; some milliseconds of work on a gateway.
 const ROWS_PER_PAUSE: usize = 16;
 /// Layout of checkpoints.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What the surroundings answer at a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +96,20 @@ pub(crate) struct Journal {
     pub(crate) open: Option<Open>,
     /// Gradient steps of all of them.
     pub(crate) steps: u64,
+    /// The head that is fitted behind them.
+    pub(crate) head: Option<HeadUnderWay>,
+}
+
+/// A head under way, as a checkpoint keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HeadUnderWay {
+    /// Rows it has run through.
+    pub(crate) rows: usize,
+    /// Its settled sums, heads and weights; newer sums are made again from the rows.
+    pub(crate) heads: Saved,
+    /// What the heads said alone, and what was true.
+    pub(crate) said_alone: Vec<f32>,
+    pub(crate) truths: Vec<f32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,9 +199,34 @@ impl<'a> Session<'a> {
         match self.ask() {
             Wish::Continue | Wish::Save => {}
             Wish::Finish => self.choices.last_step = Some(self.journal.steps),
-            Wish::Stop => return Err(Stopped),
+            Wish::Stop => {
+                // What is over already is kept; whoever has a fit under way keeps that behind this.
+                let mut open = self.journal.open.take();
+                self.save(&mut open);
+                self.journal.open = open;
+                return Err(Stopped);
+            }
         }
         Ok(())
+    }
+
+    /// [`Session::row_done`] while a head is fitted; `state` is what a checkpoint needs of it.
+    pub(crate) fn head_row_done(&mut self, state: impl FnOnce() -> HeadUnderWay) -> Result<(), Stopped> {
+        self.rows += 1;
+        if !self.rows.is_multiple_of(ROWS_PER_PAUSE) {
+            return Ok(());
+        }
+        let wish = self.ask();
+        match wish {
+            Wish::Continue => {}
+            Wish::Finish => self.choices.last_step = Some(self.journal.steps),
+            Wish::Save | Wish::Stop => {
+                self.journal.head = Some(state());
+                self.save(&mut None);
+                self.journal.head = None;
+            }
+        }
+        if wish == Wish::Stop { Err(Stopped) } else { Ok(()) }
     }
 
     /// Hands a checkpoint over.

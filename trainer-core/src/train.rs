@@ -14,9 +14,10 @@ use crate::judge::{Losses, judge, mean_loss, temperature};
 use crate::model::{FORMAT, Manifest, Model, Provenance, Reference, Strategy, Work, softmax};
 use crate::network::{Network, Scratch};
 use crate::normalize::Normalizer;
+use crate::norms;
 use crate::ridge::{Gram, SolveError, SolveMemory};
 use crate::schema::{Rows, Schema};
-use crate::session::{RunChoices, Session, Stopped, Undisturbed};
+use crate::session::{HeadUnderWay, RunChoices, Session, Stopped, Undisturbed};
 use crate::spec::{Spec, SpecError};
 
 /// Labels per block while a head is trained that will be frozen.
@@ -187,7 +188,8 @@ pub(crate) fn base_in(
     Ok(Trained { model, work_mac: report.work_mac + work, epochs: report.epochs })
 }
 
-/// Trains a candidate from `parent` on `rows` (time order): a ridge head, the tail, or all layers.
+/// Trains a candidate from `parent` on `rows` (time order): a ridge head, the tail, all layers, or, without any label, the
+/// statistics of its norms alone.
 ///
 /// `head` lets the multi-horizon heads run through the rows and freezes their mixture. `tail` and `full` retrain layers with
 /// the anchors mixed in or left out, whichever does better on the newest fifth, then fit a head on the new features and
@@ -213,6 +215,9 @@ pub(crate) fn adapt_in(
 ) -> Result<Trained, TrainError> {
     if rows.len() < ROWS_MIN {
         return Err(TrainError::TooFewRows { found: rows.len(), needed: ROWS_MIN });
+    }
+    if strategy == Strategy::Norm {
+        return Ok(norms::adapt(session, parent, rows, seed)?);
     }
     let mut model = parent.clone();
     let (mut work_mac, mut epochs) = (0, 0);
@@ -312,7 +317,7 @@ fn fit_head(
     let block = if settings.heads.block == 0 { FROZEN_BLOCK } else { settings.heads.block };
     let heads = HorizonSettings { block, ..settings.heads.clone() };
     let mut memory = SolveMemory::default();
-    let mut horizons = Horizons::new(model.factory.clone(), model.scoring(), heads, &mut memory)?;
+    let mut horizons = Horizons::new(model.factory.clone(), model.scoring(), heads.clone(), &mut memory)?;
     // A retrained network has seen these rows, so only the parent may stand as the expert that speaks for the old model.
     let (mut work, mut voice) = (Work::default(), Work::default());
     let (mut mixture, mut y) = (Vec::new(), Vec::new());
@@ -322,7 +327,14 @@ fn fit_head(
     let (mut said_alone, mut truths) = (Vec::new(), Vec::new());
     said_alone.reserve_exact((rows.len() - first) * outputs);
     truths.reserve_exact((rows.len() - first) * outputs);
-    for row in 0..rows.len() {
+    let mut begin = 0;
+    if let Some(under_way) = session.journal.head.take()
+        && let Some(resumed) = resumed(model, rows, &under_way, &heads)
+    {
+        horizons = resumed;
+        (begin, said_alone, truths) = (under_way.rows, under_way.said_alone, under_way.truths);
+    }
+    for row in begin..rows.len() {
         model.embed(rows.x(row), &mut work);
         model.target(rows.y(row), &mut y);
         if strategy != Strategy::Head {
@@ -337,7 +349,12 @@ fn fit_head(
             truths.extend_from_slice(&y);
         }
         horizons.learn(&work.h, &y, Some(&said), &mut memory)?;
-        session.row_done()?;
+        session.head_row_done(|| HeadUnderWay {
+            rows: row + 1,
+            heads: horizons.save(),
+            said_alone: said_alone.clone(),
+            truths: truths.clone(),
+        })?;
     }
     horizons.flush(&mut memory)?;
     model.head = Some(horizons.collapse());
@@ -355,6 +372,26 @@ fn fit_head(
     }
     losses.write_into(model);
     Ok(horizons.work_mac() + rows.len() as u64 * model.work_mac(true))
+}
+
+/// The heads of a checkpoint, with the newer sums made again from the rows; none if they belong to other heads.
+fn resumed(model: &Model, rows: &Rows, under_way: &HeadUnderWay, heads: &HorizonSettings) -> Option<Horizons> {
+    let (mut work, mut newer) = (Work::default(), Vec::new());
+    let needed = under_way.heads.rows_needed();
+    for row in (0..under_way.rows.min(rows.len())).rev() {
+        if newer.len() == needed {
+            break;
+        }
+        model.embed(rows.x(row), &mut work);
+        let mut y = Vec::new();
+        model.target(rows.y(row), &mut y);
+        // A row with a number that is not finite taught nothing.
+        if work.h.iter().chain(&y).all(|x| x.is_finite()) {
+            newer.push((work.h.clone(), y));
+        }
+    }
+    newer.reverse();
+    Horizons::restore(under_way.heads.clone(), model.factory.clone(), model.scoring(), heads, &newer).ok()
 }
 
 /// A training that nobody disturbs.
@@ -458,6 +495,54 @@ mod tests {
         let mut work = Work::default();
         adapted.answer(&[0.0, 0.0, 0.0], &mut work);
         assert!((work.answer[0] - 1_000.0).abs() < 20.0, "{:?}", work.answer);
+    }
+
+    /// Stops at the pause with this number and keeps the checkpoint.
+    struct Stopping(usize, Vec<u8>);
+
+    impl crate::session::Surroundings for Stopping {
+        fn pause(&mut self, _: crate::session::Progress) -> crate::session::Wish {
+            self.0 = self.0.saturating_sub(1);
+            if self.0 == 0 { crate::session::Wish::Stop } else { crate::session::Wish::Continue }
+        }
+
+        fn keep(&mut self, checkpoint: &[u8]) {
+            self.1 = checkpoint.to_vec();
+        }
+    }
+
+    #[test]
+    fn a_training_stopped_at_any_pause_of_any_phase_goes_on_from_there_to_the_same_bits() {
+        let model = factory();
+        let turned = rows(700, 1.0, 3);
+        let mut settings = TrainSettings::default();
+        (settings.tail.epochs, settings.fit.batch) = (2, 64);
+        for strategy in [Strategy::Head, Strategy::Tail, Strategy::Norm] {
+            let whole = adapt(&model, strategy, &turned, &settings, 5).unwrap().model;
+            let (mut checkpoint, mut stops, mut with_head) = (None::<Vec<u8>>, 0, 0);
+            let resumed = loop {
+                let mut surroundings = Stopping(7, Vec::new());
+                let session = Session::new(&mut surroundings, [3; 32], RunChoices::default(), checkpoint.as_deref());
+                let mut session = session.unwrap();
+                with_head += usize::from(session.journal.head.is_some());
+                let result = adapt_in(&mut session, &model, strategy, &turned, &settings, 5);
+                drop(session);
+                match result {
+                    Ok(trained) => break trained.model,
+                    Err(TrainError::Stopped(_)) => checkpoint = Some(surroundings.1),
+                    Err(error) => panic!("{error}"),
+                }
+                stops += 1;
+                // A phase that begins anew at each resume gets a longer run, or it would never end.
+                if stops > 60 {
+                    let mut undisturbed = Undisturbed;
+                    let session = Session::new(&mut undisturbed, [3; 32], RunChoices::default(), checkpoint.as_deref());
+                    break adapt_in(&mut session.unwrap(), &model, strategy, &turned, &settings, 5).unwrap().model;
+                }
+            };
+            assert!(stops > 2 && (with_head > 2) == (strategy == Strategy::Head), "{strategy:?}: {stops}, {with_head}");
+            assert_eq!(resumed, whole, "{strategy:?} after {stops} stops");
+        }
     }
 
     #[test]

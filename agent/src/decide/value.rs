@@ -37,7 +37,8 @@ pub struct ValueSettings {
     pub labels_max: u64,
     /// Labels between two probes, at least. Default 64.
     pub labels_min: u64,
-    /// Newest labels a probe trains on. Default 400.
+    /// Newest labels a probe trains on; where heads learn from every label, those in which they may catch up by themselves before
+    /// layers are trained. Default 400.
     pub window_rows: u64,
 }
 
@@ -97,6 +98,9 @@ pub struct Lately {
     pub refusals: u32,
     /// Mean loss at which the last attempt found nothing better.
     pub best_known: Option<f64>,
+    /// The label up to which the heads may catch up by themselves, if layers would be worth a try.
+    #[serde(default)]
+    pub heads_until: Option<u64>,
 }
 
 impl Lately {
@@ -128,6 +132,7 @@ impl Lately {
     /// An attempt that found nothing better than what serves.
     pub fn refused(&mut self) {
         self.refusals += 1;
+        self.heads_until = None;
         self.best_known = self.mean().map(|(mean, _)| mean);
     }
 }
@@ -159,10 +164,14 @@ impl Prospect {
 
     /// In one sentence.
     #[must_use]
-    pub fn sentence(&self, settings: &ValueSettings) -> String {
+    pub fn sentence(&self, settings: &ValueSettings, heads_until: Option<u64>) -> String {
         let Self { lately, floor, errors, cost, pays } = self;
         let rows = settings.horizon_rows;
-        let verdict = if *pays { "worth a try" } else { "declined" };
+        let verdict = match (*pays, heads_until) {
+            (true, None) => "worth a try".to_owned(),
+            (true, Some(label)) => format!("worth a try if the heads have not caught up by label {label}"),
+            (false, _) => "declined".to_owned(),
+        };
         format!(
             "{verdict}: loss {lately:.4} lately, {floor:.4} at best; a retrain would avoid {errors:.1} errors in {rows:.0} labels and \
              costs {cost:.1}"
@@ -221,7 +230,8 @@ mod tests {
         };
         let few = Prospect::of(&lately(80), 0.005, &settings);
         assert!(!few.pays && few.errors < 10.0, "{few:?}");
-        assert!(few.sentence(&settings).starts_with("declined: loss 0.0"), "{}", few.sentence(&settings));
+        let sentence = few.sentence(&settings, None);
+        assert!(sentence.starts_with("declined: loss 0.0"), "{sentence}");
         let mut many = lately(4);
         assert!(Prospect::of(&many, 0.005, &settings).pays);
         many.refused();

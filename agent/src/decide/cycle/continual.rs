@@ -101,15 +101,22 @@ impl Cycle {
         if alarmed {
             self.trigger.attempted(false, self.labels, &settings.trigger);
         }
+        let waited = match self.lately.heads_until {
+            Some(until) if self.labels < until => return Some(Vec::new()),
+            until => until.is_some(),
+        };
         let opens = self.staleness.opens_after(self.lately.refusals, &settings.value);
-        if !opens && !(alarmed && self.lately.refusals == 0) {
+        if !waited && !opens && !(alarmed && self.lately.refusals == 0) {
             return Some(Vec::new());
         }
         self.staleness = Staleness::default();
         let prospect = Prospect::of(&self.lately, self.reference, &settings.value);
-        let sentence = prospect.sentence(&settings.value);
+        // The heads are the cheapest remedy and at work already: layers are trained for what they leave.
+        let patience = (prospect.pays && !waited).then(|| self.labels + settings.value.window_rows);
+        self.lately.heads_until = patience;
+        let sentence = prospect.sentence(&settings.value, patience);
         let mut reports = vec![Report::Considered { labels: self.labels, prospect, sentence }];
-        if prospect.pays {
+        if prospect.pays && waited {
             reports.push(self.worth_a_try(settings));
         }
         Some(reports)

@@ -178,6 +178,7 @@ impl Books {
             OrderTask::Train { strategy: Strategy::Head, .. } => "head",
             OrderTask::Train { strategy: Strategy::Tail, .. } => "tail",
             OrderTask::Train { strategy: Strategy::Full, .. } => "full",
+            OrderTask::Train { strategy: Strategy::Norm, .. } => "norm",
             OrderTask::Judge { .. } if order.reason == Reason::Continual => "continual",
             OrderTask::Judge { .. } => "judge",
             OrderTask::Restore => "restore",

@@ -190,6 +190,7 @@ pub fn strategy(name: &str) -> Result<Strategy, String> {
         "head" => Ok(Strategy::Head),
         "tail" => Ok(Strategy::Tail),
         "full" => Ok(Strategy::Full),
-        other => Err(format!("`{other}` is no strategy: use head, tail or full")),
+        "norm" => Ok(Strategy::Norm),
+        other => Err(format!("`{other}` is no strategy: use head, tail, full or norm")),
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn view(keeper: &Keeper, strategy: Strategy) -> Value {
         match strategy {
             Strategy::Head => "head: ridge heads on the features of the champion, the cheapest that can work",
             Strategy::Tail => "tail: the layers above the cut, then the heads",
+            Strategy::Norm => "norm: the statistics of the batch norms, or of the inputs, without a look at any label",
             Strategy::Full | Strategy::Base => "full: all layers, then the heads",
         }
         .to_owned(),

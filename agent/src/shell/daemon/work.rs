@@ -152,11 +152,11 @@ impl Bench {
                             snapshot
                         }
                         None => {
-                            let mut rows = self.history(&schema, first.min(self.from_ordinal), wanted.history)?;
-                            // A refit has nothing left to prove, so it learns from the held-out rows too.
-                            let kept = if self.order.refit_of.is_some() { 0 } else { held };
-                            let fresh = newest.slice(0..newest.len() - kept);
-                            (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
+                            let rows = if strategy == Strategy::Norm {
+                                self.unlabelled(&schema, wanted.newest)?
+                            } else {
+                                self.labelled(&schema, &newest, held, first.min(self.from_ordinal))?
+                            };
                             cost.rows = rows.len() as u64;
                             self.snapshot(strategy, seed, rows)?
                         }
@@ -177,6 +177,26 @@ impl Bench {
             compare(&rival.model, &candidate.model, &holdout)
         };
         Ok(Done { candidate: digest, evidence, recent: self.recent(&schema)?, snapshot, cost })
+    }
+
+    /// History and the new rows, in time order; the newest ones, held out, are kept back unless there is nothing left to prove.
+    fn labelled(&self, schema: &Schema, newest: &Rows, held: usize, before: i64) -> Result<Rows, Undone> {
+        let mut rows = self.history(schema, before, self.order.rows.history)?;
+        // A refit has nothing left to prove, so it learns from the held-out rows too.
+        let kept = if self.order.refit_of.is_some() { 0 } else { held };
+        let fresh = newest.slice(0..newest.len() - kept);
+        (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
+        Ok(rows)
+    }
+
+    /// The newest records, labelled or not, with nothing for a truth.
+    fn unlabelled(&self, schema: &Schema, wanted: u64) -> Result<Rows, Undone> {
+        let mut rows = rows_of(schema, &[]);
+        let unknown = vec![f32::NAN; schema.truths()];
+        let records = self.reader.recent(usize::try_from(wanted).unwrap_or(usize::MAX), None)?;
+        let fitting = records.iter().rev().filter(|record| record.record.features.len() == schema.features.len());
+        fitting.for_each(|record| rows.push(&record.record.features, &unknown));
+        Ok(rows)
     }
 
     /// The one of the earlier models that does best on the held-out rows.
