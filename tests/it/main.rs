@@ -3,6 +3,7 @@ mod backtest;
 mod budgets;
 mod cli;
 mod compare;
+mod continual;
 mod daemon;
 mod fleet;
 mod measured;

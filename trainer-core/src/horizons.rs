@@ -24,6 +24,8 @@ const STRIDE: usize = 1;
 const HEARD: f32 = 0.01;
 /// Refits of a head that is heard for one of a head that is not; more would find an expert again too late after a change.
 const UNHEARD_EVERY: u64 = 4;
+/// How steps shrink with the delay of labels: between none at all and the root that the worst case asks for.
+const DELAY_POWER: f64 = 0.25;
 /// Most labels a block is stretched to when work is scarce.
 const BLOCK_MAX: usize = 4_096;
 /// Blocks that may stand in levels which are not saved: two of each size.
@@ -145,10 +147,11 @@ impl Horizons {
     }
 
     /// [`Horizons::learn`] for a label that comes `late` labels after its sample: the longer the answers to a question are outstanding,
-    /// the slower the weights follow, by `1/√(1 + late/block)`.
+    /// the slower the weights follow, by `(1 + late/block)^-¼`.
     ///
-    /// Intuition: while a label is outstanding the same mistake is made again and again, and then punished as often. Regret stays
-    /// least with steps that shrink with the root of the delay; it counts in blocks, since heads change once per block.
+    /// Intuition: while a label is outstanding the same mistake is made again and again, and then punished as often. The worst case asks for
+    /// steps that shrink with the root of the delay; after an abrupt change such steps are too slow, so half of that, in logarithms, is
+    /// taken. Delay counts in blocks, since heads change once per block.
     /// Source: Joulani, György and Szepesvári, Online learning under delayed feedback, ICML 2013.
     pub fn learn_late(
         &mut self,
@@ -162,7 +165,7 @@ impl Horizons {
             return Ok(());
         }
         if let Some(said) = said {
-            let pace = 1.0 / (1.0 + late as f64 / self.block as f64).sqrt();
+            let pace = (1.0 + late as f64 / self.block as f64).powf(-DELAY_POWER);
             self.reweigh(y, said, pace);
         }
         self.open_row(h, y);
@@ -174,11 +177,7 @@ impl Horizons {
         let blocks = self.histogram.blocks();
         let heard: Vec<bool> = self.weights().skip(1).map(|weight| weight >= HEARD).collect();
         let due = |horizon, slot: usize| {
-            let rest = if heard[slot] {
-                1
-            } else {
-                std::env::var("HX_UNHEARD").ok().and_then(|x| x.parse().ok()).unwrap_or(UNHEARD_EVERY)
-            };
+            let rest = if heard[slot] { 1 } else { UNHEARD_EVERY };
             blocks.is_multiple_of(every(horizon) * rest)
         };
         self.refit(due, memory)
@@ -391,9 +390,7 @@ impl Horizons {
 
 /// Blocks from one refit of a horizon to the next: a long horizon changes slowly, so a quarter of its length will do.
 fn every(horizon: usize) -> u64 {
-    1 << (STRIDE * horizon)
-        .saturating_sub(std::env::var("HX_EVERY").ok().and_then(|x| x.parse().ok()).unwrap_or(2))
-        .min(62)
+    1 << (STRIDE * horizon).saturating_sub(2).min(62)
 }
 
 fn first_block(settings: &HorizonSettings, scoring: Scoring) -> usize {

@@ -1,12 +1,13 @@
 //! Whom to follow: weights over experts, learnt from their losses at several speeds at once.
 //!
-//! Intuition: how fast to follow the best expert is itself unknown and differs from stream to stream. So nine mixers of
-//! different speed and memory run side by side, and a tenth follows those of the nine that lately answered best. All of it is
+//! Intuition: how fast to follow the best expert is itself unknown and differs from stream to stream. So a dozen mixers of
+//! different speed and memory run side by side, and one more follows those of them that lately answered best. All of it is
 //! arithmetic on a few hundred numbers per label, and a mixture of mixtures is one set of weights.
 use serde::{Deserialize, Serialize};
 
-/// Step sizes of the mixers in units of `rate`: a factor of four between neighbours covers two orders of magnitude.
-const SPEEDS: [f64; 3] = [0.25, 1.0, 4.0];
+/// Step sizes of the mixers in units of `rate`: a factor of four between neighbours covers two orders of magnitude; the
+/// slowest one is for labels so noisy that a run of luck must not decide whom to follow.
+const SPEEDS: [f64; 4] = [0.0625, 0.25, 1.0, 4.0];
 /// Shares of the mixers in units of `share`: an expert is found again after about 1/share labels.
 const SHARES: [f64; 3] = [0.1, 1.0, 10.0];
 /// Mixers.
@@ -59,21 +60,18 @@ impl Mix {
         self.weights.chunks_exact(self.experts)
     }
 
-    /// Learns from right and wrong answers, with steps of `pace` times their size: fixed share on 0/1 losses, for the experts and, above them, for the mixers.
+    /// Learns from right and wrong answers, with steps of `pace` times their size: fixed share on 0/1 losses, for the experts and,
+    /// above them, for the mixers.
     ///
     /// Source: Herbster and Warmuth, Tracking the best expert, Machine Learning 32, 1998.
     pub(crate) fn judge(&mut self, wrong: &[bool], mixer_wrong: &[bool], pace: f64) {
         let price = |wrong: bool, rate: f64| if wrong { (-rate).exp() } else { 1.0 };
-        let env = |name: &str| std::env::var(name).ok();
-        let who = env("HX_WHO").unwrap_or_else(|| "both".into());
-        let exponent: f64 = env("HX_POW").and_then(|x| x.parse().ok()).unwrap_or(0.5);
-        let pace = pace.powf(2.0 * exponent);
-        let trust_rate = self.rate * if who == "mixers" { 1.0 } else { pace };
-        let rate = self.rate * if who == "trust" { 1.0 } else { pace };
-        follow(&mut self.trust, mixer_wrong.iter().map(|wrong| price(*wrong, trust_rate)), self.share);
+        let rate = self.rate * pace;
+        follow(&mut self.trust, mixer_wrong.iter().map(|wrong| price(*wrong, rate)), self.share);
         for (index, weights) in self.weights.chunks_exact_mut(self.experts).enumerate() {
             let (rate, share) = speed(index, rate, self.share);
-            follow(weights, wrong.iter().map(|wrong| price(*wrong, rate)), share);
+            let mistake = price(true, rate);
+            follow(weights, wrong.iter().map(|wrong| if *wrong { mistake } else { 1.0 }), share);
         }
     }
 
@@ -86,18 +84,13 @@ impl Mix {
     /// and Koolen, `MetaGrad`, `NeurIPS` 2016.
     pub(crate) fn pull(&mut self, answers: &[f32], mixer_answers: &[f32], truth: &[f32], pace: f64) {
         let targets = truth.len().max(1);
-        let env = |name: &str| std::env::var(name).ok();
-        let who = env("HX_WHO").unwrap_or_else(|| "both".into());
-        let exponent: f64 = env("HX_POW").and_then(|x| x.parse().ok()).unwrap_or(0.5);
-        let pace = pace.powf(2.0 * exponent);
-        let trust_rate = self.rate * if who == "mixers" { 1.0 } else { pace };
-        let rate = self.rate * if who == "trust" { 1.0 } else { pace };
+        let rate = self.rate * pace;
         // A mixer is judged by what it said then: with late labels, the fast ones have meanwhile seen what they could not know.
         let loss = |answer: &[f32]| {
             let errors = answer.iter().zip(truth).map(|(x, y)| bounded(f64::from(*x - *y), ERROR_MAX).powi(2));
             errors.sum::<f64>() / targets as f64
         };
-        follow(&mut self.trust, mixer_answers.chunks_exact(targets).map(|x| (-trust_rate * loss(x)).exp()), self.share);
+        follow(&mut self.trust, mixer_answers.chunks_exact(targets).map(|x| (-rate * loss(x)).exp()), self.share);
         let (mut mixed, mut slopes) = (vec![0.0; targets], vec![0.0; targets]);
         for (index, weights) in self.weights.chunks_exact_mut(self.experts).enumerate() {
             let (own_rate, share) = speed(index, rate, self.share);

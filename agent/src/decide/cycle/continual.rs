@@ -89,11 +89,12 @@ impl Cycle {
         reports
     }
 
-    /// The turn of policy `value` while the mixture answers; `None` if this is not its turn.
+    /// The turn of policy `value` on a device whose mixture is to answer; `None` if this is not its turn. While the bare champion had to
+    /// take over the mixture learns on, and comes back once it is better: that is no reason for a head of its own either.
     ///
     /// Heads are the mixture's business: what remains is to bring an earlier model back, or to train layers.
     pub(super) fn value_turn(&mut self, settings: &CycleSettings) -> Option<Vec<Report>> {
-        if settings.policy != Policy::Value || !self.serves_mixture(settings) {
+        if settings.policy != Policy::Value || !settings.mixture {
             return None;
         }
         // An alarm is a reason to look, not one to train.
@@ -162,5 +163,137 @@ impl Cycle {
             self.earlier.pop_front();
         }
         self.earlier.push_back(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trainer_core::bundle;
+    use trainer_core::model::{Model, Strategy};
+    use trainer_core::schema::{Feature, FeatureKind, Rows, Schema, Task};
+    use trainer_core::spec::Spec;
+    use trainer_core::train::{TrainSettings, base};
+
+    use super::*;
+    use crate::decide::cycle::Event;
+    use crate::decide::sample::{Label, Sample};
+
+    fn model() -> (Model, Digest) {
+        let feature = Feature { name: "x".into(), unit: None, kind: FeatureKind::Number, range: None };
+        let task = Task::Classification { classes: ["a", "b"].map(String::from).to_vec() };
+        let mut rows = Rows::empty(1, 1);
+        for row in 0..200_u8 {
+            let x = f32::from(row % 20) - 9.5;
+            rows.push(&[x], &[f32::from(u8::from(x > 0.0))]);
+        }
+        let schema = Schema { features: vec![feature], task };
+        let mut settings = TrainSettings::default();
+        (settings.fit.epochs, settings.fit.refit) = (20, false);
+        let mut model = base(&schema, &Spec::default(), &rows, &settings, 0).unwrap().model;
+        let (_, digest) = bundle::write(&mut model);
+        (model, digest)
+    }
+
+    struct Story {
+        cycle: Cycle,
+        settings: CycleSettings,
+        labels: u64,
+    }
+
+    impl Story {
+        fn new() -> Self {
+            let (model, digest) = model();
+            let settings = CycleSettings { mixture: true, ..CycleSettings::default() };
+            Self { cycle: Cycle::new(&model, digest, &settings), settings, labels: 0 }
+        }
+
+        /// `count` labelled samples, of which the mixture gets every `mixed`th wrong and the bare champion every `bare`th.
+        fn live(&mut self, count: u64, bare: u64, mixed: u64) -> Vec<Report> {
+            let mut reports = Vec::new();
+            for _ in 0..count {
+                let wrong = |every: u64| f64::from(u8::from(every > 0 && (self.labels * 7 + 3).is_multiple_of(every)));
+                let (bare, mixed) = (wrong(bare), wrong(mixed));
+                let served = if self.cycle.serves_mixture(&self.settings) { mixed } else { bare };
+                let x = [(self.labels % 20) as f32 - 9.5];
+                let sample = Sample { row: &x, answer: &[0.9, 0.1], embedding: &[], at: None };
+                reports.extend(self.cycle.sample(&sample, &self.settings));
+                let label = Label {
+                    sample: self.labels,
+                    loss: served,
+                    answer: &[0.9, 0.1],
+                    truth: if served > 0.5 { &[1.0] } else { &[0.0] },
+                    segment: None,
+                    answered_by: self.cycle.orders().serve,
+                };
+                reports.extend(self.cycle.label(&label, &self.settings));
+                reports.extend(self.cycle.compared(bare, mixed, &self.settings));
+                self.labels += 1;
+            }
+            reports
+        }
+
+        fn consolidate(&mut self, name: &[u8]) -> Vec<Report> {
+            let event = Event::Consolidated { candidate: Digest::of(name), recent: BaselineRows::default() };
+            self.cycle.step(event, &self.settings).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_mixture_that_beats_its_champion_is_frozen_and_goes_through_the_gate_on_what_it_said_before_it_knew() {
+        let mut story = Story::new();
+        let factory = story.cycle.orders().serve;
+        story.live(300, 3, 40);
+        assert!(story.cycle.contest().wants_frozen());
+        let reports = story.consolidate(b"frozen");
+        assert!(matches!(&reports[0], Report::Consolidated { order } if order.reason == Reason::Continual));
+        let Report::Gate { verdict, .. } = &reports[1] else { panic!("{reports:?}") };
+        assert!(verdict.passed && verdict.evidence.rows == 300, "{verdict:?}");
+        assert_eq!(story.cycle.orders().serve, Digest::of(b"frozen"));
+        assert!(!story.cycle.contest().wants_frozen() && story.cycle.earlier().any(|digest| digest == factory));
+        assert!(story.consolidate(b"frozen").is_empty(), "the champion is no candidate");
+    }
+
+    #[test]
+    fn a_mixture_no_better_than_its_champion_is_never_frozen_and_a_worse_one_gives_way() {
+        let mut story = Story::new();
+        let reports = story.live(600, 40, 40);
+        assert!(
+            !story.cycle.contest().wants_frozen() && !reports.iter().any(|r| matches!(r, Report::Adaptation { .. }))
+        );
+        let reports = story.live(400, 40, 2);
+        let fell =
+            reports.iter().position(|report| matches!(report, Report::Adaptation { change: Change::FellBack, .. }));
+        assert!(fell.is_some() && !story.cycle.serves_mixture(&story.settings));
+        let heads = reports.iter().any(|report| matches!(report, Report::Retrain { .. }));
+        assert!(!heads, "the mixture learns on: no head is ordered in its place");
+    }
+
+    #[test]
+    fn layers_are_trained_only_once_the_heads_had_their_time_and_only_if_that_could_pay() {
+        let mut story = Story::new();
+        let healthy = story.live(2_000, 100, 100);
+        assert!(!healthy.iter().any(|report| matches!(report, Report::Retrain { .. })));
+        let declined = |report: &Report| matches!(report, Report::Considered { prospect, .. } if !prospect.pays);
+        assert!(healthy.iter().any(declined), "refusals are explained: {healthy:?}");
+        let failing = story.live(1_200, 3, 3);
+        let sentences: Vec<&str> = failing
+            .iter()
+            .filter_map(|report| match report {
+                Report::Considered { sentence, .. } => Some(sentence.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert!(sentences[0].contains("if the heads have not caught up by label"), "{sentences:?}");
+        let order = story.cycle.orders().work.expect("the heads did not help, so layers are trained");
+        assert!(matches!(order.task, OrderTask::Train { strategy: Strategy::Tail, .. }), "{order:?}");
+        let mut evidence = Evidence::default();
+        (0..order.rows.holdout).for_each(|_| evidence.push(0.3, 0.3));
+        let recent = BaselineRows::default();
+        let judged = Event::Judged { run: order.run, candidate: Digest::of(b"tail"), evidence, recent };
+        let reports = story.cycle.step(judged, &story.settings).unwrap();
+        assert!(matches!(&reports[0], Report::Gate { verdict, .. } if !verdict.passed), "{reports:?}");
+        let after = story.live(3_000, 3, 3);
+        let again = after.iter().any(|report| matches!(report, Report::Retrain { .. }));
+        assert!(!again, "what gained nothing is not tried again while things are no worse");
     }
 }

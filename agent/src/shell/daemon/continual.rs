@@ -233,6 +233,7 @@ impl Heads {
         let horizons = learner.adaptive.horizons();
         json!({
             "learning": true, "serve": self.serves, "adaptation": learner.number, "labels": horizons.rows(),
+            "unserved_labels": learner.unpublished,
             "champion_weight": horizons.weights().next(), "block": horizons.block(), "refused_rows": horizons.refused(),
             "waiting_samples": learner.adaptive.waiting(), "memory_bytes_max": learner.adaptive.size_bytes_max(),
             "work_mac": horizons.work_mac(),
