@@ -15,6 +15,7 @@ mod link;
 mod orders;
 mod plan;
 mod post;
+mod realised;
 mod shared;
 mod views;
 mod work;

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trainer_core::adaptive::{Adaptive, REBUILT_ROWS};
 use trainer_core::bundle;
@@ -26,7 +25,6 @@ use super::work::{baseline, rows_of};
 use crate::config::Config;
 use crate::decide::continual::ContinualSettings;
 use crate::decide::cycle::{Event, Report};
-use crate::decide::gate::Evidence;
 use crate::decide::policy::Policy;
 use crate::decide::value::CPU_S_PER_MAC;
 use crate::decide::watch::BASELINE_ROWS_MAX;
@@ -38,12 +36,6 @@ use file::Folder;
 const BURST_S: f64 = 10.0;
 /// Labels that are read at once when heads catch up after a start.
 const CAUGHT_UP_AT_ONCE: usize = 1_000;
-/// One labelled sample of so many is answered by the champion of before as well.
-const REALISED_EVERY: i64 = 20;
-/// Compared samples after which the realised gain of a promotion is settled.
-const REALISED_ROWS: u64 = 400;
-/// And after how many each it is booked.
-const REALISED_BOOKED: u64 = 20;
 
 /// Heads that learn from every label, if they are to.
 pub(super) struct Heads {
@@ -375,29 +367,6 @@ impl Keeper {
         }
     }
 
-    /// Asks the champion of before on a sample of the labelled traffic what it would have said.
-    pub(super) fn realise(&mut self, record: &NewRecord, seq: i64, truth: &[f32]) {
-        if seq % REALISED_EVERY != 0 {
-            return;
-        }
-        let Some(serving) = self.shared.slot.serving() else { return };
-        let (Some(saved), Some(before)) = (&mut self.saved, &serving.previous) else { return };
-        let Some(realised) = saved.realised.as_mut().filter(|realised| realised.to == record.model) else { return };
-        let (now, then) = (&serving.champion.model, before.answer(&record.features));
-        if serving.champion.digest != record.model || then.len() != record.output.len() {
-            return;
-        }
-        realised.evidence.push(now.loss(&then, truth), now.loss(&record.output, truth));
-        // Each time the ledger is written the whole state is.
-        if realised.evidence.rows.is_multiple_of(REALISED_BOOKED) {
-            self.books.realised(realised.run, &realised.evidence);
-        }
-        if realised.evidence.rows >= REALISED_ROWS {
-            saved.realised = None;
-        }
-        self.changed += 1;
-    }
-
     /// Heads, for status.
     pub(super) fn heads_view(&self) -> Value {
         let mut view = self.heads.view();
@@ -411,28 +380,5 @@ impl Keeper {
             view["evidence"] = json!({"worse": worse, "better": better});
         }
         view
-    }
-}
-
-/// What a promotion has brought so far: the champion of before against what was served, on a sample of the labelled traffic.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Realised {
-    run: u64,
-    to: Digest,
-    evidence: Evidence,
-}
-
-impl Realised {
-    /// Begins with each promotion, and ends with each return to a model of before.
-    pub(super) fn begin(realised: &mut Option<Self>, reports: &[Report]) {
-        for report in reports {
-            match report {
-                Report::Promote { run, to, .. } => {
-                    *realised = Some(Self { run: *run, to: *to, evidence: Evidence::default() });
-                }
-                Report::Rollback { .. } => *realised = None,
-                _ => {}
-            }
-        }
     }
 }

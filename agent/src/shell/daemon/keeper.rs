@@ -17,7 +17,8 @@ use trainer_core::train::TrainSettings;
 
 use super::books::Books;
 use super::budget::Warden;
-use super::continual::{Heads, Realised};
+use super::continual::Heads;
+use super::realised::Realised;
 use super::shared::{Event, Shared};
 use super::views;
 use super::work::{Next, Undone, Worked};
