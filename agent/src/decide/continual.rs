@@ -16,8 +16,11 @@ use super::gate::Evidence;
 
 /// Strengths of the bets, as in [`super::evidence`].
 const STRENGTHS: [f64; 5] = [0.05, 0.1, 0.2, 0.4, 0.7];
-/// Differing pairs to a false alarm of either test, on average.
-const RUN_LENGTH: f64 = 10_000.0;
+/// Differing pairs to a mixture that is wrongly taken for better, on average; the gate asks again.
+const BETTER_RUN_LENGTH: f64 = 1e4;
+/// Differing pairs to a mixture that is wrongly given up, on average. The champion is one of its experts, so harm grows slowly and there is
+/// time to be sure; pairs in a row resemble each other, which a run length of independent ones does not know.
+const WORSE_RUN_LENGTH: f64 = 1e6;
 /// Newest pairs that a frozen mixture is judged on; as many as the gate's hold-out holds at most.
 pub const PAIRS_MAX: usize = super::plan::HOLDOUT_MAX as usize;
 /// Losses nearer than this are the same.
@@ -186,7 +189,7 @@ impl Contest {
         self.differed += 1;
         self.worse.push(-gain);
         self.better.push(gain);
-        let (worse, better) = (self.worse.value() >= RUN_LENGTH, self.better.value() >= RUN_LENGTH);
+        let (worse, better) = (self.worse.value() >= WORSE_RUN_LENGTH, self.better.value() >= BETTER_RUN_LENGTH);
         match self.mode {
             Mode::Mixed if worse => {
                 (self.mode, self.wanted) = (Mode::Bare, false);
@@ -216,7 +219,7 @@ impl Contest {
     /// Whether the mixture has been shown to be better than the champion since the last answer to that.
     #[must_use]
     pub fn is_better(&self) -> bool {
-        self.mode == Mode::Mixed && self.better.value() >= RUN_LENGTH
+        self.mode == Mode::Mixed && self.better.value() >= BETTER_RUN_LENGTH
     }
 
     /// Champion and mixture on the newest labelled samples.
@@ -258,7 +261,7 @@ impl Contest {
     /// Evidence for a worse and for a better mixture, each as a share of what would show it.
     #[must_use]
     pub fn shown(&self) -> (f64, f64) {
-        (self.worse.value() / RUN_LENGTH, self.better.value() / RUN_LENGTH)
+        (self.worse.value() / WORSE_RUN_LENGTH, self.better.value() / BETTER_RUN_LENGTH)
     }
 }
 
