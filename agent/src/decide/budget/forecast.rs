@@ -106,7 +106,6 @@ fn head_mac(parent: &Model, rows: u64, training: &TrainSettings) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use trainer_core::network::Network;
     use trainer_core::schema::{Feature, FeatureKind, Rows, Schema, Task};
     use trainer_core::spec::{Layer, Spec};
     use trainer_core::train;
@@ -123,12 +122,16 @@ mod tests {
     }
 
     fn parent() -> Model {
+        parent_of(&Spec::default())
+    }
+
+    fn parent_of(spec: &Spec) -> Model {
         let feature = |name: &str| Feature { name: name.into(), unit: None, kind: FeatureKind::Number, range: None };
         let classes = vec!["low".into(), "high".into()];
         let schema = Schema { features: vec![feature("a"), feature("b")], task: Task::Classification { classes } };
         let mut settings = TrainSettings::default();
         (settings.fit.epochs, settings.fit.refit) = (1, false);
-        train::base(&schema, &Spec::default(), &rows(200), &settings, 0).unwrap().model
+        train::base(&schema, spec, &rows(200), &settings, 0).unwrap().model
     }
 
     #[test]
@@ -156,9 +159,8 @@ mod tests {
 
     #[test]
     fn a_wide_network_takes_less_memory_for_its_head_than_for_all_its_layers_and_each_row_of_a_batch_some() {
-        let mut parent = parent();
         let layers = vec![Layer::Linear { outputs: 512 }, Layer::Relu, Layer::Linear { outputs: 512 }, Layer::Relu];
-        parent.network = Network::new(&Spec { cut: 2, layers }, 2, 2, 0).unwrap();
+        let parent = parent_of(&Spec { cut: 2, layers });
         let settings = TrainSettings::default();
         let of = |strategy| forecast(&parent, 1_000, strategy, 1_000, &settings, 2.0).job;
         let (head, tail, full) = (of(Strategy::Head), of(Strategy::Tail), of(Strategy::Full));

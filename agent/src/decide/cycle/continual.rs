@@ -283,7 +283,8 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert!(sentences[0].contains("if the heads have not caught up by label"), "{sentences:?}");
+        let patient = |sentence: &&str| sentence.contains("if the heads have not caught up by label");
+        assert!(sentences.iter().any(patient), "{sentences:?}");
         let order = story.cycle.orders().work.expect("the heads did not help, so layers are trained");
         assert!(matches!(order.task, OrderTask::Train { strategy: Strategy::Tail, .. }), "{order:?}");
         let mut evidence = Evidence::default();
