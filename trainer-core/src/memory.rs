@@ -28,6 +28,7 @@ const LANES: u64 = if cfg!(target_arch = "aarch64") { 4 } else { 8 };
 
 /// The numbers that a training's memory depends on.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each says by its name what a training does or keeps")]
 pub struct Shape {
     /// What is trained.
     pub strategy: Strategy,
@@ -122,7 +123,8 @@ impl Shape {
             heads: heads as u64,
             checkpoint: false,
             in_place: (from..network.layers.len()).any(|index| {
-                matches!(network.layers[index], Weights::Linear { .. }) && network.after(index) as u64 % LANES == 0
+                matches!(network.layers[index], Weights::Linear { .. })
+                    && (network.after(index) as u64).is_multiple_of(LANES)
             }),
         }
     }

@@ -251,11 +251,10 @@ fn marks(series: usize, summary: &Summary) -> impl Iterator<Item = Mark> + '_ {
     summary.events.iter().filter_map(move |event| {
         let kind = match &event.report {
             Report::Drift { .. } => MarkKind::Drift,
-            Report::Retrain { .. } => MarkKind::Retrain,
+            Report::Retrain { .. } | Report::Consolidated { .. } => MarkKind::Retrain,
             Report::Promote { .. } => MarkKind::Promoted,
             Report::Rollback { .. } => MarkKind::RolledBack,
             Report::Gate { verdict, .. } if !verdict.passed => MarkKind::Rejected,
-            Report::Consolidated { .. } => MarkKind::Retrain,
             Report::Gate { .. }
             | Report::Waiting { .. }
             | Report::Failed { .. }

@@ -22,7 +22,7 @@ const BETTER_RUN_LENGTH: f64 = 1e4;
 /// time to be sure; pairs in a row resemble each other, which a run length of independent ones does not know.
 const WORSE_RUN_LENGTH: f64 = 1e6;
 /// Newest pairs that a frozen mixture is judged on; as many as the gate's hold-out holds at most.
-pub const PAIRS_MAX: usize = super::plan::HOLDOUT_MAX as usize;
+pub const PAIRS_MAX: usize = 400;
 /// Losses nearer than this are the same.
 const SAME: f64 = 1e-9;
 

@@ -107,7 +107,7 @@ impl Cycle {
             until => until.is_some(),
         };
         let opens = self.staleness.opens_after(self.lately.refusals, &settings.value);
-        if !waited && !opens && !(alarmed && self.lately.refusals == 0) {
+        if !(waited || opens || alarmed && self.lately.refusals == 0) {
             return Some(Vec::new());
         }
         self.staleness = Staleness::default();
