@@ -1,7 +1,7 @@
 //! What watching the columns costs per row: `cargo bench --bench drift`.
 #![expect(clippy::cast_precision_loss, reason = "draws of 24 bits are exact in f32")]
 use divan::counter::ItemsCount;
-use hone_agent::decide::watch::columns::{ColumnKind, ColumnSettings, ColumnSpec, Columns};
+use hone_agent::decide::watch::columns::{ColumnKind, ColumnPlan, ColumnSpec, Columns};
 use hone_agent::decide::watch::finding::Measure;
 
 fn main() {
@@ -28,7 +28,7 @@ fn watching(rows: &[Vec<f32>]) -> Columns {
         kind: ColumnKind::Number,
         range: Some([-4.0, 4.0]),
     };
-    let mut columns = Columns::new((0..rows[0].len()).map(spec).collect(), &ColumnSettings::default());
+    let mut columns = Columns::new((0..rows[0].len()).map(spec).collect(), &ColumnPlan::default());
     columns.rebaseline(&rows[..1000].concat(), None);
     for row in rows {
         columns.sample(row, None);

@@ -1,4 +1,6 @@
 //! Gathers the settings of every part; parses and validates their text. Reads no file: the shell hands it texts.
+mod desired;
+mod migrations;
 mod settings;
 
 use std::ops::Range;
@@ -6,12 +8,16 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+pub use desired::{DEVICE_ONLY, LIVE};
 pub use settings::{AgentSettings, RecordsSettings, SnapshotSettings};
 
 use crate::decide::budget::BudgetSettings;
 use crate::decide::continual::ContinualSettings;
 use crate::decide::cycle::CycleSettings;
 use crate::decide::prices::PriceSettings;
+use crate::decide::rollout::RolloutSettings;
+use crate::shell::ingest::settings::InputSettings;
+use crate::shell::models::ModelSettings;
 use crate::shell::mqtt::MqttSettings;
 use crate::shell::sensors::SensorSettings;
 use trainer_core::train::TrainSettings;
@@ -20,9 +26,11 @@ use trainer_core::train::TrainSettings;
 pub const SHIPPED: &str = include_str!("config/hone.toml");
 
 /// Everything that can be set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Layout of the file: an older one is brought forward, a newer one refused. A file that names none is of the newest.
+    pub layout: i64,
     /// The daemon itself: places and addresses.
     pub agent: AgentSettings,
     /// What is kept of what was seen and said.
@@ -31,6 +39,8 @@ pub struct Config {
     pub cycle: CycleSettings,
     /// The champion's adaptive form.
     pub continual: ContinualSettings,
+    /// How a candidate that passed the gate is tried.
+    pub rollout: RolloutSettings,
     /// How training is done.
     pub training: TrainSettings,
     /// What retraining may take.
@@ -41,8 +51,33 @@ pub struct Config {
     pub value: PriceSettings,
     /// What is kept of what retrains learned from.
     pub snapshots: SnapshotSettings,
+    /// Whose models may serve, and how a new one proves itself.
+    pub models: ModelSettings,
     /// The link to the fleet.
     pub mqtt: MqttSettings,
+    /// How samples come in, beside HTTP.
+    pub input: InputSettings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            layout: migrations::newest(),
+            agent: AgentSettings::default(),
+            records: RecordsSettings::default(),
+            cycle: CycleSettings::default(),
+            continual: ContinualSettings::default(),
+            rollout: RolloutSettings::default(),
+            training: TrainSettings::default(),
+            budget: BudgetSettings::default(),
+            sensors: SensorSettings::default(),
+            value: PriceSettings::default(),
+            snapshots: SnapshotSettings::default(),
+            models: ModelSettings::default(),
+            mqtt: MqttSettings::default(),
+            input: InputSettings::default(),
+        }
+    }
 }
 
 /// A setting that is refused.
@@ -70,6 +105,19 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of a newer hone.
+    #[error(
+        "{file} has layout {found}, this hone reads up to {known}: install the newer hone again, or write the file anew \
+         with `hone init`"
+    )]
+    Newer {
+        /// File.
+        file: String,
+        /// Its layout.
+        found: i64,
+        /// The newest layout known here.
+        known: i64,
+    },
     /// A value outside its range.
     #[error("`{key}` is {value}, it must be {range}")]
     Range {
@@ -90,9 +138,13 @@ impl Config {
     pub fn parse<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ConfigError> {
         let mut merged = Table::new();
         for (file, text) in texts {
-            // Each file alone first: only here are the lines known.
-            toml::from_str::<Self>(text).map_err(|error| explain(file, text, &error))?;
-            let table: Table = toml::from_str(text).map_err(|error| explain(file, text, &error))?;
+            let mut table: Table = toml::from_str(text).map_err(|error| explain(file, text, &error))?;
+            let before = table.get("layout").cloned();
+            migrations::forward(file, &mut table)?;
+            if table.get("layout") == before.as_ref() {
+                // Each file alone first: only here are the lines known.
+                toml::from_str::<Self>(text).map_err(|error| explain(file, text, &error))?;
+            }
             merge(&mut merged, table);
         }
         let config: Self = Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Value {
@@ -246,8 +298,8 @@ mod tests {
     #[test]
     fn a_value_out_of_range_is_refused_with_its_range() {
         refused(
-            "[cycle.watch]\nwindow_rows = 3\n",
-            &expect![[r"`cycle.watch.window_rows` is 3, it must be 200 to 4096"]],
+            "[cycle.watch.columns]\nwindow_rows = 3\n",
+            &expect![[r"`cycle.watch.columns.window_rows` is 3, it must be 200 to 4096"]],
         );
         refused("[budget]\ncpu_share = 2.0\n", &expect![[r"`budget.cpu_share` is 2, it must be 0.01 to 1"]]);
         refused("[value]\nprice_per_kwh = -1.0\n", &expect![[r"`value.price_per_kwh` is -1, it must be 0 or more"]]);
@@ -269,8 +321,8 @@ mod tests {
 
     #[test]
     fn later_files_win_key_by_key() {
-        let first = "[cycle]\nseed = 1\n[cycle.watch]\npsi = 0.5\n";
+        let first = "[cycle]\nseed = 1\n[cycle.watch.columns]\npsi = 0.5\n";
         let config = Config::parse([("a", first), ("b", "[cycle]\nseed = 2\n")]).unwrap();
-        assert_eq!((config.cycle.seed, config.cycle.watch.psi), (2, 0.5));
+        assert_eq!((config.cycle.seed, config.cycle.watch.columns.psi), (2, 0.5));
     }
 }

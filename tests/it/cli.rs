@@ -9,8 +9,9 @@ use hone_tests::hone;
 use serde_json::Value;
 
 /// Every command a person may type.
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "demo",
+    "doctor",
     "run",
     "init",
     "status",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hone_tests::agent::Device;
+use hone_tests::until;
 use hone_tests::world::{self, Law, World, sample};
 use serde_json::Value;
 
@@ -214,10 +215,13 @@ fn what_cannot_be_calibrated_is_refused_with_what_would_do() {
     bench.refuses(&only, 4, &["quiet.csv:2"]);
 }
 
-/// Sends rows without labels, so that nothing is trained meanwhile.
+/// Sends rows without labels, so that nothing is trained meanwhile, and waits until the loop has looked at them.
 fn send(agent: &hone_tests::agent::Agent, world: &mut World, law: Law, rows: usize) {
+    let seen = || agent.socket("GET", "/v1/drift", "").json()["samples"].as_u64().expect("a count");
     let body: String = (0..rows).map(|_| sample(world.row(law).0)).collect();
+    let before = seen();
     assert_eq!(agent.socket("POST", "/v1/samples", &body).status, 200);
+    until("the rows", || (seen() == before + rows as u64).then_some(()));
 }
 
 #[test]
@@ -229,10 +233,28 @@ fn a_new_baseline_takes_the_newest_rows_for_normal_and_too_few_are_refused() {
     send(&agent, &mut world, Law::Old, 120);
     let (code, _, said) = device.ask(&["rebaseline"]);
     assert!(code == Some(9) && said.contains("120 are stored: 80 are missing"), "{said}");
-    (0..6).for_each(|_| send(&agent, &mut world, Law::New, 900));
+    send(&agent, &mut world, Law::Old, 280);
+    send(&agent, &mut world, Law::New, 400);
+    let first = || agent.socket("GET", "/v1/drift", "").json()["features"][0].clone();
+    let moved = first()["psi"]["value"].as_f64().expect("a psi");
+    assert!(moved > 0.25, "{moved}");
+    let (_, picture, _) = device.ask(&["drift"]);
+    assert!(picture.contains("!  ") && picture.contains("NO DRIFT"), "{picture}");
     let (code, said, error) = device.ask(&["rebaseline", "--rows", "250"]);
     assert!(code == Some(0) && said.contains("the newest 250 rows"), "{said}{error}");
     assert_eq!(agent.reports("rebaseline")[0]["rows"], 250);
+    assert_eq!(first()["psi"], Value::Null, "no verdict before the window has filled again");
+    send(&agent, &mut world, Law::New, 400);
+    let same = first()["psi"]["value"].as_f64().expect("a psi");
+    assert!(same < 0.25, "{same}");
+    let (code, said, _) = device.ask(&["rebaseline", "--since", "2000-01-01T00:00:00Z", "--json"]);
+    assert!(code == Some(0) && said.contains("\"rows\":1200"), "{said}");
+    let (code, _, said) = device.ask(&["rebaseline", "--since", "2999-01-01T00:00:00Z"]);
+    assert!(code == Some(9) && said.contains("0 are stored: 200 are missing"), "{said}");
+    let (code, _, said) = device.ask(&["rebaseline", "--since", "yesterday"]);
+    assert!(code == Some(4) && said.contains("`yesterday` is no moment"), "{said}");
+    assert_eq!(device.ask(&["rebaseline", "--rows", "199"]).0, Some(2));
+    assert_eq!(agent.tcp("POST", "/v1/rebaseline", "{}").status, 403, "commands come over the socket");
 }
 
 #[test]

@@ -3,14 +3,28 @@ mod backtest;
 mod budgets;
 mod cli;
 mod compare;
+mod conformance;
 mod continual;
+mod corpus;
 mod daemon;
+mod doctor;
 mod fleet;
+mod fleet_broker;
+mod fleet_bundles;
+mod fleet_faults;
+mod fleet_numbers;
+mod fleet_settings;
 mod measured;
 mod numbers;
+mod power;
+mod rollout;
+mod samples;
 mod scan;
+mod service;
+mod storage;
 mod tidy;
 mod training;
+mod vault;
 
 /// Counted, so that a test can say how many bytes something holds.
 #[global_allocator]

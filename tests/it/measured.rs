@@ -92,7 +92,7 @@ impl Spinner {
 }
 
 #[test]
-#[ignore = "no test: the others start it"]
+#[ignore = "long: no test of its own, the others start it; run by .ci/nightly"]
 fn a_spinner_of_the_idle_class() {
     let Some(seconds) = std::env::var(SPIN_S).ok().and_then(|seconds| seconds.parse::<f64>().ok()) else {
         return;
@@ -110,7 +110,7 @@ fn a_spinner_of_the_idle_class() {
 }
 
 #[test]
-#[ignore = "a minute"]
+#[ignore = "long: CPU share of a training, a minute; run by .ci/nightly"]
 fn a_quarter_of_a_core_is_neither_exceeded_nor_missed_where_a_control_spinner_gets_nine_tenths() {
     let parent = training::parent(64, 6, &[256, 256]);
     for attempt in 0..5 {
@@ -208,7 +208,7 @@ fn trainer_of(agent: u32) -> Option<u32> {
 }
 
 #[test]
-#[ignore = "two minutes"]
+#[ignore = "long: inference beside a training, two minutes; run by .ci/nightly"]
 fn inference_while_the_agent_trains_is_as_fast_as_beside_a_spinner_of_the_idle_class() {
     let device = Device::new();
     let endless = "
@@ -277,7 +277,7 @@ fn watched(model: &Model, width: usize) -> Watch {
 }
 
 #[test]
-#[ignore = "no test: another starts it"]
+#[ignore = "long: no test of its own, another starts it; run by .ci/nightly"]
 fn a_watch_alone_in_its_process() {
     let Some(width) = std::env::var(FEATURES).ok().and_then(|features| features.parse().ok()) else {
         return;
@@ -291,7 +291,7 @@ fn a_watch_alone_in_its_process() {
 }
 
 #[test]
-#[ignore = "half a minute"]
+#[ignore = "long: memory of a watch, half a minute; run by .ci/nightly"]
 fn a_feature_holds_at_most_four_kilobytes_and_a_watch_of_128_a_megabyte_in_memory_and_on_disk() {
     let weigh = |features: &str| {
         let output = again("measured::a_watch_alone_in_its_process", (FEATURES, features)).output();
@@ -333,7 +333,7 @@ fn killed_on_the_way(
 }
 
 #[test]
-#[ignore = "minutes"]
+#[ignore = "long: 20 trainings that are killed and resumed, five minutes; run by .ci/nightly"]
 fn twenty_of_twenty_runs_that_were_killed_and_resumed_are_reproduced() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = |name: &str, kind| ModelStore::open(&folder.path().join(name), kind).expect("a store");

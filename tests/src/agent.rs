@@ -54,15 +54,16 @@ impl Default for Device {
 }
 
 impl Device {
-    /// A new device with [`QUICK`] settings.
+    /// A new device with [`QUICK`] settings, on which the gate promotes.
     ///
     /// # Panics
     /// The system gives no temporary folder.
     #[must_use]
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::write(folder.path().join("hone.toml"), QUICK).expect("a temporary folder can be written");
-        Self { folder }
+        let device = Self { folder };
+        device.set("");
+        device
     }
 
     /// Its folder.
@@ -95,12 +96,14 @@ impl Device {
         fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &path)).expect("a sensor can be written");
     }
 
-    /// Adds to its settings, for agents that start from now on.
+    /// Adds to its settings, for agents that start from now on. Unless they speak of the rollout, the gate promotes.
     ///
     /// # Panics
     /// They cannot be written.
     pub fn set(&self, text: &str) {
-        fs::write(self.path().join("hone.toml"), format!("{QUICK}{text}")).expect("a temporary folder can be written");
+        let gate = if text.contains("[rollout]") { "" } else { "\n[rollout]\nmode = \"gate\"\n" };
+        let text = format!("{QUICK}{gate}{text}");
+        fs::write(self.path().join("hone.toml"), text).expect("a temporary folder can be written");
     }
 
     /// What its newest agent has logged.
@@ -140,13 +143,24 @@ impl Device {
     /// It ends instead; its log is in the message.
     #[must_use]
     pub fn start(&self, model: Option<&Path>) -> Agent {
+        self.start_with(model, &[], &[])
+    }
+
+    /// [`Device::start`] with further arguments and more in its environment.
+    ///
+    /// # Panics
+    /// As [`Device::start`].
+    #[must_use]
+    pub fn start_with(&self, model: Option<&Path>, further: &[&str], environment: &[(&str, &str)]) -> Agent {
         let log = self.path().join("log");
         let mut command = self.command(&["run"]);
+        command.envs(environment.iter().copied());
         // A device without sensors, until a test makes some: what else this machine does is not the test's business.
         command.arg("--sensors-root").arg(self.sensors());
         if let Some(model) = model {
             command.arg("--model").arg(model);
         }
+        command.args(further);
         command.stderr(File::create(&log).expect("a log")).stdout(Stdio::null());
         let mut child = command.spawn().expect("hone can be started");
         let socket = self.state_dir().join("api.sock");
@@ -242,6 +256,13 @@ impl Agent {
         let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(kill.expect("kill can be started").success());
         until("the agent ends", || self.child.try_wait().expect("a child of ours"))
+    }
+
+    /// Whether its process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
     }
 
     /// Kills it, as a power cut of the process would.

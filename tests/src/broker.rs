@@ -1,5 +1,5 @@
 //! A real mosquitto that dies and comes back, a wire that can be cut, and a peer that records and publishes.
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -51,6 +51,24 @@ impl Broker {
         Some(Self { folder, binary, port, child })
     }
 
+    /// Starts one with a configuration that somebody else has written, for a port of this machine.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start_with(configuration: &str, port: u16) -> Option<Self> {
+        let Some(binary) = MOSQUITTO.iter().map(PathBuf::from).find(|path| path.exists()) else {
+            eprintln!("SKIPPED: mosquitto is not installed (apt-get install mosquitto)");
+            return None;
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // Root reads what the test wrote; without it mosquitto becomes its own user.
+        std::fs::write(folder.path().join("mosquitto.conf"), format!("user root\n{configuration}"))
+            .expect("a temporary folder can be written");
+        let child = spawn(&binary, &folder, port);
+        Some(Self { folder, binary, port, child })
+    }
+
     /// Kills it; everything it knew is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -91,7 +109,12 @@ fn spawn(binary: &PathBuf, folder: &tempfile::TempDir, port: u16) -> Child {
     child
 }
 
-fn free_port() -> u16 {
+/// A port nobody listens on.
+///
+/// # Panics
+/// The system gives none.
+#[must_use]
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     listener.local_addr().expect("a bound port").port()
 }
@@ -102,6 +125,7 @@ pub struct Wire {
     /// The near end.
     pub port: u16,
     whole: Arc<AtomicBool>,
+    swallows: Arc<AtomicBool>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
 }
 
@@ -115,16 +139,17 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let near = listener.local_addr().expect("a bound port").port();
         let (whole, streams) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Vec::new())));
-        let (is_whole, all) = (Arc::clone(&whole), Arc::clone(&streams));
+        let swallows = Arc::new(AtomicBool::new(false));
+        let (is_whole, all, gone) = (Arc::clone(&whole), Arc::clone(&streams), Arc::clone(&swallows));
         // Ends with the test's process.
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if is_whole.load(Ordering::SeqCst) {
-                    let _ = join(stream, port, &all);
+                    let _ = join(stream, port, &all, &gone);
                 }
             }
         });
-        Self { port: near, whole, streams }
+        Self { port: near, whole, swallows, streams }
     }
 
     /// Ends every connection and refuses new ones.
@@ -138,18 +163,33 @@ impl Wire {
         }
     }
 
-    /// Lets connections through again.
+    /// Swallows every byte from now on, in both directions, and keeps the connections: a network that is cut says nothing.
+    pub fn swallow(&self) {
+        self.swallows.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets connections through again; those that have lost bytes end.
     pub fn mend(&self) {
+        if self.swallows.load(Ordering::SeqCst) {
+            self.cut();
+            self.swallows.store(false, Ordering::SeqCst);
+        }
         self.whole.store(true, Ordering::SeqCst);
     }
 }
 
-fn join(near: TcpStream, port: u16, all: &Mutex<Vec<TcpStream>>) -> io::Result<()> {
+fn join(near: TcpStream, port: u16, all: &Mutex<Vec<TcpStream>>, gone: &Arc<AtomicBool>) -> io::Result<()> {
     let far = TcpStream::connect(("127.0.0.1", port))?;
     all.lock().expect("no thread panics").extend([near.try_clone()?, far.try_clone()?]);
     for (mut from, mut to) in [(near.try_clone()?, far.try_clone()?), (far, near)] {
+        let gone = Arc::clone(gone);
         thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
+            let mut bytes = [0; 16 * 1024];
+            while let Ok(count @ 1..) = from.read(&mut bytes) {
+                if !gone.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).is_err() {
+                    break;
+                }
+            }
             let _ = to.shutdown(Shutdown::Both);
             let _ = from.shutdown(Shutdown::Both);
         });
@@ -164,6 +204,8 @@ pub struct Came {
     pub topic: String,
     /// Payload; null if it is no JSON.
     pub payload: Value,
+    /// The same, as it came; kept only where it is no JSON.
+    pub bytes: Vec<u8>,
     /// Whether the broker had kept it.
     pub retained: bool,
 }
@@ -200,8 +242,9 @@ impl Peer {
                     }
                     Ok(Event::Incoming(Incoming::Publish(message))) => {
                         let topic = String::from_utf8_lossy(&message.topic).into_owned();
-                        let payload = serde_json::from_slice(&message.payload).unwrap_or_default();
-                        let came = Came { topic, payload, retained: message.retain };
+                        let read = serde_json::from_slice(&message.payload);
+                        let bytes = if read.is_err() { message.payload.to_vec() } else { Vec::new() };
+                        let came = Came { topic, payload: read.unwrap_or_default(), bytes, retained: message.retain };
                         all.lock().expect("no thread panics").push(came);
                     }
                     Ok(_) => {}
@@ -243,6 +286,15 @@ impl Peer {
     pub fn last(&self, topic: &str) -> Option<Value> {
         let topic = format!("hone/v1/{topic}");
         self.came().into_iter().rev().find(|came| came.topic == topic).map(|came| came.payload)
+    }
+
+    /// Publishes a message below `hone/v1` that is not retained.
+    ///
+    /// # Panics
+    /// The client takes nothing any more.
+    pub fn tell(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        let topic = format!("hone/v1/{topic}");
+        self.client.try_publish(topic, QoS::AtLeastOnce, false, payload.into()).expect("room for a message");
     }
 
     /// Publishes a retained message below `hone/v1`.

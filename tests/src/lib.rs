@@ -1,7 +1,9 @@
 //! A real device in a temporary folder: the built binary, its socket, and a small world it measures.
 pub mod agent;
 pub mod broker;
+pub mod fleet;
 pub mod http;
+pub mod local;
 pub mod world;
 
 use std::path::PathBuf;
@@ -27,6 +29,14 @@ pub fn hone() -> &'static PathBuf {
             // All targets, so that features are resolved as for the tests and no dependency is built twice.
             .args(["build", "--quiet", "--workspace", "--all-targets"])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        // What cargo tells this test of itself is not for the build: a build script that watches these (ring's does) would run
+        // again, and everything above it be compiled again, each time a build comes from a test or from a person.
+        let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| own.iter().any(|prefix| name.starts_with(prefix))) {
+                build.env_remove(name);
+            }
+        }
         build.arg("--target-dir").arg(profile.parent().expect("a profile has a target directory"));
         if profile.file_name().is_some_and(|name| name == "release") {
             build.arg("--release");

@@ -68,6 +68,15 @@ pub fn request(row: [f64; 3]) -> Value {
 /// The training fails.
 #[must_use]
 pub fn train(folder: &Path, name: &str, seed: u64, flip: bool) -> PathBuf {
+    train_with(folder, name, seed, flip, &[])
+}
+
+/// The same, with more arguments for `hone train`.
+///
+/// # Panics
+/// The training fails.
+#[must_use]
+pub fn train_with(folder: &Path, name: &str, seed: u64, flip: bool, more: &[&str]) -> PathBuf {
     let mut world = World::new(seed);
     let mut text = "a,b,c,state\n".to_owned();
     for _ in 0..400 {
@@ -78,7 +87,7 @@ pub fn train(folder: &Path, name: &str, seed: u64, flip: bool) -> PathBuf {
     let (data, model) = (folder.join(format!("{name}.csv")), folder.join(format!("{name}.safetensors")));
     std::fs::write(&data, text).expect("a temporary folder can be written");
     let mut train = Command::new(hone());
-    train.args(["train", "--label", "state", "--seed", "1", "--data"]).arg(&data).arg("-o").arg(&model);
+    train.args(["train", "--label", "state", "--seed", "1", "--data"]).arg(&data).arg("-o").arg(&model).args(more);
     let output = train.output().expect("hone can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     model

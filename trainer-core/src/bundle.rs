@@ -1,4 +1,5 @@
 //! One-file bundles: a safetensors file any tool opens, with a manifest, refused by name when anything is off.
+mod frozen;
 mod tensors;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::digest::Digest;
 use crate::model::{FORMAT, Manifest, Model, Work};
 use crate::schema::{FeatureKind, Schema, Task};
+pub use frozen::{frozen_difference, is_trainable, tensor_names};
 use tensors::{Loader, tensors};
 
 /// Largest bundle that is read; a gateway model is a hundredth of it.
@@ -117,29 +119,10 @@ pub fn write(model: &mut Model) -> (Vec<u8>, Digest) {
 /// Fails with the [`BundleError`] that names what is wrong. A bundle that is returned has known shapes, finite weights, an
 /// intact checksum, and gives its golden answers.
 pub fn read(bytes: &[u8]) -> Result<Model, BundleError> {
-    if bytes.len() > BYTES_MAX {
-        return Err(BundleError::TooLarge { bytes: bytes.len() as u64, limit: BYTES_MAX as u64 });
-    }
-    if let Some(header) = bytes.first_chunk::<8>() {
-        let claimed = u64::from_le_bytes(*header);
-        if claimed > bytes.len() as u64 {
-            return Err(BundleError::Container("its header would be longer than the file".to_owned()));
-        }
-        if claimed > HEADER_BYTES_MAX {
-            return Err(BundleError::TooLarge { bytes: claimed, limit: HEADER_BYTES_MAX });
-        }
-    }
     let container = |error: safetensors::SafeTensorError| BundleError::Container(error.to_string());
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(container)?;
+    let text = manifest_of(bytes)?;
+    let manifest = parse_manifest(&text)?;
     let file = SafeTensors::deserialize(bytes).map_err(container)?;
-    let text = metadata.metadata().as_ref().and_then(|map| map.get(KEY)).ok_or(BundleError::NoManifest)?;
-    let head: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| BundleError::Manifest(error.to_string()))?;
-    let format = head.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if format != u64::from(FORMAT) {
-        return Err(BundleError::Format { found: u32::try_from(format).unwrap_or(u32::MAX) });
-    }
-    let manifest: Manifest = serde_json::from_str(text).map_err(|error| BundleError::Manifest(error.to_string()))?;
     let bare = text.replacen(&format!("\"check\":\"{}\"", manifest.check), "\"check\":\"\"", 1);
     let mut all: Vec<_> = file.tensors();
     all.sort_by(|a, b| a.0.cmp(&b.0));
@@ -154,6 +137,57 @@ pub fn read(bytes: &[u8]) -> Result<Model, BundleError> {
     }
     golden(&model)?;
     Ok(model)
+}
+
+/// What a bundle says about itself, without its tensors: nothing of it is proven yet.
+///
+/// Fails with the [`BundleError`] of the container or the manifest.
+pub fn outline(bytes: &[u8]) -> Result<Manifest, BundleError> {
+    let manifest = parse_manifest(&manifest_of(bytes)?)?;
+    plausible(&manifest.schema)?;
+    Ok(manifest)
+}
+
+/// Refuses a file by its length and by the length its first eight bytes claim, before anything of that length is allocated.
+///
+/// `length` is that of the whole file, of which `head` are the first bytes.
+pub fn check_lengths(head: &[u8], length: u64) -> Result<(), BundleError> {
+    if length > BYTES_MAX as u64 {
+        return Err(BundleError::TooLarge { bytes: length, limit: BYTES_MAX as u64 });
+    }
+    if let Some(header) = head.first_chunk::<8>() {
+        let claimed = u64::from_le_bytes(*header);
+        if claimed > length.saturating_sub(8) {
+            return Err(BundleError::Container("its header would be longer than the file".to_owned()));
+        }
+        if claimed > HEADER_BYTES_MAX {
+            return Err(BundleError::TooLarge { bytes: claimed, limit: HEADER_BYTES_MAX });
+        }
+    }
+    Ok(())
+}
+
+fn manifest_of(bytes: &[u8]) -> Result<String, BundleError> {
+    check_lengths(bytes, bytes.len() as u64)?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| BundleError::Container(error.to_string()))?;
+    let text = metadata.metadata().as_ref().and_then(|map| map.get(KEY)).ok_or(BundleError::NoManifest)?;
+    Ok(text.clone())
+}
+
+fn parse_manifest(text: &str) -> Result<Manifest, BundleError> {
+    /// The one field whose meaning never changes.
+    #[derive(serde::Deserialize)]
+    struct Head {
+        #[serde(default)]
+        format: serde_json::Value,
+    }
+    let unreadable = |error: serde_json::Error| BundleError::Manifest(error.to_string());
+    let Head { format } = serde_json::from_str(text).map_err(unreadable)?;
+    let format = format.as_u64().unwrap_or(0);
+    if format != u64::from(FORMAT) {
+        return Err(BundleError::Format { found: u32::try_from(format).unwrap_or(u32::MAX) });
+    }
+    serde_json::from_str(text).map_err(unreadable)
 }
 
 /// Answers of `model` for its golden rows, `[rows, outputs]`.
@@ -285,6 +319,7 @@ mod tests {
         }
         let mut greedy = bytes.clone();
         greedy[..8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+        assert!(check_lengths(&greedy[..8], 1 << 41).is_err(), "the length of a file is enough to refuse it");
         assert!(matches!(read(&greedy), Err(BundleError::Container(_))));
         let mut long = vec![b' '; usize::try_from(HEADER_BYTES_MAX).unwrap() + 64];
         long[..8].copy_from_slice(&(HEADER_BYTES_MAX + 1).to_le_bytes());
@@ -310,6 +345,10 @@ mod tests {
         assert!(matches!(format, BundleError::Format { found: 3 }), "{format}");
         let shape = refusal(|model| model.manifest.spec.layers[0] = Layer::Linear { outputs: 8_000 });
         assert!(matches!(shape, BundleError::Shape { .. }), "{shape}");
+        // Output layers of 8,192 × 1,000 would be 33 MB: their tensors are looked for before any room is made.
+        let classes = Task::Classification { classes: (0..1_000).map(|class| class.to_string()).collect() };
+        let wide = refusal(|model| model.manifest.schema.task = classes);
+        assert!(matches!(wide, BundleError::Shape { ref name, .. } if name == "layers.5.weight"), "{wide}");
         let schema = refusal(|model| model.manifest.schema.features[0].name = "mode".into());
         assert!(matches!(schema, BundleError::Schema(_)), "{schema}");
     }

@@ -156,6 +156,22 @@ impl Model {
         self.finish(work);
     }
 
+    /// Whether `other` makes the same head features of every row, so that one forward pass serves both.
+    #[must_use]
+    pub fn shares_features(&self, other: &Self) -> bool {
+        let heads = self.head.is_some() && other.head.is_some();
+        heads
+            && self.schema() == other.schema()
+            && self.normalizer == other.normalizer
+            && self.embedding == other.embedding
+            && self.network == other.network
+    }
+
+    /// Answers from the features `work.h` that a model which [`Model::shares_features`] has just made.
+    pub fn answer_features(&self, work: &mut Work) {
+        self.finish(work);
+    }
+
     /// Multiply-adds of one [`Model::answer`], or of one [`Model::embed`].
     #[must_use]
     pub fn work_mac(&self, embedded: bool) -> u64 {

@@ -12,6 +12,7 @@ use super::prices;
 use crate::config::Config;
 use crate::decide::cycle::{CycleSettings, Report};
 use crate::decide::policy::Policy;
+use crate::decide::rollout::{Approval, Mode, RolloutSettings};
 use crate::shell::backtest::summary::Summary;
 use crate::shell::backtest::{self, Backtest};
 use crate::shell::files;
@@ -46,6 +47,9 @@ pub struct Args {
     /// static, fixed:LABELS, trigger:NAME, value or continual; may be repeated [default: all of them]
     #[arg(long, value_name = "POLICY")]
     policy: Vec<Policy>,
+    /// Promote at the gate, or after shadow and canary as a device does by default
+    #[arg(long, value_name = "HOW", default_value = "gate")]
+    rollout: Rollout,
     /// Seed of every random choice
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -63,10 +67,23 @@ pub struct Args {
     html: Option<PathBuf>,
 }
 
+/// How a candidate that passed the gate becomes champion.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Rollout {
+    /// At once
+    Gate,
+    /// After shadow and canary
+    Full,
+}
+
 /// Replays and prints.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let trainer = trainer(args.in_process)?;
-    let Config { cycle, training, value: prices, continual, .. } = settings(global)?;
+    let Config { cycle, rollout, training, value: prices, continual, .. } = settings(global)?;
+    let rollout = match args.rollout {
+        Rollout::Gate => RolloutSettings { mode: Mode::Gate, approval: Approval::Auto, ..rollout },
+        Rollout::Full => RolloutSettings { mode: Mode::Full, approval: Approval::Auto, ..rollout },
+    };
     if args.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
         return Err(Fail::new(Exit::Usage, "--rate must be a number above 0").into());
     }
@@ -112,7 +129,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         segments: data.segments.as_deref(),
         first,
         delay: args.label_delay,
-        settings: CycleSettings { seed: args.seed, ..cycle },
+        settings: CycleSettings { seed: args.seed, rollout, ..cycle },
         training,
         trainer: &trainer,
         serves: continual.serves(false),
@@ -260,7 +277,8 @@ fn marks(series: usize, summary: &Summary) -> impl Iterator<Item = Mark> + '_ {
             | Report::Failed { .. }
             | Report::Rebaseline { .. }
             | Report::Considered { .. }
-            | Report::Adaptation { .. } => {
+            | Report::Adaptation { .. }
+            | Report::Rollout(_) => {
                 return None;
             }
         };

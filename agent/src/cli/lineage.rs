@@ -73,6 +73,21 @@ fn describe(model: &Value) -> String {
         let (number, strategy, rows) = (&run["run"], text(&run["strategy"]), &run["rows"]);
         let (gain, joules) = (gain(&run["holdout"]), joules(run));
         line = format!("{line}, run {number} ({strategy} on {rows} rows){why}, gain {gain}, {joules} J");
+        let facts = &run["verdict"];
+        if let Some(by) = facts["approved"]["answer"]["by"].as_str() {
+            line = format!("{line}, approved by {by}");
+        }
+        let trial = &facts["trial"];
+        if trial.is_object() {
+            let (pairs, evidence) = (&trial["standing"]["pairs"], &trial["standing"]["promote_e"]);
+            let end = match trial["kind"].as_str() {
+                Some("trial_won") => "won",
+                Some("trial_ended") => trial["why"].as_str().unwrap_or("ended"),
+                _ => "under way",
+            };
+            line =
+                format!("{line}, trial {end} after {pairs} samples (evidence {:.1})", evidence.as_f64().unwrap_or(0.0));
+        }
     }
     line
 }
@@ -95,13 +110,17 @@ mod tests {
             model("eeee", json!("gone"), "retired"),
         ];
         models[1]["run"] = json!({
+            "verdict": {
+                "approved": {"answer": {"by": "anna"}},
+                "trial": {"kind": "trial_won", "standing": {"pairs": 212, "promote_e": 23.456}},
+            },
             "run": 1, "strategy": "head", "rows": 400, "reason": "drift", "joules": 0.5, "joules_measured": false,
             "holdout": {"gain": 0.04, "low": 0.01, "high": 0.07},
         });
         let shown = |models: &[Value]| tree(models).join("\n") + "\n";
         expect![[r#"
             aaaa  previous, factory, device
-            ├─ bbbb  champion, device, run 1 (head on 400 rows) because of drift, gain +4.00 [+1.00, +7.00], 0.50* J
+            ├─ bbbb  champion, device, run 1 (head on 400 rows) because of drift, gain +4.00 [+1.00, +7.00], 0.50* J, approved by anna, trial won after 212 samples (evidence 23.5)
             │  └─ cccc  rejected, device
             └─ dddd  retired, device
             eeee  retired, device

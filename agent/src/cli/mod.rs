@@ -1,14 +1,20 @@
 //! The command line: parse, ask, print. One file per subcommand.
+pub mod approve;
 mod ask;
 pub mod backtest;
+pub mod backup;
+pub mod canary;
 pub mod chart;
 pub mod demo;
+pub mod doctor;
 pub mod drift;
 pub mod energy;
 pub mod exit;
+pub mod explain;
 pub mod follow;
 pub mod init;
 mod input;
+pub mod join;
 pub mod label;
 pub mod lineage;
 pub mod model;
@@ -17,7 +23,9 @@ mod prices;
 pub mod promote;
 pub mod rebaseline;
 pub mod records;
+pub mod replay;
 pub mod reproduce;
+pub mod restore;
 pub mod retrain;
 pub mod rollback;
 pub mod run;
@@ -73,6 +81,10 @@ enum Command {
     Run(run::Args),
     /// Write a commented configuration file
     Init(init::Args),
+    /// Install what `hone-fleet enroll` has made
+    Join(join::Args),
+    /// Check this gateway, and say what each missing thing costs
+    Doctor(doctor::Args),
     /// Show what the running agent is doing
     Status(status::Args),
     /// Show features against their baseline, and losses
@@ -85,18 +97,32 @@ enum Command {
     Energy(energy::Args),
     /// List the newest samples with their answers
     Records(records::Args),
+    /// Send a file or standard input to the agent, as if it were measured now
+    Replay(replay::Args),
     /// Tell the agent what was true
     Label(label::Args),
     /// Train a candidate now
     Retrain(retrain::Args),
-    /// Offer a bundle to the gate
+    /// Offer a bundle to the gate, or let the candidate on trial serve now
     Promote(promote::Args),
+    /// Let the candidate that waits for an answer be tried
+    Approve(approve::ApproveArgs),
+    /// Do not let the candidate be tried, or end its trial
+    Reject(approve::RejectArgs),
+    /// Hold, resume or abort the trial of a candidate
+    Canary(canary::Args),
+    /// Tell why a model was promoted or refused
+    Explain(explain::Args),
     /// Take the newest rows for normal: drift is measured against them from now on
     Rebaseline(rebaseline::Args),
     /// Let the previous model serve again
     Rollback(rollback::Args),
     /// Train a base model from a CSV file
     Train(train::Args),
+    /// Write the agent's state to one file
+    Backup(backup::Args),
+    /// Put a backed-up state into place
+    Restore(restore::Args),
     /// Look into model bundles
     Model(model::Args),
     /// Replay a labelled file through the real loop and compare policies
@@ -114,6 +140,9 @@ enum Command {
     /// The trainer's child process; started by the agent, not by people
     #[command(hide = true)]
     TrainWorker,
+    /// The process a new model is tried in; started by the agent, not by people
+    #[command(hide = true)]
+    VetWorker,
 }
 
 /// Parses the arguments, runs the command and says how it ended.
@@ -130,18 +159,27 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Demo(args) => demo::run(&args, global),
         Command::Run(args) => run::run(&args, global),
         Command::Init(args) => init::run(&args, global),
+        Command::Join(args) => join::run(&args, global),
+        Command::Doctor(args) => doctor::run(&args, global),
         Command::Status(args) => status::run(&args, global),
         Command::Drift(args) => drift::run(&args, global),
         Command::Models(args) => models::run(&args, global),
         Command::Lineage(args) => lineage::run(&args, global),
         Command::Energy(args) => energy::run(&args, global),
         Command::Records(args) => records::run(&args, global),
+        Command::Replay(args) => replay::run(&args, global),
         Command::Label(args) => label::run(&args, global),
         Command::Retrain(args) => retrain::run(&args, global),
         Command::Promote(args) => promote::run(&args, global),
+        Command::Approve(args) => approve::approve(&args, global),
+        Command::Reject(args) => approve::reject(&args, global),
+        Command::Canary(args) => canary::run(&args, global),
+        Command::Explain(args) => explain::run(&args, global),
         Command::Rebaseline(args) => rebaseline::run(&args, global),
         Command::Rollback(args) => rollback::run(&args, global),
         Command::Train(args) => train::run(&args, global),
+        Command::Backup(args) => backup::run(&args, global),
+        Command::Restore(args) => restore::run(&args, global),
         Command::Model(args) => model::run(&args, global),
         Command::Backtest(args) => backtest::run(&args, global),
         Command::Completions { shell } => {
@@ -151,6 +189,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Reproduce(args) => reproduce::run(&args, global),
         Command::Snapshot(args) => snapshot::run(&args, global),
         Command::TrainWorker => reproduce::train_worker(),
+        Command::VetWorker => model::vet_worker(),
     };
     match result {
         Ok(()) => Exit::Ok,

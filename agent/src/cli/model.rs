@@ -1,4 +1,6 @@
-//! `hone model inspect`: what is inside a bundle.
+//! `hone model`: what is inside a bundle, and who answers for it.
+mod signing;
+
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -25,11 +27,22 @@ enum Command {
         /// Bundle
         file: PathBuf,
     },
+    /// Sign a bundle: writes FILE.dsse beside it
+    Sign(signing::SignArgs),
+    /// Check a bundle and the signature beside it
+    Verify(signing::VerifyArgs),
+    /// Hand a bundle and the signature beside it to the agent on this device
+    Install(signing::InstallArgs),
 }
 
 /// Inspects.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let Command::Inspect { file } = &args.command;
+    let file = match &args.command {
+        Command::Inspect { file } => file,
+        Command::Sign(args) => return signing::sign(args, global),
+        Command::Verify(args) => return signing::verify(args, global),
+        Command::Install(args) => return signing::install(args, global),
+    };
     let stored = read_bundle(file)?;
     let (model, manifest) = (&stored.model, &stored.model.manifest);
     let parameters: usize = model.network.layers.iter().map(parameters).sum();
@@ -90,4 +103,9 @@ fn parameters(layer: &trainer_core::network::Weights) -> usize {
         Weights::Norm { gamma, beta, .. } => gamma.len() + beta.len(),
         Weights::Plain(_) => 0,
     }
+}
+
+/// What `hone vet-worker` does.
+pub(super) fn vet_worker() -> Result<()> {
+    Ok(crate::shell::models::vetting::serve(std::io::stdin(), std::io::stdout().lock())?)
 }

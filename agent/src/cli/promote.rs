@@ -1,4 +1,5 @@
-//! `hone promote`: offers a bundle; it serves if it does no worse than the champion on this device's own labels.
+//! `hone promote`: offers a bundle; it serves if it does no worse than the champion on this device's own labels. Without a bundle, the
+//! candidate on trial serves now.
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::Global;
+use super::approve::trial;
 use super::ask::{agent, fail, list, short, text};
 use super::exit::{Exit, Fail};
 use crate::shell::client::Client;
@@ -18,18 +20,27 @@ const LOOKS_MAX: u32 = 6_000;
 
 /// Arguments of `hone promote`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone promote model.safetensors\n\nExit code 9 if the gate refuses it.")]
+#[command(
+    after_help = "Example: hone promote model.safetensors\n         hone promote\n\nExit code 9 if the gate refuses it."
+)]
 pub struct Args {
-    /// Bundle, as `hone train` writes it
+    /// Bundle, as `hone train` writes it; without one, the candidate that is being tried serves now
     #[arg(value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
 }
 
 /// Offers and waits for the verdict.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let bytes = std::fs::read(&args.file)
-        .map_err(|error| Fail::new(Exit::Input, format!("cannot read {}", args.file.display())).because(error))?;
     let client = agent(global)?;
+    let Some(file) = &args.file else {
+        let answer = trial(global, "promote", None)?;
+        if !global.json {
+            println!("model {} serves now; `hone rollback` brings the former one back", short(&answer["champion"]));
+        }
+        return Ok(());
+    };
+    let bytes = std::fs::read(file)
+        .map_err(|error| Fail::new(Exit::Input, format!("cannot read {}", file.display())).because(error))?;
     let answer = client.post("/v1/models", bytes).map_err(fail)?;
     if answer["installed"] == true {
         if global.json {
@@ -60,6 +71,19 @@ pub(super) fn verdict(client: &Client, run: &Value, global: &Global) -> Result<(
                 println!("{}", serde_json::json!({"gate": gate, "promote": promoted}));
             } else {
                 println!("model {} serves now; {}", short(&promoted["to"]), text(&gate["sentence"]));
+            }
+            return Ok(());
+        }
+        let entered = of("approval_required").or_else(|| of("canary_step"));
+        if let (Some(gate), Some(entered)) = (gate, entered) {
+            if global.json {
+                println!("{}", serde_json::json!({"gate": gate, "rollout": entered}));
+            } else {
+                let next =
+                    if entered["kind"] == "approval_required" { "waits for `hone approve`" } else { "is being tried" };
+                let model = [&entered["candidate"], &entered["challenger"]].into_iter().find(|model| model.is_string());
+                println!("model {} {next}; {}", model.map_or_else(String::new, short), text(&gate["sentence"]));
+                println!("`hone status` shows how it does, `hone explain MODEL` why it ended");
             }
             return Ok(());
         }

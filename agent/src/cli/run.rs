@@ -23,6 +23,9 @@ pub struct Args {
     /// Where `/sys` and `/proc` are found
     #[arg(long, hide = true, value_name = "DIR", default_value = "/")]
     sensors_root: PathBuf,
+    /// What vets models in place of this binary
+    #[arg(long, hide = true, value_name = "FILE")]
+    vetting_program: Option<PathBuf>,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -38,8 +41,14 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         .with_target(false)
         .with_max_level(tracing::Level::INFO)
         .try_init();
-    Ok(daemon::run(Options { config, places, model: args.model.clone(), sensors_root: args.sensors_root.clone() })
-        .map_err(fail)?)
+    let options = Options {
+        config,
+        places,
+        model: args.model.clone(),
+        sensors_root: args.sensors_root.clone(),
+        vetting_program: args.vetting_program.clone(),
+    };
+    Ok(daemon::run(options).map_err(fail)?)
 }
 
 fn fail(error: DaemonError) -> Fail {

@@ -21,6 +21,38 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     show("/v1/status", &args.follow, global, picture)
 }
 
+/// How the candidate on its way stands; none if there is none.
+fn trial(rollout: &Value) -> Option<String> {
+    let standing = &rollout["standing"];
+    let evidence = || {
+        let number = |key: &str| standing[key].as_f64().unwrap_or(0.0);
+        format!(
+            "{} samples, {} labels; evidence of being worse {:.2}, of not being worse {:.2}, {:.0} decides",
+            standing["pairs"],
+            standing["labelled"],
+            number("abort_e"),
+            number("promote_e"),
+            number("limit")
+        )
+    };
+    match rollout["phase"].as_str()? {
+        "awaiting_approval" => Some(format!(
+            "{} waits for `hone approve` or `hone reject`; in {} s the answer is {}",
+            short(&rollout["candidate"]),
+            rollout["left_s"],
+            text(&rollout["silence"])
+        )),
+        "trial" => {
+            let held = rollout["held"]["by"].as_str().map_or_else(String::new, |by| format!(", held by {by}"));
+            let (stage, share) = (text(&rollout["stage"]), &rollout["canary_percent"]);
+            Some(format!("{} in {stage} at {share} %{held}: {}", short(&rollout["challenger"]), evidence()))
+        }
+        "watching" => Some(format!("the former champion {} looks on: {}", short(&rollout["former"]), evidence())),
+        "promoting" | "returning" => Some("is being decided".to_owned()),
+        _ => None,
+    }
+}
+
 fn picture(status: &Value) -> String {
     let mut picture = String::new();
     let at = |path: &str| status.pointer(path).unwrap_or(&Value::Null);
@@ -48,6 +80,9 @@ fn picture(status: &Value) -> String {
     match at("/work") {
         Value::Null => line("work", "none"),
         work => line("work", &format!("run {}, because of {}", work["run"], text(&work["reason"]))),
+    }
+    if let Some(said) = trial(at("/rollout")) {
+        line("trial", &said);
     }
     if let waiting @ Value::Object(_) = at("/waiting_budget") {
         let again = match waiting["try_again"]["in_s"].as_u64() {

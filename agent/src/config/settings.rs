@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 use trainer_core::schema::Task;
 
 use super::{Config, ConfigError};
+use crate::decide::drift::SettingError;
 use crate::decide::policy::Policy;
 use crate::decide::trigger::Combine;
 use crate::decide::watch::performance::PerformanceError;
 use crate::shell::recorder::RecorderSettings;
-use crate::shell::store::FileSettings;
+use crate::shell::store::{FileSettings, FlashSettings, RetentionSettings};
 
 /// Places and addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,12 +66,16 @@ impl AgentSettings {
 }
 
 /// What is kept of what was seen and said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordsSettings {
     /// Bytes that records may take on the disk; the oldest are dropped. Range 1 MiB to 1 TiB, default 512 MiB: some 800,000
     /// rows of 128 features.
     pub keep_bytes: u64,
+    /// What is thinned and what is dropped.
+    pub retention: RetentionSettings,
+    /// What the card may take.
+    pub flash: FlashSettings,
     /// How records are grouped.
     pub groups: RecorderSettings,
     /// How their files are laid out.
@@ -79,7 +84,13 @@ pub struct RecordsSettings {
 
 impl Default for RecordsSettings {
     fn default() -> Self {
-        Self { keep_bytes: 512 << 20, groups: RecorderSettings::default(), files: FileSettings::default() }
+        Self {
+            keep_bytes: 512 << 20,
+            retention: RetentionSettings::default(),
+            flash: FlashSettings::default(),
+            groups: RecorderSettings::default(),
+            files: FileSettings::default(),
+        }
     }
 }
 
@@ -102,7 +113,22 @@ impl Default for SnapshotSettings {
 /// Refuses the first value outside its documented range.
 #[expect(clippy::too_many_lines, reason = "one line per setting, in the order of the file")]
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { agent, records, cycle, training, budget, sensors, value: prices, snapshots, mqtt, continual } = config;
+    let Config {
+        agent,
+        records,
+        cycle,
+        continual,
+        rollout,
+        training,
+        budget,
+        sensors,
+        value: prices,
+        snapshots,
+        models,
+        mqtt,
+        input,
+        layout: _,
+    } = config;
     let mut refused = None;
     let mut hold = |good: bool, key: &str, value: &dyn std::fmt::Display, range: &str| {
         if !good && refused.is_none() {
@@ -130,6 +156,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     hold((1..=3_600).contains(&agent.commit_s), "agent.commit_s", &agent.commit_s, "1 to 3600");
     hold((1..=1_000_000).contains(&agent.commit_events), "agent.commit_events", &agent.commit_events, "1 to 1000000");
 
+    if let Some((name, value, range)) = rollout.out_of_range() {
+        hold(false, &format!("rollout.{name}"), &value, range);
+    }
+
     let groups = &records.groups;
     hold(
         (1 << 20..=1 << 40).contains(&records.keep_bytes),
@@ -149,6 +179,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let held = (groups.group_rows..=100_000).contains(&groups.held_rows);
     hold(held, "records.groups.held_rows", &groups.held_rows, "`group_rows` to 100000");
     hold((1..=600_000).contains(&groups.retry_ms), "records.groups.retry_ms", &groups.retry_ms, "1 to 600000");
+    if let Some((key, value, range)) = records.retention.problem().or_else(|| records.flash.problem()) {
+        hold(false, &format!("records.{key}"), &value, range);
+    }
     let bytes = records.files.partition_bytes_max;
     hold((1 << 20..=1 << 30).contains(&bytes), "records.files.partition_bytes_max", &bytes, "1048576 to 1073741824");
 
@@ -161,18 +194,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     );
     for (key, value, [least, most]) in [
         ("run_length_rows", watch.run_length_rows, [100.0, 1e9]),
-        ("window_rows", watch.window_rows.into(), [200.0, 4096.0]),
-        ("every_rows", watch.every_rows.into(), [1.0, 4096.0]),
-        ("bins", watch.bins.into(), [2.0, 64.0]),
-        ("psi", watch.psi, [0.01, 10.0]),
-        ("share", watch.share, [f64::MIN_POSITIVE, 1.0]),
-        ("mean_level", watch.mean_level, [1e-9, 0.1]),
-        ("release", watch.release, [0.1, 1.0]),
         ("joint.components", watch.joint.components.into(), [1.0, 16.0]),
         ("joint.release", watch.joint.release, [0.1, 1.0]),
     ] {
-        let range = if key == "share" { "above 0, up to 1".to_owned() } else { format!("{least} to {most}") };
-        hold((least..=most).contains(&value), &format!("cycle.watch.{key}"), &value, &range);
+        hold((least..=most).contains(&value), &format!("cycle.watch.{key}"), &value, &format!("{least} to {most}"));
+    }
+    if let Err(SettingError { parameter, value, expected, .. }) = watch.columns.check() {
+        hold(false, &format!("cycle.watch.columns.{parameter}"), &value, expected);
     }
     if let Err(PerformanceError::Range { field, value, least, most }) =
         watch.performance.validate(&[], &Task::Regression { targets: Vec::new() })
@@ -209,6 +237,17 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         hold((0.0..=10.0).contains(&z), key, &z, "0 to 10");
     }
     hold(gate.rows_min >= 1, "cycle.gate.rows_min", &gate.rows_min, "at least 1");
+    for (value, low, high, name) in [
+        (gate.segment_alpha, 0.0, 0.5, "segment_alpha"),
+        (gate.anchor_margin, 0.0, 1.0, "anchor_margin"),
+        (gate.calibration_margin, 0.0, 1.0, "calibration_margin"),
+        (gate.latency_factor, 1.0, 100.0, "latency_factor"),
+        (gate.latency_floor_us, 0.0, 1e6, "latency_floor_us"),
+        (gate.size_factor, 1.0, 100.0, "size_factor"),
+    ] {
+        let range = format!("{low} to {high}");
+        hold((low..=high).contains(&value), &format!("cycle.gate.{name}"), &value, &range);
+    }
     let value = &cycle.value;
     hold(
         value.cost_errors > 0.0 && value.cost_errors.is_finite(),
@@ -236,22 +275,14 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     );
     hold((0.0..1.0).contains(&fit.weight_decay), "training.fit.weight_decay", &fit.weight_decay, "0 to below 1");
     hold((0.0..=0.9).contains(&fit.holdout), "training.fit.holdout", &fit.holdout, "0 to 0.9");
-    let tail = &training.tail;
-    hold((1..=100_000).contains(&tail.epochs), "training.tail.epochs", &tail.epochs, "1 to 100000");
-    hold(
-        tail.learning_rate > 0.0 && tail.learning_rate <= 1.0,
-        "training.tail.learning_rate",
-        &tail.learning_rate,
-        "above 0, up to 1",
-    );
-    let full = &training.full;
-    hold((1..=100_000).contains(&full.epochs), "training.full.epochs", &full.epochs, "1 to 100000");
-    hold(
-        full.learning_rate > 0.0 && full.learning_rate <= 1.0,
-        "training.full.learning_rate",
-        &full.learning_rate,
-        "above 0, up to 1",
-    );
+    let (tail, full) = (&training.tail, &training.full);
+    for (section, epochs, rate) in
+        [("tail", tail.epochs, tail.learning_rate), ("full", full.epochs, full.learning_rate)]
+    {
+        hold((1..=100_000).contains(&epochs), &format!("training.{section}.epochs"), &epochs, "1 to 100000");
+        let key = format!("training.{section}.learning_rate");
+        hold(rate > 0.0 && rate <= 1.0, &key, &rate, "above 0, up to 1");
+    }
     hold((0.0..=1_000.0).contains(&full.pull), "training.full.pull", &full.pull, "0 to 1000");
     let heads = &training.heads;
     hold((1..=16).contains(&heads.horizons), "training.heads.horizons", &heads.horizons, "1 to 16");
@@ -273,8 +304,14 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     let kept = snapshots.keep_bytes;
     hold((1 << 20..=1 << 40).contains(&kept), "snapshots.keep_bytes", &kept, "1048576 to 1099511627776");
+    if let Some((key, value, range)) = models.problem() {
+        hold(false, &format!("models.{key}"), &value, &range);
+    }
     if let Some((key, value, range)) = mqtt.problem() {
         hold(false, &format!("mqtt.{key}"), &value, &range);
+    }
+    if let Some((key, value, range)) = input.problem() {
+        hold(false, &format!("input.{key}"), &value, &range);
     }
     refused.map_or(Ok(()), Err)
 }

@@ -226,7 +226,11 @@ impl Contest {
     #[must_use]
     pub fn evidence(&self) -> Evidence {
         let mut evidence = Evidence::default();
-        self.pairs.iter().for_each(|(bare, mixed)| evidence.push(f64::from(*bare), f64::from(*mixed)));
+        for (bare, mixed) in &self.pairs {
+            let (bare, mixed) = (f64::from(*bare), f64::from(*mixed));
+            evidence.push(bare, mixed);
+            evidence.differed += u64::from((bare - mixed).abs() >= SAME);
+        }
         evidence
     }
 

@@ -4,8 +4,9 @@
 //! ```text
 //!  samples ─► watch ─┐                     ┌─ refused ──► (tail, or wait for more labels)
 //!  labels  ─► watch ─┼─► trigger ─► order ─┤
-//!  commands ─────────┘     (plan)    train └─ passed ───► champion, old champion kept as previous
+//!  commands ─────────┘     (plan)    train └─ passed ───► rollout ─► champion, old champion kept as previous
 //! ```
+mod admitted;
 mod continual;
 mod drifts;
 mod facts;
@@ -20,12 +21,15 @@ use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
 use super::continual::Contest;
-use super::gate::{self, Check, Evidence, Verdict};
+use super::gate::{self, Check, Evidence, Measures, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
+use super::rollout::Rollout;
 use super::sample::{BaselineRows, Label, Sample};
+use super::time::Uptime;
 use super::trigger::{Outcome, Trigger};
 use super::value::{self, Lately, Staleness};
 use super::watch::{BASELINE_ROWS_MIN, Watch};
+use admitted::Admitted;
 use drifts::Drifts;
 pub use facts::{Event, FINDINGS_MAX, Order, OrderTask, Orders, Reason, Refusal, Report};
 pub use settings::CycleSettings;
@@ -63,6 +67,18 @@ pub struct Cycle {
     traced: VecDeque<u64>,
     rejected: VecDeque<Digest>,
     drifts: Drifts,
+    /// What the gate said of the candidate that is being refitted.
+    #[serde(default)]
+    verdict: Option<Verdict>,
+    /// How a candidate that passed the gate becomes champion.
+    #[serde(default)]
+    rollout: Rollout,
+    /// What it brings along.
+    #[serde(default)]
+    admitted: Option<Admitted>,
+    /// Running time as last told.
+    #[serde(default)]
+    uptime: Uptime,
     /// The champion's adaptive form against its bare one.
     #[serde(default)]
     contest: Contest,
@@ -100,6 +116,10 @@ impl Cycle {
             contest: Contest::default(),
             lately: Lately::default(),
             earlier: VecDeque::new(),
+            verdict: None,
+            rollout: Rollout::default(),
+            admitted: None,
+            uptime: Uptime::default(),
         }
     }
 
@@ -108,7 +128,7 @@ impl Cycle {
         self.samples += 1;
         let findings = self.watch.sample(sample);
         let mut reports = self.notice(findings, settings);
-        if self.samples.is_multiple_of(settings.watch.every_rows.max(1).into()) {
+        if self.samples.is_multiple_of(settings.watch.columns.every_rows.max(1).into()) {
             reports.extend(self.drifts.flush(false));
         }
         reports
@@ -148,8 +168,8 @@ impl Cycle {
     /// Advances the loop by one event; a command that cannot be followed is refused with the reason and changes nothing.
     pub fn step(&mut self, event: Event, settings: &CycleSettings) -> Result<Vec<Report>, Refusal> {
         match event {
-            Event::Judged { run, candidate, evidence, recent } => {
-                Ok(self.judged(run, candidate, evidence, &recent, settings))
+            Event::Judged { run, candidate, evidence, measures, recent } => {
+                Ok(self.judged(run, candidate, evidence, &measures, &recent, settings))
             }
             Event::Failed { run, reason } => Ok(self.failed(run, reason, settings)),
             Event::Retrain { strategy } => {
@@ -158,15 +178,23 @@ impl Cycle {
                 Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
             }
             Event::Offered { candidate } => self.offered(candidate),
-            Event::Consolidated { candidate, recent } => Ok(self.consolidated(candidate, &recent, settings)),
+            Event::Consolidated { candidate, measures, recent } => {
+                Ok(self.consolidated(candidate, &measures, &recent, settings))
+            }
             Event::Rebaseline { baseline } => self.rebaseline(&baseline),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
             Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
+            Event::Rollout(event) => self.rolled(event, settings),
+            Event::Adopt { recent } => Ok(self.adopted(&recent, settings)),
         }
     }
 
     fn idle(&self) -> Result<(), Refusal> {
-        self.work.as_ref().map_or(Ok(()), |order| Err(Refusal::Busy(order.run)))
+        match (&self.work, self.rollout.candidate()) {
+            (Some(order), _) => Err(Refusal::Busy(order.run)),
+            (None, Some(_)) => Err(Refusal::Rollout(super::rollout::Refused::Busy)),
+            (None, None) => Ok(()),
+        }
     }
 
     fn offered(&mut self, candidate: Digest) -> Result<Vec<Report>, Refusal> {
@@ -205,9 +233,11 @@ impl Cycle {
         self.work = None;
         let from = self.champion;
         self.reject(from);
+        let mut reports = self.void();
         self.serve(previous, None, Some(reference), baseline);
         self.trigger.restart(self.labels);
-        Ok(vec![Report::Rollback { from, to: previous }])
+        reports.push(Report::Rollback { from, to: previous });
+        Ok(reports)
     }
 
     /// Unlike after a rollback the model left behind is not rejected: whole again, it may be offered again.
@@ -217,9 +247,11 @@ impl Cycle {
             return Vec::new();
         }
         self.work = None;
+        let mut reports = self.void();
         self.serve(to, self.previous.filter(|previous| *previous != to), Some(reference), baseline);
         self.trigger.restart(self.labels);
-        vec![Report::Rollback { from, to }]
+        reports.push(Report::Rollback { from, to });
+        reports
     }
 
     fn judged(
@@ -227,6 +259,7 @@ impl Cycle {
         run: u64,
         candidate: Digest,
         evidence: Evidence,
+        measures: &Measures,
         recent: &BaselineRows,
         settings: &CycleSettings,
     ) -> Vec<Report> {
@@ -239,9 +272,9 @@ impl Cycle {
             let sound = gate::judge(&evidence, &settings.gate).decided_by != Check::Finite
                 && evidence.gain().0 > -settings.gate.margin;
             let serving = if sound { candidate } else { judged };
-            return self.promote(&order, serving, self.judged, recent, settings);
+            return self.admit(&order, serving, self.judged, recent, settings);
         }
-        let mut verdict = gate::judge(&evidence, &settings.gate);
+        let mut verdict = gate::judge_all(&evidence, measures, &settings.gate);
         if verdict.passed && matches!(order.reason, Reason::Staleness | Reason::Continual) {
             let (gain, error) = evidence.gain();
             let (worth, pays) = value::worth(gain, error, &settings.value);
@@ -252,6 +285,7 @@ impl Cycle {
             verdict = Verdict { passed: false, decided_by: Check::Other, ..verdict };
         }
         let passed = verdict.passed;
+        self.verdict = passed.then(|| verdict.clone());
         let mut reports = vec![Report::Gate { run, candidate, verdict }];
         match order.task {
             OrderTask::Train { .. } if passed => {
@@ -261,7 +295,7 @@ impl Cycle {
                 self.work = Some(Order { refit_of: Some(candidate), ..order });
             }
             OrderTask::Judge { .. } | OrderTask::Restore if passed => {
-                reports.extend(self.promote(&order, candidate, evidence.reference(), recent, settings));
+                reports.extend(self.admit(&order, candidate, evidence.reference(), recent, settings));
             }
             OrderTask::Restore => reports.push(self.after_restoring(order.rows, settings)),
             OrderTask::Judge { .. } => {
@@ -308,9 +342,7 @@ impl Cycle {
         let mut reports = vec![Report::Failed { run, reason }];
         match order.refit_of {
             // The judged candidate is good enough without the newest rows.
-            Some(judged) => {
-                reports.extend(self.promote(&order, judged, self.judged, &BaselineRows::default(), settings))
-            }
+            Some(judged) => reports.extend(self.admit(&order, judged, self.judged, &BaselineRows::default(), settings)),
             None => self.ended(order.reason, false, &BaselineRows::default(), settings),
         }
         reports

@@ -113,8 +113,8 @@ impl Bets {
 enum Standing {
     /// Known: both said the same, or the label has come.
     Settled(f64),
-    /// The label is missing.
-    Waiting,
+    /// The label is missing; at worst it is this.
+    Waiting(f64),
 }
 
 /// Everything known of one challenger by the samples that both answered. Plain data, bounded.
@@ -147,13 +147,23 @@ pub enum Leaning {
     Undecided,
 }
 
+/// What trial `number`, from 1, may err with, if all of one champion's may err with about `alpha`.
+#[must_use]
+pub fn alpha_of(alpha: f64, number: u64) -> f64 {
+    if number <= 1 { alpha } else { alpha * 6.0 / (std::f64::consts::PI * number as f64).powi(2) }
+}
+
 impl Trial {
     /// The trial number `number`, from 1, on this stream of samples, with the error chance `alpha` over all of them: trial `k` may
-    /// err with `α · 6/(π² k²)`, which sums to `α`.
+    /// err with `α · 6/(π² k²)`, but for the first, which may with `α`: together they add up to `1.4 α`.
     #[must_use]
     pub fn new(margin: f64, alpha: f64, number: u64) -> Self {
-        let share = 6.0 / (std::f64::consts::PI * number.max(1) as f64).powi(2);
-        let alpha = if number <= 1 { alpha } else { alpha * share };
+        Self::allowing(margin, alpha_of(alpha, number))
+    }
+
+    /// A trial that may err with `alpha` by itself.
+    #[must_use]
+    pub fn allowing(margin: f64, alpha: f64) -> Self {
         Self {
             duels: Duels::default(),
             worse: Bets::new(0.0),
@@ -170,15 +180,29 @@ impl Trial {
     /// Takes the next sample that both answered and returns its number, under which its label comes. Where both `agree`, none is
     /// needed.
     pub fn sampled(&mut self, agree: bool) -> u64 {
+        if agree { self.agreed_by(0.0) } else { self.waits(1.0) }
+    }
+
+    /// Takes the next sample, on which the losses differ by at most `gap` whatever its label will be: so little that none is asked
+    /// for, and the challenger is taken to have lost it.
+    pub fn agreed_by(&mut self, gap: f64) -> u64 {
+        self.agreed += 1;
+        self.push(Standing::Settled(-gap.abs()))
+    }
+
+    /// Takes the next sample, on which the losses differ by at most `gap`, and whose label tells by how much.
+    pub fn waits(&mut self, gap: f64) -> u64 {
+        self.push(Standing::Waiting(-gap.abs()))
+    }
+
+    fn push(&mut self, standing: Standing) -> u64 {
         if self.ring.len() == WAITING_MAX {
             // The oldest is waiting, or it would have left the ring.
-            self.settle(0, -1.0);
-            self.missed += 1;
+            self.miss(0);
             self.advance();
         }
         let number = self.frontier + self.ring.len() as u64;
-        self.agreed += u64::from(agree);
-        self.ring.push_back(if agree { Standing::Settled(0.0) } else { Standing::Waiting });
+        self.ring.push_back(standing);
         self.advance();
         number
     }
@@ -189,9 +213,7 @@ impl Trial {
         let Some(at) = number.checked_sub(self.frontier).and_then(|at| usize::try_from(at).ok()) else {
             return;
         };
-        if self.ring.get(at) != Some(&Standing::Waiting) {
-            return;
-        }
+        let Some(Standing::Waiting(_)) = self.ring.get(at) else { return };
         self.labelled += 1;
         let difference = if difference.is_nan() { -1.0 } else { difference.clamp(-1.0, 1.0) };
         if difference.abs() >= 1.0 {
@@ -206,12 +228,16 @@ impl Trial {
     pub fn expire(&mut self, number: u64) {
         let expired = number.saturating_sub(self.frontier).min(self.ring.len() as u64);
         for at in 0..usize::try_from(expired).unwrap_or(usize::MAX) {
-            if self.ring[at] == Standing::Waiting {
-                self.settle(at, -1.0);
-                self.missed += 1;
-            }
+            self.miss(at);
         }
         self.advance();
+    }
+
+    fn miss(&mut self, at: usize) {
+        if let Standing::Waiting(worst) = self.ring[at] {
+            self.settle(at, worst);
+            self.missed += 1;
+        }
     }
 
     fn settle(&mut self, at: usize, difference: f64) {
@@ -253,8 +279,7 @@ impl Trial {
         let mut bets = self.promote.clone();
         for standing in &self.ring {
             bets.push(match standing {
-                Standing::Settled(difference) => *difference,
-                Standing::Waiting => -1.0,
+                Standing::Settled(difference) | Standing::Waiting(difference) => *difference,
             });
         }
         bets
@@ -272,9 +297,27 @@ impl Trial {
         (self.frontier + self.ring.len() as u64, self.agreed, self.labelled, self.missed)
     }
 
+    /// Samples on which exactly one of both was right.
+    #[must_use]
+    pub fn duels(&self) -> Duels {
+        self.duels
+    }
+
+    /// Number of the first sample whose label is still missing; one more than the last if none is.
+    #[must_use]
+    pub fn frontier(&self) -> u64 {
+        self.frontier
+    }
+
+    /// Samples from the frontier on.
+    #[must_use]
+    pub fn ahead(&self) -> usize {
+        self.ring.len()
+    }
+
     /// Numbers of the samples whose labels are worth asking for, oldest first.
     pub fn wanted(&self) -> impl Iterator<Item = u64> + '_ {
-        let waiting = self.ring.iter().enumerate().filter(|(_, standing)| **standing == Standing::Waiting);
+        let waiting = self.ring.iter().enumerate().filter(|(_, standing)| matches!(standing, Standing::Waiting(_)));
         waiting.map(|(at, _)| self.frontier + at as u64)
     }
 }

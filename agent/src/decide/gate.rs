@@ -1,5 +1,9 @@
 //! When a candidate wins: paired evidence on held-out rows, and a verdict that names the deciding number.
+//!
+//! A bundle whose weights are no numbers, or that does not give its golden answers, is refused when it is read and never comes here.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+mod measures;
+
 use serde::{Deserialize, Serialize};
 use trainer_core::model::Reference;
 
@@ -21,6 +25,9 @@ pub struct Evidence {
     /// Σ loss² of the candidate.
     #[serde(default)]
     pub candidate_square: f64,
+    /// Rows on which both said something else.
+    #[serde(default)]
+    pub differed: u64,
     /// Whether the candidate gave an answer that is not a finite number.
     pub not_finite: bool,
 }
@@ -62,6 +69,8 @@ impl Evidence {
     }
 }
 
+pub use measures::{Calibration, Measures, SegmentRows, sign_test};
+
 /// What the gate asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -78,11 +87,39 @@ pub struct GateSettings {
     pub z_weak: f64,
     /// Fewest rows that give a verdict at all. Default 10.
     pub rows_min: u64,
+    /// Chance that a candidate as good as the champion in every segment is refused for one of them. 0 tests none. Default 0.05.
+    pub segment_alpha: f64,
+    /// Held-out rows from which a segment is tested by itself; smaller ones are tested together. Default 30.
+    pub segment_rows: u64,
+    /// How much worse a candidate that is not shown to be better may be on the factory's anchors, in loss. Default 0.02.
+    pub anchor_margin: f64,
+    /// How much worse its probabilities may fit what happens (expected calibration error). Default 0.02.
+    pub calibration_margin: f64,
+    /// Most that its slowest answers (p95) may take, in those of the champion. Default 1.2.
+    pub latency_factor: f64,
+    /// A difference in microseconds that nobody minds, whatever the factor. Default 200.
+    pub latency_floor_us: f64,
+    /// Most bytes its file may have, in those of the champion. Default 2.
+    pub size_factor: f64,
 }
 
 impl Default for GateSettings {
     fn default() -> Self {
-        Self { margin: 0.02, z: 1.645, rows_full: 100, margin_weak: 0.03, z_weak: 1.28, rows_min: 10 }
+        Self {
+            margin: 0.02,
+            z: 1.645,
+            rows_full: 100,
+            margin_weak: 0.03,
+            z_weak: 1.28,
+            rows_min: 10,
+            segment_alpha: 0.05,
+            segment_rows: 30,
+            anchor_margin: 0.02,
+            calibration_margin: 0.02,
+            latency_factor: 1.2,
+            latency_floor_us: 200.0,
+            size_factor: 2.0,
+        }
     }
 }
 
@@ -99,6 +136,9 @@ pub struct Verdict {
     pub value: f64,
     /// What it was compared with.
     pub limit: f64,
+    /// The segment that decided, if one did; `other` is all small ones together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<String>,
     /// Rows, gain and losses behind it.
     pub evidence: Evidence,
 }
@@ -119,6 +159,16 @@ pub enum Check {
     Worth,
     /// The candidate is another model than the champion.
     Other,
+    /// No segment is shown to do worse: the chance of so many losses among its differing rows, against its share of the error.
+    Segment,
+    /// The factory's anchors are not shown to be forgotten, unless the candidate is shown to be better on the newest rows.
+    Anchors,
+    /// Its probabilities fit what happens.
+    Calibration,
+    /// Its slowest answers are not much slower.
+    Latency,
+    /// Its file is not much larger.
+    Size,
 }
 
 impl Verdict {
@@ -136,6 +186,30 @@ impl Verdict {
                 format!("{word}: it would avoid {:.1} errors, a retrain costs {:.1} ({losses})", self.value, self.limit)
             }
             Check::Other => format!("{word}: training gave the champion once more"),
+            Check::Segment => {
+                let segment = self.segment.as_deref().unwrap_or("other");
+                format!(
+                    "{word}: it is worse in segment {segment} (p {:.5}, limit {:.5}; {losses})",
+                    self.value, self.limit
+                )
+            }
+            Check::Anchors => format!(
+                "{word}: it forgets the factory's anchors by at least {:.4}, allowed {:.4}, and is not shown to be better ({losses})",
+                -self.value, -self.limit
+            ),
+            Check::Calibration => {
+                format!(
+                    "{word}: its probabilities are off by {:.4} more than the champion's, allowed {:.4}",
+                    self.value, self.limit
+                )
+            }
+            Check::Latency => format!(
+                "{word}: its slowest answers take {:.2} times the champion's, allowed {:.2}",
+                self.value, self.limit
+            ),
+            Check::Size => {
+                format!("{word}: its file is {:.2} times the champion's, allowed {:.2}", self.value, self.limit)
+            }
             Check::LowerBound => {
                 format!("{word}: gain is at least {:+.4}, allowed down to {:+.4} ({losses})", self.value, self.limit)
             }
@@ -150,8 +224,15 @@ pub fn judge(evidence: &Evidence, settings: &GateSettings) -> Verdict {
     let weak = evidence.rows < settings.rows_full;
     let (z, margin) = if weak { (settings.z_weak, settings.margin_weak) } else { (settings.z, settings.margin) };
     let (gain, error) = evidence.gain();
-    let verdict =
-        |passed, decided_by, value, limit| Verdict { passed, weak, decided_by, value, limit, evidence: *evidence };
+    let verdict = |passed, decided_by, value, limit| Verdict {
+        passed,
+        weak,
+        decided_by,
+        value,
+        limit,
+        segment: None,
+        evidence: *evidence,
+    };
     if evidence.not_finite || !gain.is_finite() {
         verdict(false, Check::Finite, f64::NAN, 0.0)
     } else if evidence.rows < settings.rows_min {
@@ -161,6 +242,21 @@ pub fn judge(evidence: &Evidence, settings: &GateSettings) -> Verdict {
     } else {
         let bound = gain - z * error;
         verdict(bound > -margin, Check::LowerBound, bound, -margin)
+    }
+}
+
+/// Judges by everything that was measured: [`judge`] first, then what may refuse a candidate that is as good on the whole.
+#[must_use]
+pub fn judge_all(evidence: &Evidence, measures: &Measures, settings: &GateSettings) -> Verdict {
+    let verdict = judge(evidence, settings);
+    if !verdict.passed {
+        return verdict;
+    }
+    match measures.objection(evidence, settings) {
+        Some((decided_by, value, limit, segment)) => {
+            Verdict { passed: false, decided_by, value, limit, segment, ..verdict }
+        }
+        None => verdict,
     }
 }
 

@@ -1,17 +1,25 @@
 //! Decides; never acts. Facts in, states, orders and reports out: no clock, disk, network, thread or chance of its own.
 pub mod budget;
+pub mod clock;
+pub mod collect;
 pub mod continual;
 pub mod cycle;
 pub mod drift;
 pub mod evidence;
+pub mod flash;
+pub mod floors;
 pub mod gate;
 pub mod link;
+pub mod liveness;
+pub mod loading;
 pub mod outbox;
 pub mod plan;
 pub mod policy;
 pub mod prices;
 pub mod retention;
+pub mod rollout;
 pub mod sample;
+pub mod starts;
 pub mod time;
 pub mod trigger;
 pub mod value;

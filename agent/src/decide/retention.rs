@@ -1,4 +1,6 @@
 //! Which stored things may go when they take too many bytes.
+pub mod partitions;
+
 use trainer_core::digest::Digest;
 
 /// A stored thing.

@@ -9,6 +9,7 @@
 //! ```
 //!
 //! All tests that promise a run length share one: losses take half of its false alarms, the other families that run share the rest.
+pub mod calibrate;
 pub mod classes;
 pub mod columns;
 mod episode;
@@ -112,8 +113,8 @@ impl Watch {
         let answers = std::iter::once(score).chain(class).collect();
         let lengths = settings.run_lengths();
         Self {
-            features: Columns::new(features, &settings.feature_columns(lengths.features)).counted_from(samples),
-            answers: Columns::new(answers, &settings.answer_columns(lengths.answers)).counted_from(samples),
+            features: Columns::new(features, &settings.feature_plan(lengths.features)).counted_from(samples),
+            answers: Columns::new(answers, &settings.answer_plan(lengths.answers)).counted_from(samples),
             joint: None,
             performance: Performance::new(&settings.performance, &schema.task, lengths.performance, &settings.watchers),
             gathered: Some(Gathered::default()),

@@ -79,6 +79,19 @@ impl Client {
         text.lines().map(|line| self.one(line)).collect()
     }
 
+    /// As [`Client::post_lines`], but lines that are refused, even all of them, are answers too.
+    ///
+    /// # Errors
+    /// As [`Client::get`], if the request as a whole is refused.
+    pub fn post_lines_whatever(&self, path: &str, body: Vec<u8>) -> Result<Vec<Value>, ClientError> {
+        let (status, text) = self.send(Method::POST, path, body.into())?;
+        let lines: Vec<Value> = text.lines().map(|line| self.one(line)).collect::<Result<_, _>>()?;
+        if status >= 400 && lines.iter().any(|line| line.get("line").is_none()) {
+            return Err(refused(status, &text));
+        }
+        Ok(lines)
+    }
+
     fn one(&self, text: &str) -> Result<Value, ClientError> {
         serde_json::from_str(text).map_err(|error| self.broken(&error))
     }
@@ -88,16 +101,14 @@ impl Client {
     }
 
     fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<String, ClientError> {
+        let (status, text) = self.send(method, path, body)?;
+        if status < 400 { Ok(text) } else { Err(refused(status, &text)) }
+    }
+
+    fn send(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, String), ClientError> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| self.broken(&error))?;
-        let (status, text) = runtime.block_on(self.exchange(method, path, body))?;
-        if status < 400 {
-            return Ok(text);
-        }
-        let refusal: Value = serde_json::from_str(text.lines().next().unwrap_or_default()).unwrap_or_default();
-        let part = |key: &str| refusal.get(key).and_then(Value::as_str).map(str::to_owned);
-        let error = part("error").unwrap_or_else(|| format!("the agent answered with status {status}"));
-        Err(ClientError::Refused { status, code: part("code").unwrap_or_default(), error })
+        runtime.block_on(self.exchange(method, path, body))
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, String), ClientError> {
@@ -116,4 +127,11 @@ impl Client {
         connection.abort();
         Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
     }
+}
+
+fn refused(status: u16, text: &str) -> ClientError {
+    let refusal: Value = serde_json::from_str(text.lines().next().unwrap_or_default()).unwrap_or_default();
+    let part = |key: &str| refusal.get(key).and_then(Value::as_str).map(str::to_owned);
+    let error = part("error").unwrap_or_else(|| format!("the agent answered with status {status}"));
+    ClientError::Refused { status, code: part("code").unwrap_or_default(), error }
 }

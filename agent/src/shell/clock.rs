@@ -1,6 +1,6 @@
 //! The only file that reads a clock.
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use fleet_protocol::names::Clock;
@@ -37,12 +37,20 @@ impl Running {
 }
 
 /// From then on a clock can have been set by somebody: 2024-01-01.
-const SET_SINCE: Timestamp = Timestamp(1_704_067_200_000_000);
+pub const SET_SINCE: Timestamp = Timestamp(1_704_067_200_000_000);
 
-/// How far wall time can be trusted now: not at all before 2024, fully once systemd-timesyncd has said so.
+/// A time that has passed for certain, in microseconds since 1970.
+static PASSED_US: AtomicI64 = AtomicI64::new(SET_SINCE.0);
+
+/// Says that `at` has passed for certain: from now on no earlier wall time is trusted.
+pub fn has_passed(at: Timestamp) {
+    PASSED_US.store(at.0.max(SET_SINCE.0), Ordering::Relaxed);
+}
+
+/// How far wall time can be trusted now: not at all before a time that has passed already, fully once systemd-timesyncd has said so.
 #[must_use]
 pub fn trust() -> Clock {
-    if now() < SET_SINCE {
+    if now().0 < PASSED_US.load(Ordering::Relaxed) {
         Clock::Unsynced
     } else if Path::new("/run/systemd/timesync/synchronized").exists() {
         Clock::Ntp

@@ -1,8 +1,14 @@
 //! Champion and candidate on the same held-out rows.
-use trainer_core::model::{Model, Work};
-use trainer_core::schema::Rows;
+use std::time::Instant;
 
-use crate::decide::gate::Evidence;
+use trainer_core::model::{Model, Work};
+use trainer_core::schema::{Rows, Task};
+
+use crate::decide::gate::{Calibration, Evidence, Measures};
+use crate::decide::rollout::Measure;
+
+/// Rows from which a p95 says anything.
+const TIMED_ROWS: usize = 100;
 
 /// Answers every held-out row with both models and pairs their losses.
 ///
@@ -11,10 +17,13 @@ use crate::decide::gate::Evidence;
 pub fn compare(champion: &Model, candidate: &Model, holdout: &Rows) -> Evidence {
     let mut evidence = Evidence::default();
     let (mut old, mut new) = (Work::default(), Work::default());
+    let measure = Measure::of(champion);
     for row in 0..holdout.len() {
         champion.answer(holdout.x(row), &mut old);
         candidate.answer(holdout.x(row), &mut new);
         evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        let gap = measure.gap(&measure.essence(&old.answer), &measure.essence(&new.answer));
+        evidence.differed += u64::from(gap > 0.0);
         let truth = holdout.y(row);
         evidence.push(champion.loss(&old.answer, truth), champion.loss(&new.answer, truth));
     }
@@ -26,11 +35,70 @@ pub fn compare(champion: &Model, candidate: &Model, holdout: &Rows) -> Evidence 
 pub fn compare_served(champion: &Model, candidate: &Model, holdout: &Rows, served: &[f32]) -> Evidence {
     let mut evidence = Evidence::default();
     let mut new = Work::default();
+    let measure = Measure::of(champion);
     for (row, answer) in (0..holdout.len()).zip(served.chunks_exact(champion.schema().outputs())) {
         candidate.answer(holdout.x(row), &mut new);
         evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        let gap = measure.gap(&measure.essence(answer), &measure.essence(&new.answer));
+        evidence.differed += u64::from(gap > 0.0);
         let truth = holdout.y(row);
         evidence.push(champion.loss(answer, truth), champion.loss(&new.answer, truth));
     }
     evidence
+}
+
+/// Whether answers are timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// They are.
+    Taken,
+    /// They are not: the same decisions on every machine.
+    Left,
+}
+
+/// Everything beside the paired losses, but for the size of the files. `segments` has one entry per held-out row.
+#[must_use]
+pub fn measure(
+    champion: &Model,
+    candidate: &Model,
+    holdout: &Rows,
+    segments: &[Option<String>],
+    timing: Timing,
+) -> Measures {
+    let mut measures = Measures { anchors: compare(champion, candidate, &champion.anchors), ..Measures::default() };
+    let (mut old, mut new) = (Work::default(), Work::default());
+    let (mut old_us, mut new_us) = (Vec::new(), Vec::new());
+    let classes = matches!(champion.schema().task, Task::Classification { .. });
+    for row in 0..holdout.len() {
+        let begun = Instant::now();
+        champion.answer(holdout.x(row), &mut old);
+        let between = Instant::now();
+        candidate.answer(holdout.x(row), &mut new);
+        new_us.push(between.elapsed().as_secs_f64() * 1e6);
+        old_us.push((between - begun).as_secs_f64() * 1e6);
+        let truth = holdout.y(row);
+        let losses = [&old, &new].map(|work| champion.loss(&work.answer, truth));
+        if let Some(Some(segment)) = segments.get(row) {
+            measures.segment(segment, losses[0] - losses[1]);
+        }
+        if classes {
+            let (first, second) = &mut measures.calibration;
+            take(first, &old, losses[0]);
+            take(second, &new, losses[1]);
+        }
+    }
+    if timing == Timing::Taken && holdout.len() >= TIMED_ROWS {
+        measures.latency_us = Some((p95(&mut old_us), p95(&mut new_us)));
+    }
+    measures
+}
+
+fn take(calibration: &mut Calibration, work: &Work, loss: f64) {
+    let confidence = work.answer.iter().copied().fold(0.0, f32::max);
+    calibration.push(confidence.into(), loss < 0.5);
+}
+
+fn p95(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() * 95 / 100).copied().unwrap_or_default()
 }

@@ -9,6 +9,8 @@ mod budget;
 mod commands;
 mod continual;
 mod energy;
+mod explain;
+mod first;
 mod hands;
 mod keeper;
 mod link;
@@ -16,7 +18,11 @@ mod orders;
 mod plan;
 mod post;
 mod realised;
+mod serving;
 mod shared;
+mod storage;
+mod sweep;
+mod trial;
 mod views;
 mod work;
 
@@ -31,9 +37,6 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use trainer_core::bundle::{self, BundleError};
-use trainer_core::digest::Digest;
-use trainer_core::model::{Model, Strategy};
 
 pub use commands::{REBASELINE_ROWS_MAX, strategy};
 pub use link::{Answer, LinkAsk, News};
@@ -47,16 +50,23 @@ use crate::decide::time::Uptime;
 use crate::shell::api::{self, Doors};
 use crate::shell::clock::{self, Ids};
 use crate::shell::inference::Slot;
-use crate::shell::models::ModelStore;
-use crate::shell::mqtt::{Fleet, FleetError};
+use crate::shell::ingest::intake::Intake;
+use crate::shell::ingest::mqtt as input;
+use crate::shell::models::Refused;
+use crate::shell::models::vetting::Vetting;
+use crate::shell::mqtt::{Fleet, FleetError, Standing};
 use crate::shell::paths::Places;
 use crate::shell::recorder::Recorder;
-use crate::shell::store::{SetAside, StateDir, StoreError};
+use crate::shell::store::{FileSettings, StateDir, StoreError};
+use crate::shell::systemd::{self, Notifier, Pulses, starts};
 use crate::shell::trainer::Trainer;
 use books::Books;
 use budget::Warden;
 use continual::Heads;
+use first::{FirstModel, first_model};
 use keeper::{Keeper, Rules, Saved};
+use serving::Gatehouse;
+use storage::Storage;
 
 /// Threads that answer requests: inference takes microseconds, and a gateway has few cores.
 const WORKERS: usize = 2;
@@ -76,6 +86,8 @@ pub struct Options {
     pub model: Option<PathBuf>,
     /// Where `/sys` and `/proc` are found; `/` but in tests and demonstrations.
     pub sensors_root: PathBuf,
+    /// What vets models in place of this binary; none but in tests.
+    pub vetting_program: Option<PathBuf>,
 }
 
 /// Why the daemon does not run.
@@ -98,7 +110,7 @@ pub enum DaemonError {
         /// File.
         path: PathBuf,
         /// Why.
-        source: BundleError,
+        source: Box<Refused>,
     },
     /// The device has another model already.
     #[error("this device serves model {champion} already; {offered} would replace it without being compared")]
@@ -147,10 +159,22 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
 async fn live(options: Options) -> Result<(), DaemonError> {
     // Before anything is opened, so that no signal is missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let Options { config, places, model, sensors_root } = options;
-    let model = model.map(|path| read_model(&path)).transpose()?;
-    let fleet = Fleet::new(&config)?;
-    let state = StateDir::open_with(&places.state_dir, config.records.files)?;
+    let Options { config, places, model, sensors_root, vetting_program } = options;
+    let model = model.map(|path| FirstModel::read(&path)).transpose()?;
+    let notifier = Notifier::from_environment();
+    let (held, pause) = starts::begin(&places.state_dir, &notifier);
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    }
+    // What the fleet wants stands over the files, from the start on.
+    let standing = Standing::open(&places.state_dir, config);
+    let config = standing.config().clone();
+    let vetting = Vetting::child(vetting_program, config.models.vetting(), config.models.vetting_bytes)?;
+    let fleet = Fleet::new(standing)?;
+    let partition_bytes_max = storage::partition_bytes(&config.records, &places.state_dir);
+    let state = StateDir::open_with(&places.state_dir, FileSettings { partition_bytes_max, ..config.records.files })?;
     let doors = Doors::open(&places.socket, config.agent.address()).await?;
     let place = Place {
         state_dir: places.state_dir.clone(),
@@ -158,7 +182,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         listen: doors.address().map(|address| address.to_string()),
         started_at: clock::now(),
     };
-    let (parts, events) = assemble(state, &config, place, model, &sensors_root, fleet.as_ref())?;
+    let (parts, events) = assemble(state, &config, place, model, &sensors_root, fleet.as_ref(), vetting)?;
     let models = parts.keeper.models.clone();
     let Parts { recorder, keeper, shared, lock } = parts;
     let (ready, begun) = oneshot::channel();
@@ -170,10 +194,12 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     })?;
     // Serving begins once the stored model is loaded, so that a restart never answers "no model" in between.
     let _ = begun.await;
-    announce(&shared);
+    notifier.ready(&announce(&shared));
+    let watchdog = systemd::watch(notifier, Arc::clone(&shared), fleet.is_some(), held.clone())?;
     let ticking = tokio::spawn(tick(Arc::clone(&shared)));
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(api::serve(doors, Arc::clone(&shared), stopped.clone()));
+    let reading = input::start(&config.input.mqtt, Arc::clone(&shared), stopped.clone());
     let linked = fleet.map(|fleet| fleet.start(Arc::clone(&shared), models, stopped));
 
     tokio::select! {
@@ -181,10 +207,16 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    watchdog.stop();
+    held.note();
     ticking.abort();
     let _ = stop.send(true);
     if tokio::time::timeout(DRAIN, serving).await.is_err() {
         tracing::warn!("requests that took too long were cut off");
+    }
+    if let Some(reading) = reading {
+        // What it did not acknowledge, the broker sends again.
+        let _ = tokio::time::timeout(DRAIN, reading).await;
     }
     if let Some(linked) = linked
         && tokio::time::timeout(2 * DRAIN, linked).await.is_err()
@@ -210,20 +242,26 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     Ok(())
 }
 
-fn announce(shared: &Shared) {
+/// Says where it listens and who serves.
+fn announce(shared: &Shared) -> String {
     let serving = shared.slot.serving();
     let model = serving
         .map_or_else(|| "no model yet".to_owned(), |serving| format!("model {}", serving.champion.digest.short()));
     let records = shared.reader.counts().map_or(0, |counts| counts.records);
     let Place { state_dir, socket, listen, .. } = &shared.place;
     let listen = listen.as_ref().map_or_else(String::new, |address| format!(" and http://{address}"));
-    tracing::info!("listening on {}{listen}; {model}; {records} records in {}", socket.display(), state_dir.display());
+    let says =
+        format!("listening on {}{listen}; {model}; {records} records in {}", socket.display(), state_dir.display());
+    tracing::info!("{says}");
+    says
 }
 
 async fn tick(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     loop {
         every.tick().await;
+        // This task runs where requests are answered: while it turns, so do they.
+        shared.pulses.ingest.turn();
         // A full queue needs no reminder.
         let _ = shared.events.try_send(Event::Tick);
     }
@@ -241,12 +279,16 @@ fn assemble(
     state: StateDir,
     config: &Config,
     place: Place,
-    model: Option<(Vec<u8>, Model)>,
+    model: Option<FirstModel>,
     sensors_root: &Path,
     fleet: Option<&Fleet>,
+    vetting: Vetting,
 ) -> Result<(Parts, mpsc::Receiver<Event>), DaemonError> {
-    let StateDir { control, records, models, snapshots, mut set_aside, lock, .. } = state;
-    let (control, saved, generation) = {
+    let StateDir { path, mut control, records, models, snapshots, mut set_aside, lock, .. } = state;
+    let gatehouse = Gatehouse::open(&path, &models, config, vetting)?;
+    // What was used up stays so when the table that knows it was lost.
+    control.raise_high_water(&gatehouse.floors_file.floors().commands)?;
+    let (control, mut saved, generation) = {
         let row = control.cycle()?;
         let generation = row.as_ref().map_or(0, |row| row.generation);
         match row.map(|row| serde_json::from_slice::<Saved>(&row.state)) {
@@ -259,6 +301,9 @@ fn assemble(
             }
         }
     };
+    if let Some(saved) = &mut saved {
+        saved.floors.raise(gatehouse.floors_file.floors());
+    }
     let (sender, events) = mpsc::channel(config.agent.queue_events);
     let next_seq = records.next_seq();
     let reader = records.reader();
@@ -270,23 +315,26 @@ fn assemble(
         ids: Ids::new(),
         recorder: recorder.handle(),
         reader,
+        models: models.clone(),
         events: sender,
         counters: Counters::default(),
         shift: AtomicI64::new(next_seq - 1 - samples),
         body_bytes_max: config.agent.body_bytes_max,
         stored: Notify::new(),
         link: watch::Sender::new(json!({"state": "off"})),
+        intake: Intake::new(config.input.window),
+        input: watch::Sender::new(json!({"state": "off"})),
+        pulses: Pulses::default(),
         device: fleet.map(|fleet| fleet.device().clone()),
         place,
     });
     let folder = shared.place.state_dir.join("continual");
     let heads = Heads::new(config, folder);
     let rules = Rules {
-        cycle: CycleSettings { mixture: heads.serves(), ..config.cycle.clone() },
+        cycle: CycleSettings { rollout: config.rollout.clone(), mixture: heads.serves(), ..config.cycle.clone() },
         training: config.training.clone(),
         commit_every: Duration::from_secs(config.agent.commit_s),
         commit_events: config.agent.commit_events,
-        keep_bytes: config.records.keep_bytes,
         snapshot_bytes: config.snapshots.keep_bytes,
     };
     let ran = saved.as_ref().and_then(|saved| saved.budget.as_ref()).map_or(Uptime::default(), Budget::now);
@@ -296,10 +344,12 @@ fn assemble(
         snapshots,
         shared: Arc::clone(&shared),
         rules,
-        trainer: Trainer::child()?,
+        trainer: Trainer::of_agent()?,
         saved,
         heads,
+        storage: Storage::new(config.records.clone(), ran),
         warden: Warden::new(sensors_root, config.budget.clone(), &config.sensors, ran),
+        gatehouse,
         working: None,
         unloadable: None,
         changed: 0,
@@ -311,53 +361,5 @@ fn assemble(
     Ok((Parts { recorder, keeper, shared, lock }, events))
 }
 
-/// Installs the named model on a device that has none; after the loss of `control.db`, the one the device came with.
-fn first_model(
-    keeper: &mut Keeper,
-    model: Option<(Vec<u8>, Model)>,
-    set_aside: &[SetAside],
-) -> Result<(), DaemonError> {
-    for SetAside { path, reason } in set_aside {
-        tracing::error!(kept = %path.display(), reason, "a damaged database was set aside");
-        keeper.books.say("set_aside", &json!({"kind": "set_aside", "kept": path, "reason": reason}));
-    }
-    if keeper.saved.is_none()
-        && !set_aside.is_empty()
-        && let Some((digest, factory)) = factory(&keeper.models)
-    {
-        tracing::warn!(model = %digest.short(), "the state was lost: the model this device came with serves");
-        keeper.install(digest, &factory);
-    }
-    let Some((bytes, model)) = model else { return Ok(()) };
-    let digest = Digest::of(&bytes);
-    let Some(saved) = &keeper.saved else {
-        keeper.models.put(&bytes)?;
-        keeper.install(digest, &model);
-        return Ok(());
-    };
-    let (champion, previous, factory) = saved.cycle.models();
-    if [Some(champion), previous, Some(factory)].contains(&Some(digest)) {
-        // Repairs a damaged file, if it is one.
-        keeper.models.put(&bytes)?;
-    } else if !keeper.books.models()?.iter().any(|row| row.digest == digest) {
-        return Err(DaemonError::OtherModel { champion: champion.short(), offered: digest.short() });
-    }
-    if digest != champion {
-        tracing::info!("--model {} is known; model {} serves by the stored state", digest.short(), champion.short());
-    }
-    Ok(())
-}
-
-/// A model trained from nothing, among the stored ones: what a device without its state goes back to.
-fn factory(models: &ModelStore) -> Option<(Digest, Model)> {
-    let read = |digest: Digest| Some((digest, bundle::read(&models.get(&digest).ok()?).ok()?));
-    let mut known: Vec<_> = models.list().ok()?.into_iter().filter_map(read).collect();
-    let base = known.iter().position(|(_, model)| model.manifest.provenance.strategy == Strategy::Base);
-    base.or((!known.is_empty()).then_some(0)).map(|index| known.swap_remove(index))
-}
-
-fn read_model(path: &Path) -> Result<(Vec<u8>, Model), DaemonError> {
-    let bytes = fs::read(path).map_err(|source| DaemonError::ReadModel { path: path.to_owned(), source })?;
-    let model = bundle::read(&bytes).map_err(|source| DaemonError::Bundle { path: path.to_owned(), source })?;
-    Ok((bytes, model))
-}
+#[cfg(test)]
+mod power_cut;

@@ -4,11 +4,17 @@ mod adapted;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Work};
 
 pub use adapted::Adapted;
+
+use crate::decide::rollout::Route;
+use crate::decide::time::Timestamp;
+
+/// Versions beside the serving ones that stay in memory once they were asked for.
+const PINNED_MAX: usize = 2;
 
 /// A model that can answer.
 #[derive(Clone, Debug)]
@@ -26,6 +32,37 @@ pub struct Serving {
     pub champion: Loaded,
     /// Answers requests that name its digest, and is ready to fall back to.
     pub previous: Option<Loaded>,
+    /// Computed beside the champion on every sample.
+    pub rival: Option<Loaded>,
+    /// Whether both make the same features of a sample: then the rival costs a head only.
+    pub shares_features: bool,
+    /// Which samples the rival answers.
+    pub route: Option<Route>,
+    /// All models that are kept: each answers requests that name its digest.
+    pub kept: Vec<Digest>,
+}
+
+/// Who answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The champion.
+    Champion,
+    /// The challenger of a canary.
+    Challenger,
+    /// A version that the request names.
+    Pinned,
+}
+
+impl Role {
+    /// As answers name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Champion => "champion",
+            Self::Challenger => "challenger",
+            Self::Pinned => "pinned",
+        }
+    }
 }
 
 /// The slot that holds who answers. Requests in flight finish on the model they began with.
@@ -34,6 +71,8 @@ pub struct Slot {
     serving: ArcSwapOption<Serving>,
     /// The champion's adaptive form.
     adapted: ArcSwapOption<Adapted>,
+    /// Kept versions that were asked for by name.
+    pinned: ArcSwap<Vec<Loaded>>,
 }
 
 impl Slot {
@@ -47,21 +86,51 @@ impl Slot {
     pub fn swap(&self, serving: Option<Serving>) {
         self.serving.store(serving.map(Arc::new));
     }
+
+    /// A kept version that was asked for before.
+    #[must_use]
+    pub fn pinned(&self, digest: &Digest) -> Option<Loaded> {
+        self.pinned.load().iter().find(|loaded| loaded.digest == *digest).cloned()
+    }
+
+    /// Keeps a version in memory; the one that was put there first gives way.
+    pub fn pin(&self, loaded: &Loaded) {
+        self.pinned.rcu(|known| {
+            let others = known.iter().filter(|known| known.digest != loaded.digest).take(PINNED_MAX - 1).cloned();
+            std::iter::once(loaded.clone()).chain(others).collect::<Vec<_>>()
+        });
+    }
 }
 
 impl Serving {
+    /// Only a champion.
+    #[must_use]
+    pub fn of(champion: Loaded) -> Self {
+        Self { kept: vec![champion.digest], champion, previous: None, rival: None, shares_features: false, route: None }
+    }
+
     /// The model of that name, if it is loaded.
     #[must_use]
     pub fn version(&self, digest: &Digest) -> Option<&Loaded> {
-        let previous = self.previous.as_ref();
-        [Some(&self.champion), previous].into_iter().flatten().find(|loaded| loaded.digest == *digest)
+        let others = [self.previous.as_ref(), self.rival.as_ref()];
+        std::iter::once(&self.champion).chain(others.into_iter().flatten()).find(|loaded| loaded.digest == *digest)
     }
 
     /// The digests that can be asked for, the champion's first.
     #[must_use]
     pub fn versions(&self) -> Vec<String> {
-        let previous = self.previous.as_ref().map(|loaded| loaded.digest.to_string());
-        std::iter::once(self.champion.digest.to_string()).chain(previous).collect()
+        self.kept.iter().map(ToString::to_string).collect()
+    }
+
+    /// Who answers a sample of `source` that came at `at` and names no version.
+    #[must_use]
+    pub fn route(&self, source: &str, at: Timestamp) -> (&Loaded, Role) {
+        match (&self.rival, &self.route) {
+            (Some(rival), Some(route)) if rival.digest == route.challenger && route.takes(source, at) => {
+                (rival, Role::Challenger)
+            }
+            _ => (&self.champion, Role::Champion),
+        }
     }
 }
 
@@ -113,15 +182,38 @@ mod tests {
         let (old, new) = (loaded(1.0), loaded(-1.0));
         let slot = Slot::default();
         assert!(slot.serving().is_none());
-        slot.swap(Some(Serving { champion: old.clone(), previous: None }));
+        slot.swap(Some(Serving::of(old.clone())));
         let in_flight = slot.serving().unwrap();
         let before = in_flight.champion.answer(&[3.0, 5.0]);
-        slot.swap(Some(Serving { champion: new.clone(), previous: Some(old.clone()) }));
+        let kept = vec![new.digest, old.digest];
+        let next = Serving { previous: Some(old.clone()), kept, ..Serving::of(new.clone()) };
+        slot.swap(Some(next));
         assert_eq!(in_flight.champion.answer(&[3.0, 5.0]), before);
         let serving = slot.serving().unwrap();
         assert!(serving.champion.answer(&[5.0])[0] < 0.0 && before[1] > 0.0);
         assert_eq!(serving.version(&old.digest).unwrap().answer(&[3.0, 5.0]), before);
         assert_eq!(serving.versions(), [new.digest.to_string(), old.digest.to_string()]);
         assert!(serving.version(&Digest::of(b"another")).is_none());
+    }
+
+    #[test]
+    fn a_canary_answers_its_share_and_without_a_rival_the_champion_answers_everything() {
+        let (champion, rival) = (loaded(1.0), loaded(-1.0));
+        let route = Route { challenger: rival.digest, share: 100, by_source: true, salt: 0 };
+        let mut serving = Serving { route: Some(route), ..Serving::of(champion.clone()) };
+        assert_eq!(serving.route("pump", Timestamp(0)).1, Role::Champion);
+        serving.rival = Some(rival);
+        assert_eq!(serving.route("pump", Timestamp(0)).1, Role::Challenger);
+        serving.rival = Some(champion);
+        assert_eq!(serving.route("pump", Timestamp(0)).1, Role::Champion, "the route is another model's");
+    }
+
+    #[test]
+    fn pinned_versions_are_bounded() {
+        let slot = Slot::default();
+        let all: Vec<_> = [1.0, 2.0, 3.0].map(loaded).to_vec();
+        all.iter().for_each(|loaded| slot.pin(loaded));
+        let known: Vec<_> = all.iter().map(|loaded| slot.pinned(&loaded.digest).is_some()).collect();
+        assert_eq!(known, [false, true, true]);
     }
 }

@@ -1,11 +1,15 @@
 //! The world: disk, clocks, network, threads and processes. Carries out what `decide` orders.
 pub mod api;
 pub mod backtest;
+pub mod backup;
 pub mod client;
 pub mod clock;
 pub mod compare;
 pub mod daemon;
+pub mod disk;
+pub mod doctor;
 pub mod files;
+pub mod flash;
 pub mod inference;
 pub mod ingest;
 pub mod lock;
@@ -15,4 +19,5 @@ pub mod paths;
 pub mod recorder;
 pub mod sensors;
 pub mod store;
+pub mod systemd;
 pub mod trainer;

@@ -1,12 +1,28 @@
 //! Content-addressed files: the name of a model or a snapshot is the sha-256 of its bytes.
-use std::fs;
+mod floors;
+mod keys;
+mod refused;
+mod settings;
+mod signed;
+mod vault;
+pub mod vetting;
+
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use trainer_core::digest::Digest;
 
-use super::files::{create_private_folder, remove_durable, remove_unfinished, set_aside, write_durable};
+use super::disk::{self, Disk, RealDisk};
+use super::files::{create_private_folder, remove_unfinished, set_aside};
 use super::store::StoreError;
+pub use floors::FloorsFile;
+pub use keys::DeviceKey;
+pub use refused::Refused;
+pub use settings::{ModelSettings, Require};
+pub use signed::Standing;
+pub use signed::{read_signature, to_wire as wire_digest};
+pub use vault::{Door, Installed, Vault, envelope_path, read_limited};
 
 /// A folder of immutable files `<sha256>.<extension>`.
 ///
@@ -15,6 +31,7 @@ use super::store::StoreError;
 pub struct ModelStore {
     folder: PathBuf,
     extension: &'static str,
+    disk: Arc<dyn Disk>,
 }
 
 impl ModelStore {
@@ -23,9 +40,17 @@ impl ModelStore {
     /// # Errors
     /// [`StoreError::Io`] if the folder cannot be made, listed or cleaned.
     pub fn open(folder: &Path, extension: &'static str) -> Result<Self, StoreError> {
+        Self::open_on(RealDisk::shared(), folder, extension)
+    }
+
+    /// [`ModelStore::open`] on another disk.
+    ///
+    /// # Errors
+    /// As [`ModelStore::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, folder: &Path, extension: &'static str) -> Result<Self, StoreError> {
         create_private_folder(folder).map_err(|source| StoreError::io("create", folder, source))?;
         remove_unfinished(folder).map_err(|source| StoreError::io("clean", folder, source))?;
-        Ok(Self { folder: folder.to_owned(), extension })
+        Ok(Self { folder: folder.to_owned(), extension, disk })
     }
 
     /// The folder.
@@ -47,7 +72,7 @@ impl ModelStore {
             Err(error) => return Err(error),
         }
         let path = self.path(&digest);
-        write_durable(&path, bytes).map_err(|source| StoreError::io("write", &path, source))?;
+        disk::put(&*self.disk, &path, bytes).map_err(|source| StoreError::io("write", &path, source))?;
         Ok(digest)
     }
 
@@ -58,7 +83,7 @@ impl ModelStore {
     /// the place where it was set aside so that nothing opens it again; [`StoreError::Io`] if the disk refuses.
     pub fn get(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
         let path = self.path(digest);
-        let bytes = match fs::read(&path) {
+        let bytes = match self.disk.read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::Missing { path, digest: *digest });
@@ -79,7 +104,7 @@ impl ModelStore {
     /// [`StoreError::Io`] if the disk refuses.
     pub fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.path(digest);
-        remove_durable(&path).map_err(|source| StoreError::io("remove", &path, source))
+        disk::discard(&*self.disk, &path).map_err(|source| StoreError::io("remove", &path, source))
     }
 
     /// The digests of all files here, sorted; files of other names (signatures, damaged ones) are not listed.
@@ -89,14 +114,19 @@ impl ModelStore {
     pub fn list(&self) -> Result<Vec<Digest>, StoreError> {
         let failed = |source| StoreError::io("list", &self.folder, source);
         let mut digests = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let stem = name.to_str().and_then(|name| name.strip_suffix(self.extension)?.strip_suffix('.'));
+        for name in self.disk.names(&self.folder).map_err(failed)? {
+            let stem = name.strip_suffix(self.extension).and_then(|stem| stem.strip_suffix('.'));
             digests
                 .extend(stem.and_then(|stem| stem.parse::<Digest>().ok()).filter(|digest| self.path(digest).is_file()));
         }
         digests.sort_unstable();
         Ok(digests)
+    }
+
+    /// What its files are on.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// Where the file named `digest` is or would be.
@@ -108,6 +138,8 @@ impl ModelStore {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn store(folder: &Path) -> ModelStore {

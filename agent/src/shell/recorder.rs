@@ -7,8 +7,10 @@
 //!
 //! The disk's moods stay here: a group that cannot be stored is held and tried again, whoever serves never notices.
 mod batcher;
+#[cfg(test)]
+mod day;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,7 +20,7 @@ use batcher::Batcher;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::store::{LabelOutcome, NewLabel, NewRecord, RecordWriter, Retired, StoreError};
+use super::store::{LabelOutcome, NewLabel, NewRecord, RecordWriter, Retention, Retired, StoreError};
 
 /// How records are grouped, and what waits in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +93,16 @@ pub struct RecorderStatus {
     pub held: u64,
     /// Newest partitions set aside because they were damaged.
     pub set_aside: u64,
+    /// Records that were left out to spare the card.
+    pub spared: u64,
+    /// Bytes of the records stored, as numbers and texts, without what the database adds.
+    pub recorded_bytes: u64,
+    /// Partitions dropped by retention.
+    pub partitions_dropped: u64,
+    /// Partitions thinned by retention.
+    pub partitions_thinned: u64,
+    /// Bytes beyond the budget that may not go, because a training needs them or because they are the newest.
+    pub bytes_over: u64,
 }
 
 /// Why a message was not taken.
@@ -102,6 +114,9 @@ pub enum NotQueued {
     /// The recorder has stopped.
     #[error("the recorder has stopped; start the agent again")]
     Stopped,
+    /// It was left out to spare the card (`records.flash.bytes_per_day`).
+    #[error("the card has had its bytes of the day; only some samples are recorded")]
+    Spared,
 }
 
 /// Owns the recorder's thread. Dropping it commits what was queued, like [`Recorder::stop`].
@@ -121,6 +136,16 @@ pub struct RecorderHandle {
 #[derive(Debug, Default)]
 struct Shared {
     dropped: AtomicU64,
+    /// Messages handed over, and taken out of the queue.
+    offered: AtomicU64,
+    taken: AtomicU64,
+    queue_messages: u64,
+    /// Only every so many-th sample is recorded, how many came, and how many were left out.
+    every: AtomicU32,
+    count: AtomicU64,
+    spared: AtomicU64,
+    /// Messages handled: shows that the thread moves.
+    turns: AtomicU64,
     status: Mutex<RecorderStatus>,
 }
 
@@ -129,8 +154,17 @@ enum Message {
     Record(NewRecord),
     Label(NewLabel, oneshot::Sender<LabelOutcome>),
     Flush(SyncSender<RecorderStatus>),
-    Retire(u64, oneshot::Sender<Result<Retired, StoreError>>),
+    Retain(Retention, oneshot::Sender<Result<Retired, StoreError>>),
+    /// Nothing, so that a thread without work shows that it moves.
+    Beat,
     Stop,
+}
+
+impl Message {
+    /// Whether it came by [`RecorderHandle::offer`].
+    fn is_counted(&self) -> bool {
+        matches!(self, Self::Record(_) | Self::Label(..) | Self::Retain(..))
+    }
 }
 
 impl Recorder {
@@ -140,7 +174,8 @@ impl Recorder {
     /// The system gives no thread.
     pub fn start(writer: RecordWriter, settings: RecorderSettings) -> io::Result<Self> {
         let (queue, messages) = sync_channel(settings.queue_messages);
-        let shared = Arc::new(Shared::default());
+        let queue_messages = settings.queue_messages as u64;
+        let shared = Arc::new(Shared { queue_messages, every: AtomicU32::new(1), ..Shared::default() });
         let mut batcher = Batcher::new(writer, settings, Arc::clone(&shared));
         let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || batcher.run(&messages))?;
         Ok(Self { handle: RecorderHandle { queue, shared }, thread: Some(thread) })
@@ -180,6 +215,13 @@ impl RecorderHandle {
     /// # Errors
     /// [`NotQueued`], which a server may ignore: the count tells.
     pub fn record(&self, record: NewRecord) -> Result<(), NotQueued> {
+        let (every, count) = (&self.shared.every, &self.shared.count);
+        let turn = count.fetch_add(1, Ordering::Relaxed);
+        let every = u64::from(every.load(Ordering::Relaxed));
+        if every != 1 && turn.checked_rem(every) != Some(0) {
+            self.shared.spared.fetch_add(1, Ordering::Relaxed);
+            return Err(NotQueued::Spared);
+        }
         self.offer(Message::Record(record)).inspect_err(|_| {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         })
@@ -196,14 +238,20 @@ impl RecorderHandle {
         Ok(outcome)
     }
 
-    /// Drops the oldest partitions until at most `keep_bytes` are left, as [`RecordWriter::retire`]; never blocks.
+    /// Thins and drops the oldest partitions until the rest takes what it may, as [`RecordWriter::retain`]; never blocks. From
+    /// then on the same is done whenever a partition is full.
     ///
     /// # Errors
     /// [`NotQueued`]: ask again later.
-    pub fn retire(&self, keep_bytes: u64) -> Result<oneshot::Receiver<Result<Retired, StoreError>>, NotQueued> {
+    pub fn retain(&self, retention: Retention) -> Result<oneshot::Receiver<Result<Retired, StoreError>>, NotQueued> {
         let (reply, retired) = oneshot::channel();
-        self.offer(Message::Retire(keep_bytes, reply))?;
+        self.offer(Message::Retain(retention, reply))?;
         Ok(retired)
+    }
+
+    /// Records only every so many-th sample from now on, to spare the card; 1 is all of them, 0 none.
+    pub fn record_every(&self, every: u32) {
+        self.shared.every.store(every, Ordering::Relaxed);
     }
 
     /// Commits what was queued before and returns the status after it; blocks until then. Tells by
@@ -217,14 +265,32 @@ impl RecorderHandle {
         status.recv().map_err(|_| NotQueued::Stopped)
     }
 
+    /// How many messages the thread has handled; asks it for one more turn.
+    #[must_use]
+    pub fn beat(&self) -> u64 {
+        // A full queue holds turns enough.
+        let _ = self.offer(Message::Beat);
+        self.shared.turns.load(Ordering::Relaxed)
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn status(&self) -> RecorderStatus {
         self.shared.status()
     }
 
+    /// Whether the queue is more than half full: whoever can wait should.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let Shared { offered, taken, queue_messages, .. } = &*self.shared;
+        let taken = taken.load(Ordering::Relaxed);
+        offered.load(Ordering::Relaxed).saturating_sub(taken) * 2 > *queue_messages
+    }
+
     fn offer(&self, message: Message) -> Result<(), NotQueued> {
-        self.queue.try_send(message).map_err(|refused| match refused {
+        let sent = self.queue.try_send(message);
+        self.shared.offered.fetch_add(u64::from(sent.is_ok()), Ordering::Relaxed);
+        sent.map_err(|refused| match refused {
             TrySendError::Full(_) => NotQueued::Full,
             TrySendError::Disconnected(_) => NotQueued::Stopped,
         })
@@ -233,8 +299,8 @@ impl RecorderHandle {
 
 impl Shared {
     fn status(&self) -> RecorderStatus {
-        let dropped = self.dropped.load(Ordering::Relaxed);
-        self.update(|status| RecorderStatus { dropped, ..status.clone() })
+        let (dropped, spared) = (self.dropped.load(Ordering::Relaxed), self.spared.load(Ordering::Relaxed));
+        self.update(|status| RecorderStatus { dropped, spared, ..status.clone() })
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut RecorderStatus) -> T) -> T {
@@ -263,7 +329,9 @@ mod tests {
         let outcome = handle.label(label(0, "lab", 1.0)).unwrap();
         assert!(handle.flush().is_ok());
         assert!(matches!(outcome.blocking_recv().unwrap(), LabelOutcome::Stored { .. }));
-        let retired = handle.retire(0).unwrap();
+        let retention =
+            Retention { keep_bytes: 0, free: None, age: None, every: 10, thin_share: 0.25, needed_from: i64::MAX };
+        let retired = handle.retain(retention).unwrap();
         assert_eq!(retired.blocking_recv().unwrap().unwrap().partitions, 0, "the newest partition stays");
         while handle.record(record(1000, Timestamp(0))).is_err() {}
         let status = recorder.stop();
@@ -274,7 +342,7 @@ mod tests {
 
     /// Prints rows per second through the recorder and of bare batched inserts of the same bytes, and holds the promise.
     #[test]
-    #[ignore = "measures; run alone, with --release"]
+    #[ignore = "long: measures the record path against bare SQLite, half a minute in release; run by .ci/nightly"]
     fn the_record_path_reaches_half_of_bare_batched_inserts() {
         const ROWS: u64 = 100_000;
         let make = |number| NewRecord { features: vec![0.25; 128], ..record(number, Timestamp(0)) };

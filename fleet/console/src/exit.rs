@@ -44,6 +44,11 @@ impl Fail {
         Self { code, message: message.to_string(), hint: None }
     }
 
+    /// Whether the broker was the reason, which may come back.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.code == Exit::Unreachable
+    }
+
     /// Adds what to do next.
     pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());

@@ -1,12 +1,21 @@
 //! `hone-fleet`: sees and steers gateways over MQTT, from what the broker retains; it holds no truth of its own.
+mod approve;
+mod authority;
+mod broker;
+mod configure;
 mod devices;
+mod enroll;
 mod exit;
+mod install;
 mod keys;
 mod orders;
 mod picture;
+mod rollout;
 mod send;
 mod session;
 mod show;
+mod sim;
+mod transfer;
 mod watch;
 
 use std::path::PathBuf;
@@ -68,6 +77,24 @@ enum Command {
     Show(show::Args),
     /// Follow what devices say, until Ctrl-C
     Watch(watch::Args),
+    /// Bring a bundle to a device, in pieces
+    Install(install::Args),
+    /// Agree to the candidate that a device is trying
+    Approve(approve::Args),
+    /// Refuse the candidate that a device is trying
+    Reject(approve::Args),
+    /// Set what a device runs with
+    Configure(configure::Args),
+    /// Take away the trust in a key
+    Revoke(configure::Revoke),
+    /// Bring a bundle to many devices, in waves
+    Rollout(rollout::Args),
+    /// Make certificate, key and settings for a new device
+    Enroll(enroll::Args),
+    /// Write a broker's configuration, or try to break one
+    Broker(broker::Args),
+    /// Run many small agents on this machine, for trying things out
+    Sim(sim::Args),
     /// Print a completion script for your shell
     Completions {
         /// Shell to complete in
@@ -91,6 +118,15 @@ fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args, global),
         Command::Show(args) => show::run(&args, global),
         Command::Watch(args) => watch::run(&args, global),
+        Command::Install(args) => install::run(&args, global),
+        Command::Approve(args) => approve::run(&args, true, global),
+        Command::Reject(args) => approve::run(&args, false, global),
+        Command::Configure(args) => configure::run(&args, global),
+        Command::Revoke(args) => configure::revoke(&args, global),
+        Command::Rollout(args) => rollout::run(&args, global),
+        Command::Enroll(args) => enroll::run(&args, global),
+        Command::Broker(args) => broker::run(&args, global),
+        Command::Sim(args) => sim::run(&args, global),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hone-fleet", &mut std::io::stdout());
             Ok(Exit::Ok)

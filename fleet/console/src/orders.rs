@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use ed25519_dalek::SigningKey;
 use fleet_protocol::command::Command;
 use fleet_protocol::envelope::Payload as _;
 use fleet_protocol::names::{DeviceId, Micros, Name};
@@ -67,7 +68,7 @@ pub(crate) struct Signed {
     pub(crate) expires: Micros,
 }
 
-fn span(text: &str) -> Result<Duration, String> {
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no time: write 90s, 30m, 24h or 7d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
@@ -94,12 +95,29 @@ pub(crate) fn sign(wish: &Wish) -> Result<Signed> {
     };
     let command = command(&name, &wish.arguments)?;
     let signers = wish.key.iter().map(|path| keys::read(path)).collect::<Result<Vec<_>>>()?;
+    Ok(match wish.counter {
+        Some(counter) => order(&device, &command, &signers, wish.expires, counter),
+        None => sign_command(&device, &command, &signers, wish.expires, 0),
+    })
+}
+
+/// Signs `command` for `device`; `number` tells commands apart that are signed at once and shall be carried out in this order.
+pub(crate) fn sign_command(
+    device: &DeviceId,
+    command: &Command,
+    keys: &[SigningKey],
+    expires: Duration,
+    number: u64,
+) -> Signed {
+    order(device, command, keys, expires, now().0.unsigned_abs() + number)
+}
+
+fn order(device: &DeviceId, command: &Command, keys: &[SigningKey], expires: Duration, counter: u64) -> Signed {
     let (id, issued) = (Ulid::generate(), now());
-    let expires = Micros(issued.0.saturating_add(i64::try_from(wish.expires.as_micros()).unwrap_or(i64::MAX)));
-    let counter = wish.counter.unwrap_or_else(|| issued.0.unsigned_abs());
-    let order = Order::new(id, device.clone(), issued, expires, counter, &command);
-    let envelope = order.sign(&signers.iter().collect::<Vec<_>>()).to_json();
-    Ok(Signed { envelope, id, device, expires })
+    let expires = Micros(issued.0.saturating_add(i64::try_from(expires.as_micros()).unwrap_or(i64::MAX)));
+    let order = Order::new(id, device.clone(), issued, expires, counter, command);
+    let envelope = order.sign(&keys.iter().collect::<Vec<_>>()).to_json();
+    Signed { envelope, id, device: device.clone(), expires }
 }
 
 fn command(name: &str, arguments: &[String]) -> Result<Command> {
@@ -122,12 +140,19 @@ fn command(name: &str, arguments: &[String]) -> Result<Command> {
 }
 
 /// Signs and writes the envelope.
-pub(crate) fn run(args: &Args, _: &Global) -> Result<Exit> {
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
     let signed = sign(&args.wish)?;
     match &args.output {
         Some(path) => fs::write(path, &signed.envelope)
             .map_err(|error| Fail::new(Exit::Disk, format!("cannot write {}: {error}", path.display())))?,
         None => std::io::stdout().write_all(&signed.envelope)?,
+    }
+    if global.json && args.output.is_some() {
+        println!(
+            "{}",
+            json!({"id": signed.id, "device": signed.device, "expires": signed.expires, "file": args.output})
+        );
+        return Ok(Exit::Ok);
     }
     eprintln!("command {} for {}, signed by {}", signed.id, signed.device, plural(args.wish.key.len(), "key"));
     Ok(Exit::Ok)

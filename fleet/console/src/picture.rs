@@ -73,7 +73,8 @@ impl Picture {
             | Topic::Chunk { .. }
             | Topic::Notice { .. }
             | Topic::ControllerState { .. }
-            | Topic::Wave { .. } => {}
+            | Topic::Wave { .. }
+            | Topic::WaveWish { .. } => {}
         }
         Some(())
     }
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     fn came(topic: &str, payload: impl Into<Vec<u8>>) -> Came {
-        Came { topic: topic.to_owned(), payload: payload.into() }
+        Came { topic: topic.to_owned(), payload: payload.into(), retained: true }
     }
 
     fn state(state: Presence, session: u128) -> Vec<u8> {

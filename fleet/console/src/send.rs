@@ -40,13 +40,25 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
         Some(path) => read(path)?,
         None => orders::sign(&args.wish)?,
     };
+    show(global, &Sent { signed, wait_s: args.wait })
+}
+
+/// A command to bring to its device.
+pub(crate) struct Sent {
+    pub(crate) signed: Signed,
+    /// Seconds to wait for its end; 0 only hands it over.
+    pub(crate) wait_s: u64,
+}
+
+/// Delivers, waits, and shows the end.
+pub(crate) fn show(global: &Global, Sent { signed, wait_s }: &Sent) -> Result<Exit> {
     let left_s = (signed.expires.0 - now().0) / 1_000_000;
     let Some(left_s) = u32::try_from(left_s).ok().filter(|left| *left > 0) else {
         return Err(Fail::new(Exit::Input, "the command has expired").hint("sign it again").into());
     };
-    let status = talk(deliver(global, &signed, left_s, Duration::from_secs(args.wait)))?;
+    let status = talk(deliver(global, signed, left_s, Duration::from_secs(*wait_s)))?;
     let Some(status) = status else {
-        if args.wait == 0 {
+        if *wait_s == 0 {
             eprintln!("command {} waits for {} at the broker", signed.id, signed.device);
             return Ok(Exit::Ok);
         }

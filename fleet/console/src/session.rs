@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fleet_protocol::PACKET_BYTES_MAX;
+use fleet_protocol::broker::Broker;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, PubAckReason, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, Incoming, MqttOptions};
@@ -30,6 +31,8 @@ const PACKET_IDS: u16 = 16;
 pub(crate) struct Came {
     pub(crate) topic: String,
     pub(crate) payload: Vec<u8>,
+    /// Whether the broker had kept it.
+    pub(crate) retained: bool,
 }
 
 /// A connection.
@@ -40,6 +43,23 @@ pub(crate) struct Session {
     broker: String,
 }
 
+/// A way to a broker.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) broker: Broker,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) client_id: String,
+}
+
+impl Door {
+    /// The way that the arguments name.
+    pub(crate) fn of(global: &Global) -> Result<Self> {
+        let client_id = format!("hone-fleet-{}", Ulid::generate().to_string().to_lowercase());
+        let tls = if global.broker.tls { Some(Arc::new(client_config(global)?)) } else { None };
+        Ok(Self { broker: global.broker.clone(), tls, client_id })
+    }
+}
+
 /// Runs one command's conversation with the broker.
 pub(crate) fn talk<T>(conversation: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(conversation)
@@ -48,17 +68,21 @@ pub(crate) fn talk<T>(conversation: impl Future<Output = Result<T>>) -> Result<T
 impl Session {
     /// Connects and subscribes to `filters`.
     pub(crate) async fn open(global: &Global, filters: Vec<String>) -> Result<Self> {
-        let name = format!("hone-fleet-{}", Ulid::generate().to_string().to_lowercase());
-        let mut options = MqttOptions::new(name, &global.broker.host, global.broker.port);
+        Self::enter(&Door::of(global)?, filters).await
+    }
+
+    /// The same through a door of one's own.
+    pub(crate) async fn enter(door: &Door, filters: Vec<String>) -> Result<Self> {
+        let mut options = MqttOptions::new(door.client_id.clone(), &door.broker.host, door.broker.port);
         options
             .set_keep_alive(Duration::from_secs(30))
             .set_outgoing_inflight_upper_limit(PACKET_IDS)
             .set_max_packet_size(Some(u32::try_from(PACKET_BYTES_MAX)?));
-        if global.broker.tls {
-            options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(client_config(global)?))));
+        if let Some(tls) = &door.tls {
+            options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(tls))));
         }
         let (client, eventloop) = AsyncClient::new(options, 16);
-        let broker = global.broker.to_string();
+        let broker = door.broker.to_string();
         let mut session = Self { client, eventloop, waiting: VecDeque::new(), broker };
         let filters = filters.into_iter().map(|filter| Filter::new(filter, QoS::AtLeastOnce));
         session.client.try_subscribe_many(filters)?;
@@ -80,11 +104,15 @@ impl Session {
         }
     }
 
-    /// Everything that comes until nothing has come for `quiet`, at most for `longest`: what the broker retains.
+    /// Everything that comes until nothing retained has come for `quiet`, at most for `longest`.
     pub(crate) async fn all(&mut self, quiet: Duration, longest: Duration) -> Result<Vec<Came>> {
         let end = Instant::now() + longest;
-        let mut all = Vec::new();
-        while let Some(came) = self.next(end.min(Instant::now() + quiet)).await? {
+        let (mut all, mut silent_at) = (Vec::new(), Instant::now() + quiet);
+        while let Some(came) = self.next(end.min(silent_at)).await? {
+            // A busy fleet is never silent; what it says now is taken along.
+            if came.retained {
+                silent_at = Instant::now() + quiet;
+            }
             all.push(came);
         }
         Ok(all)
@@ -94,16 +122,26 @@ impl Session {
     pub(crate) async fn publish(&mut self, topic: &str, payload: Vec<u8>, expires_s: Option<u32>) -> Result<()> {
         let properties = PublishProperties { message_expiry_interval: expires_s, ..PublishProperties::default() };
         self.client.try_publish_with_properties(topic, QoS::AtLeastOnce, true, payload, properties)?;
-        let reason = self.wait(CONNECT, |event| match event {
-            Incoming::PubAck(answer) => Some(answer.reason),
-            _ => None,
-        });
-        match reason.await? {
+        match self.acknowledged().await? {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
             reason => Err(Fail::new(Exit::Refused, format!("the broker refuses the message: {reason:?}"))
                 .hint("check the access rules of this certificate")
                 .into()),
         }
+    }
+
+    /// Publishes a message that is not retained; returns what the broker says of it.
+    pub(crate) async fn tell(&mut self, topic: &str, payload: Vec<u8>) -> Result<PubAckReason> {
+        self.client.try_publish(topic, QoS::AtLeastOnce, false, payload)?;
+        self.acknowledged().await
+    }
+
+    async fn acknowledged(&mut self) -> Result<PubAckReason> {
+        self.wait(CONNECT, |event| match event {
+            Incoming::PubAck(answer) => Some(answer.reason),
+            _ => None,
+        })
+        .await
     }
 
     async fn wait<T>(&mut self, longest: Duration, wanted: impl Fn(&Incoming) -> Option<T>) -> Result<T> {
@@ -127,7 +165,7 @@ impl Session {
     fn keep(&mut self, event: &Event) {
         if let Event::Incoming(Incoming::Publish(message)) = event {
             let topic = String::from_utf8_lossy(&message.topic).into_owned();
-            self.waiting.push_back(Came { topic, payload: message.payload.to_vec() });
+            self.waiting.push_back(Came { topic, payload: message.payload.to_vec(), retained: message.retain });
         }
     }
 

@@ -66,6 +66,7 @@ fn line(came: &Came, json: bool) -> Option<String> {
         | Topic::Chunk { .. }
         | Topic::Notice { .. }
         | Topic::ControllerState { .. }
-        | Topic::Wave { .. } => return None,
+        | Topic::Wave { .. }
+        | Topic::WaveWish { .. } => return None,
     })
 }

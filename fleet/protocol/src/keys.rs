@@ -2,6 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub use ed25519_dalek::SigningKey;
 use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 

@@ -4,14 +4,20 @@
 //! and what a newer version adds is kept when an older one hands it on.
 pub mod broker;
 pub mod command;
+pub mod data;
 pub mod envelope;
 pub mod event;
 pub mod keys;
+#[cfg(test)]
+mod mutations;
 pub mod names;
 pub mod order;
 pub mod report;
+pub mod rollout;
 pub mod status;
 pub mod topics;
+pub mod transfer;
+pub mod wish;
 
 /// Version of the topic tree and of every payload in it; a breaking change is a second tree served beside this one.
 pub const API: u32 = 1;

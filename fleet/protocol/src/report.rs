@@ -62,6 +62,9 @@ pub struct Birth {
     pub limits: Limits,
     /// Keys it trusts.
     pub key_ids: Vec<KeyId>,
+    /// Groups it belongs to, whose notices it takes and whose waves it goes with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Name>,
     /// Its own public key, standard base64, with which it signs what it trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_key: Option<String>,
@@ -90,6 +93,9 @@ pub struct Reported {
     pub applied_rev: u64,
     /// Why the two differ: key and reason.
     pub errors: Vec<SettingError>,
+    /// Dotted keys of the applied revision that are in force only after the next start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<String>,
     /// The settings in force, secrets left out.
     pub config: Map<String, Value>,
     pub ts: Micros,
@@ -241,14 +247,22 @@ mod tests {
             commands: Command::NAMES.map(str::to_owned).to_vec(),
             limits,
             key_ids: vec![],
+            groups: vec!["hall-3".parse().unwrap()],
             device_key: None,
             ts: TS,
             extra: Extra::new(),
         };
         let refused = SettingError { key: "retrain.mode".to_owned(), reason: "`always` is not a mode".to_owned() };
         let config = Map::from_iter([("retrain".to_owned(), serde_json::json!({ "mode": "value" }))]);
-        let reported =
-            Reported { desired_rev: 4, applied_rev: 3, errors: vec![refused], config, ts: TS, extra: Extra::new() };
+        let reported = Reported {
+            desired_rev: 4,
+            applied_rev: 3,
+            errors: vec![refused],
+            restart: vec!["records.groups.group_ms".to_owned()],
+            config,
+            ts: TS,
+            extra: Extra::new(),
+        };
         let model = ModelReport {
             champion: Some(ModelRef { digest: Digest::of(b"champion"), origin: Origin::Factory }),
             challenger: Some(ModelRef { digest: Digest::of(b"challenger"), origin: Origin::Device }),

@@ -47,6 +47,8 @@ pub enum Topic {
     ControllerState { controller: Name },
     /// A wave: its signed commands and its progress.
     Wave { controller: Name, id: Name },
+    /// What a person wants of a wave that runs: go on, pause, stop.
+    WaveWish { controller: Name, id: Name },
 }
 
 /// Who publishes a topic.
@@ -97,7 +99,7 @@ impl Topic {
     pub fn direction(&self) -> Direction {
         match self {
             Self::Command { .. } | Self::Desired { .. } | Self::Chunk { .. } | Self::Notice { .. } => Direction::Down,
-            Self::ControllerState { .. } | Self::Wave { .. } => Direction::Controller,
+            Self::ControllerState { .. } | Self::Wave { .. } | Self::WaveWish { .. } => Direction::Controller,
             Self::State { .. }
             | Self::Birth { .. }
             | Self::Reported { .. }
@@ -126,7 +128,8 @@ impl Topic {
             | Self::Desired { .. }
             | Self::Notice { .. }
             | Self::ControllerState { .. }
-            | Self::Wave { .. } => Delivery::Retained,
+            | Self::Wave { .. }
+            | Self::WaveWish { .. } => Delivery::Retained,
         }
     }
 
@@ -148,6 +151,7 @@ impl Topic {
             Self::Chunk { .. } => "chunk.v1",
             Self::Notice { .. } => "notice.v1",
             Self::Wave { .. } => "wave.v1",
+            Self::WaveWish { .. } => "wish.v1",
         }
     }
 }
@@ -189,6 +193,7 @@ impl fmt::Display for Topic {
             Self::Notice { group } => write!(f, "{ROOT}/g/{group}/down/notice"),
             Self::ControllerState { controller } => write!(f, "{ROOT}/ctl/{controller}/state"),
             Self::Wave { controller, id } => write!(f, "{ROOT}/ctl/{controller}/rollout/{id}"),
+            Self::WaveWish { controller, id } => write!(f, "{ROOT}/ctl/{controller}/rollout/{id}/wish"),
         }
     }
 }
@@ -234,6 +239,9 @@ impl FromStr for Topic {
             ["g", group, "down", "notice"] => Self::Notice { group: name(group)? },
             ["ctl", controller, "state"] => Self::ControllerState { controller: name(controller)? },
             ["ctl", controller, "rollout", id] => Self::Wave { controller: name(controller)?, id: name(id)? },
+            ["ctl", controller, "rollout", id, "wish"] => {
+                Self::WaveWish { controller: name(controller)?, id: name(id)? }
+            }
             _ => return Err(unknown()),
         })
     }
@@ -265,7 +273,8 @@ mod tests {
             Topic::Chunk { device, digest: Digest::of(b"abc"), index: 10 },
             Topic::Notice { group: "hall-3".parse().unwrap() },
             Topic::ControllerState { controller: controller.clone() },
-            Topic::Wave { controller, id: "autumn".parse().unwrap() },
+            Topic::Wave { controller: controller.clone(), id: "autumn".parse().unwrap() },
+            Topic::WaveWish { controller, id: "autumn".parse().unwrap() },
         ]
     }
 
@@ -292,6 +301,7 @@ mod tests {
             Down Retained notice.v1 hone/v1/g/hall-3/down/notice
             Controller Retained state.v1 hone/v1/ctl/ctl1/state
             Controller Retained wave.v1 hone/v1/ctl/ctl1/rollout/autumn
+            Controller Retained wish.v1 hone/v1/ctl/ctl1/rollout/autumn/wish
         "]]
         .assert_eq(&story.concat());
     }

@@ -131,6 +131,8 @@ impl Loader<'_> {
                 self.expect_shape(&format!("layers.{index}.weight"), &[*after, before])?;
             }
         }
+        let last = widths.last().copied().unwrap_or(inputs);
+        self.expect_shape(&format!("layers.{}.weight", widths.len()), &[outputs, last])?;
         let mut network = Network::new(&manifest.spec, inputs, outputs, 0)
             .map_err(|error| BundleError::Manifest(error.to_string()))?;
         for index in 0..network.layers.len() {

@@ -108,6 +108,38 @@ impl Account {
                 let passed = report["verdict"]["passed"] == true;
                 self.line(row, "gate", if passed { Tone::Work } else { Tone::Bad }, text("sentence"));
             }
+            "canary_step" => {
+                let share = report["share"].as_u64();
+                let what = share.map_or_else(
+                    || {
+                        format!(
+                            "{} is computed on every sample beside the champion, which goes on answering",
+                            short("challenger")
+                        )
+                    },
+                    |share| format!("{} answers {share} % of the samples", short("challenger")),
+                );
+                self.line(row, if share.is_some() { "canary" } else { "shadow" }, Tone::Work, &what);
+            }
+            "trial_ended" => {
+                self.line(
+                    row,
+                    "trial",
+                    Tone::Bad,
+                    &format!("{} does not serve: {}", short("challenger"), text("sentence")),
+                );
+            }
+            "trial_won" => {
+                let standing = &report["standing"];
+                let what = format!(
+                    "{} is not worse: evidence {:.0} after {} samples, {} labels of those that differed",
+                    short("challenger"),
+                    standing["promote_e"].as_f64().unwrap_or(0.0).min(1e6),
+                    standing["pairs"],
+                    standing["labelled"]
+                );
+                self.line(row, "trial", Tone::Good, &what);
+            }
             "promote" => {
                 self.promotions += 1;
                 self.line(

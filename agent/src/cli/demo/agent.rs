@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use trainer_core::digest::Digest;
 
@@ -40,7 +40,8 @@ impl Agent {
         let state = place(&directory, "state");
         let text = format!(
             "[agent]\nstate_dir = {:?}\nsocket = {:?}\nlisten = \"off\"\n\n[cycle]\npolicy = \"trigger:any\"\nseed = {seed}\n\n\
-             [budget]\ncpu_share = 1.0\n",
+             [budget]\ncpu_share = 1.0\n\n[rollout]\n\
+             stages = [100]\ndwell_rows = 30\ndwell_s = 0\nsamples_max = 1000\n",
             state.display().to_string(),
             socket.display().to_string(),
         );
@@ -133,6 +134,9 @@ impl Agent {
     /// Offers a bundle and returns the gate's report.
     pub(super) fn offer(&self, bundle: Vec<u8>) -> Result<Value> {
         self.until_idle(START)?;
+        // The stream has ended: whoever is still being tried will not be decided any more. Refused if there is nobody.
+        let reject = json!({"command": "reject", "by": "the demonstration", "reason": "the stream has ended"});
+        let _ = self.client.post("/v1/commands", reject.to_string().into_bytes());
         let run = self.client.post("/v1/models", bundle).map_err(lost)?["run"].clone();
         let start = Instant::now();
         while start.elapsed() < START {

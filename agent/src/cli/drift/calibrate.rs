@@ -9,10 +9,9 @@ use super::super::ask::table;
 use super::super::exit::{Exit, Fail};
 use super::units::{FalseAlarms, Rate, duration};
 use super::{columns_of, unusable};
-use crate::decide::drift::calibrate::season::{DAY_S, DAYS_MIN, Season};
-use crate::decide::drift::calibrate::{Column, Delays, RESAMPLES, ROWS_MIN, Survey, Test, Wanted};
+use crate::decide::drift::season::SPAN_HOURS_MIN;
 use crate::decide::time::Timestamp;
-use crate::decide::watch::{BASELINE_ROWS_MAX, WatchSettings};
+use crate::decide::watch::calibrate::{Column, Delays, RESAMPLES, ROWS_MIN, Season, Survey, Test, Wanted};
 use crate::shell::clock;
 use crate::shell::ingest::csv::CsvError;
 use crate::shell::ingest::csv::columns::{Cells, Columns};
@@ -26,12 +25,12 @@ const RATE_FACTOR: f64 = 1.2;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: hone drift calibrate --data quiet.csv --false-alarms \"1 per 30 days\" --rate \"10/min\"\n\n\
-    The recording should be quiet: hours or days in which nothing was wrong, at least 1000 rows, and 4 days if the values follow \
+    The recording should be quiet: hours or days in which nothing was wrong, at least 1000 rows, and two days if the values follow \
     the time of day. Delays are measured by adding a shift to 100 block-bootstrapped resamples of the recording; the same --seed \
     gives the same figures. psi is the population stability of one window, mean is ADWIN on guarded means.\n\n\
     Rates: \"10/min\", \"1 per 5 s\", \"100/s\", \"1/h\". False alarms: \"1 per 30 days\", \"2/week\", \"1 per 10000 rows\".\n\n\
-    JSON keys: run_length_rows, window_rows, every_rows, rows, seed, config (text for hone.toml), left_out [{name, reason}],\n\
-    columns [{name, missing_rate, mean, deviation, correlation, block_rows, season {season, explained or days}, mean_alarms,\n\
+    JSON keys: run_length_rows, window_rows, rows, seed, config (text for hone.toml), left_out [{name, reason}],\n\
+    columns [{name, missing_rate, mean, deviation, correlation, block_rows, season {season, explained or hours}, mean_alarms,\n\
     windows [{window_rows, looks, above, largest_psi}], window_rows, quiet, quiet_rows, psi_false_alarms, mean_false_alarms,\n\
     delays [{test, shift, median_rows, p90_rows, median_s, p90_s, found, followed_rows}]}]; a delay that was not reached is null."
 )]
@@ -91,21 +90,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             .hint("choose --false-alarms so that 2 to 1000000000 rows lie between two: \"1 per 30 days\", \"1 per 10000 rows\"")
             .into());
     }
-    let seconds = seconds(&columns, args)?;
+    let times = times(&columns, args)?;
     let (named, mut left_out) = numbers(&columns, args)?;
-    let defaults = WatchSettings::default();
-    let wanted = Wanted {
-        run_length_rows,
-        rows_per_day: args.rate.rows_per_s * DAY_S,
-        psi: defaults.psi,
-        every_rows: defaults.every_rows,
-        baseline_rows: BASELINE_ROWS_MAX,
-        features: named.len(),
-        seed: args.seed,
-    };
+    let wanted = Wanted { run_length_rows, features: named.len(), seed: args.seed };
     let mut surveyed = Vec::new();
     for (name, values) in named {
-        match Column::new(&values, &seconds, &wanted) {
+        match Column::new(&values, &times, &wanted) {
             Ok(column) => surveyed.push((name, column)),
             Err(short) => left_out.push((name, short.to_string())),
         }
@@ -127,7 +117,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         println!("{}", facts(&measured, &left_out, &wanted, window_rows, rows, &config, args.rate));
     } else {
         print(&measured, &left_out, &wanted, window_rows, rows, args.rate);
-        if let Some(recorded) = recorded_rate(args, &seconds, rows) {
+        if let Some(recorded) = recorded_rate(args, &times, rows) {
             println!(
                 "note: the recording has a row every {}, --rate says {}",
                 duration(1.0 / recorded),
@@ -140,11 +130,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 /// The rows per second of the time column if they differ from those given.
-fn recorded_rate(args: &Args, seconds: &[f64], rows: u64) -> Option<f64> {
+fn recorded_rate(args: &Args, times: &[Timestamp], rows: u64) -> Option<f64> {
     args.time.as_ref()?;
-    let span = seconds.last()? - seconds.first()?;
-    #[expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
-    let recorded = (rows - 1) as f64 / span;
+    let span = times.last()?.0.checked_sub(times.first()?.0)?;
+    #[expect(clippy::cast_precision_loss, reason = "row counts and microseconds of this century stay below 2^53")]
+    let recorded = (rows - 1) as f64 / (span as f64 / 1e6);
     let factor = recorded / args.rate.rows_per_s;
     (factor.is_finite() && !(1.0 / RATE_FACTOR..=RATE_FACTOR).contains(&factor)).then_some(recorded)
 }
@@ -171,38 +161,41 @@ fn numbers(columns: &Columns, args: &Args) -> Result<(Named, LeftOut)> {
     Ok((named, left_out))
 }
 
-/// The time of each row in seconds: of its column, or evenly at the rate.
-fn seconds(columns: &Columns, args: &Args) -> Result<Vec<f64>> {
+/// The time of each row: of its column, or evenly at the rate.
+fn times(columns: &Columns, args: &Args) -> Result<Vec<Timestamp>> {
     let Some(name) = &args.time else {
-        #[expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
-        return Ok((0..columns.rows()).map(|row| row as f64 / args.rate.rows_per_s).collect());
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "row counts; whole microseconds"
+        )]
+        let at = |row: usize| Timestamp((row as f64 / args.rate.rows_per_s * 1e6) as i64);
+        return Ok((0..columns.rows()).map(at).collect());
     };
     let texts = columns.texts(name, "--time").map_err(unusable)?;
-    let mut seconds = Vec::with_capacity(texts.len());
+    let mut times: Vec<Timestamp> = Vec::with_capacity(texts.len());
     for (row, text) in texts.into_iter().enumerate() {
         let place = || format!("{}:{}", args.data.display(), columns.line(row));
-        let Some(Timestamp(micros)) = text.as_deref().and_then(clock::moment) else {
+        let Some(at) = text.as_deref().and_then(clock::moment) else {
             let shown: String = text.unwrap_or_default().chars().take(40).collect();
             return Err(Fail::new(Exit::Input, format!("{}: `{shown}` in column `{name}` is no time", place()))
                 .hint("write 2026-11-21T06:00:00Z, 2026-11-21 06:00:00, or seconds as a number; or leave --time away")
                 .into());
         };
-        #[expect(clippy::cast_precision_loss, reason = "microseconds of this century stay below 2^53")]
-        let second = micros as f64 / 1e6;
-        if seconds.last().is_some_and(|before| second < *before) {
+        if times.last().is_some_and(|before| at.0 < before.0) {
             return Err(Fail::new(Exit::Input, format!("{}: the time in column `{name}` goes back", place()))
                 .hint("sort the rows by time, or leave --time away")
                 .into());
         }
-        seconds.push(second);
+        times.push(at);
     }
-    Ok(seconds)
+    Ok(times)
 }
 
-fn config(wanted: &Wanted, window_rows: usize) -> String {
+fn config(wanted: &Wanted, window_rows: u32) -> String {
     format!(
-        "[cycle.watch]\nrun_length_rows = {:.1}\nwindow_rows = {window_rows}\nevery_rows = {}\n",
-        wanted.run_length_rows, wanted.every_rows
+        "[cycle.watch]\nrun_length_rows = {:.1}\n\n[cycle.watch.columns]\nwindow_rows = {window_rows}\n",
+        wanted.run_length_rows
     )
 }
 
@@ -210,7 +203,7 @@ fn facts(
     measured: &[Measured],
     left_out: &LeftOut,
     wanted: &Wanted,
-    window_rows: usize,
+    window_rows: u32,
     rows: u64,
     config: &str,
     rate: Rate,
@@ -236,13 +229,13 @@ fn facts(
     });
     let left_out = left_out.iter().map(|(name, reason)| json!({"name": name, "reason": reason}));
     json!({
-        "run_length_rows": wanted.run_length_rows, "window_rows": window_rows, "every_rows": wanted.every_rows, "rows": rows,
+        "run_length_rows": wanted.run_length_rows, "window_rows": window_rows, "rows": rows,
         "seed": wanted.seed, "config": config, "left_out": left_out.collect::<Vec<_>>(),
         "columns": columns.collect::<Vec<_>>(),
     })
 }
 
-fn print(measured: &[Measured], left_out: &LeftOut, wanted: &Wanted, window_rows: usize, rows: u64, rate: Rate) {
+fn print(measured: &[Measured], left_out: &LeftOut, wanted: &Wanted, window_rows: u32, rows: u64, rate: Rate) {
     println!(
         "{rows} rows; one false alarm in {:.0} rows, which take {}\n",
         wanted.run_length_rows,
@@ -326,7 +319,7 @@ fn remarks(measured: &[Measured], left_out: &LeftOut) {
         if !quiet {
             let above = windows.last().map_or(0, |trial| trial.above);
             println!(
-                "{name}: ! psi alone exceeds its limit at {above} of {} looks: the recording is not quiet, or too short for its season",
+                "{name}: ! psi alone exceeds its limit at {above} of {} looks: the recording is not quiet, or too short",
                 windows.last().map_or(0, |trial| trial.looks)
             );
         }
@@ -335,10 +328,8 @@ fn remarks(measured: &[Measured], left_out: &LeftOut) {
                 "{name}: the mean moved {mean_alarms} times in this recording (guarded ADWIN): look at it with `hone drift scan`"
             );
         }
-        if let Season::TooShort { days } = season {
-            println!(
-                "{name}: {days:.1} days are too few to tell a daily season: {DAYS_MIN:.0} are needed, with a row each hour"
-            );
+        if let Season::TooShort { hours } = season {
+            println!("{name}: {hours} h are too few to tell a daily season: {SPAN_HOURS_MIN} h are needed");
         }
     }
     for (name, reason) in left_out {

@@ -3,7 +3,7 @@ use trainer_core::digest::Digest;
 
 use super::{Cycle, CycleSettings, Order, OrderTask, Reason, Report};
 use crate::decide::continual::{Change, Contest};
-use crate::decide::gate::Evidence;
+use crate::decide::gate::{Evidence, Measures};
 use crate::decide::plan::{self, RowsWanted, TooFew};
 use crate::decide::policy::Policy;
 use crate::decide::sample::BaselineRows;
@@ -49,7 +49,7 @@ impl Cycle {
             // What opened the gate was the mixture's doing.
             self.staleness = Staleness::default();
         }
-        if self.work.is_none() && !self.contest.wants_frozen() && self.contest.is_better() {
+        if self.work.is_none() && !self.rollout.is_busy() && !self.contest.wants_frozen() && self.contest.is_better() {
             let (gain, error) = self.contest.evidence().gain();
             if value::worth(gain, error, &settings.value).1 {
                 self.contest.want(true);
@@ -68,12 +68,14 @@ impl Cycle {
     pub(super) fn consolidated(
         &mut self,
         candidate: Digest,
+        measures: &Measures,
         recent: &BaselineRows,
         settings: &CycleSettings,
     ) -> Vec<Report> {
         let evidence: Evidence = self.contest.evidence();
         self.contest.answered();
-        if self.work.is_some() || candidate == self.champion || self.rejected.contains(&candidate) {
+        let busy = self.work.is_some() || self.rollout.is_busy();
+        if busy || candidate == self.champion || self.rejected.contains(&candidate) {
             return Vec::new();
         }
         self.runs += 1;
@@ -85,7 +87,7 @@ impl Cycle {
         let run = order.run;
         self.work = Some(order.clone());
         let mut reports = vec![Report::Consolidated { order }];
-        reports.extend(self.judged(run, candidate, evidence, recent, settings));
+        reports.extend(self.judged(run, candidate, evidence, measures, recent, settings));
         reports
     }
 
@@ -233,7 +235,8 @@ mod tests {
         }
 
         fn consolidate(&mut self, name: &[u8]) -> Vec<Report> {
-            let event = Event::Consolidated { candidate: Digest::of(name), recent: BaselineRows::default() };
+            let measures = Box::default();
+            let event = Event::Consolidated { candidate: Digest::of(name), measures, recent: BaselineRows::default() };
             self.cycle.step(event, &self.settings).unwrap()
         }
     }
@@ -290,7 +293,13 @@ mod tests {
         let mut evidence = Evidence::default();
         (0..order.rows.holdout).for_each(|_| evidence.push(0.3, 0.3));
         let recent = BaselineRows::default();
-        let judged = Event::Judged { run: order.run, candidate: Digest::of(b"tail"), evidence, recent };
+        let judged = Event::Judged {
+            run: order.run,
+            candidate: Digest::of(b"tail"),
+            evidence,
+            measures: Box::default(),
+            recent,
+        };
         let reports = story.cycle.step(judged, &story.settings).unwrap();
         assert!(matches!(&reports[0], Report::Gate { verdict, .. } if !verdict.passed), "{reports:?}");
         let after = story.live(3_000, 3, 3);

@@ -4,8 +4,9 @@ use trainer_core::digest::Digest;
 use trainer_core::model::{Reference, Strategy};
 
 use crate::decide::continual::Change;
-use crate::decide::gate::{Evidence, Verdict};
+use crate::decide::gate::{Evidence, Measures, Verdict};
 use crate::decide::plan::{RowsWanted, TooFew};
+use crate::decide::rollout;
 use crate::decide::sample::BaselineRows;
 use crate::decide::value::Prospect;
 use crate::decide::watch::finding::Finding;
@@ -85,6 +86,8 @@ pub enum Event {
         candidate: Digest,
         /// Paired comparison on the held-out rows.
         evidence: Evidence,
+        /// What else was measured.
+        measures: Box<Measures>,
         /// The newest rows, for the baseline if it is promoted.
         recent: BaselineRows,
     },
@@ -109,6 +112,8 @@ pub enum Event {
     Consolidated {
         /// The bundle.
         candidate: Digest,
+        /// What beside the losses speaks against it.
+        measures: Box<Measures>,
         /// The newest rows, for the baseline if it is promoted.
         recent: BaselineRows,
     },
@@ -132,6 +137,13 @@ pub enum Event {
         reference: Reference,
         /// Its own baseline.
         baseline: BaselineRows,
+    },
+    /// A fact for the rollout.
+    Rollout(rollout::Event),
+    /// The promotion that the rollout ordered is carried out now.
+    Adopt {
+        /// The newest rows, for the baseline.
+        recent: BaselineRows,
     },
 }
 
@@ -223,6 +235,9 @@ pub enum Report {
         /// Serves now.
         to: Digest,
     },
+    /// A question to a person, a trial, its end; under its own kind.
+    #[serde(untagged)]
+    Rollout(rollout::Report),
 }
 
 /// Why a command is refused.
@@ -250,6 +265,9 @@ pub enum Refusal {
         "there is no previous model to go back to: the champion is the first one, or a rollback has just brought it back"
     )]
     NoPrevious,
+    /// No trial is in the state that it asks for.
+    #[error(transparent)]
+    Rollout(#[from] rollout::Refused),
     /// It was refused before, or it is the champion.
     #[error("model {0} {1}")]
     Pointless(String, &'static str),
@@ -264,4 +282,6 @@ pub struct Orders {
     pub keep: Option<Digest>,
     /// The one piece of work under way.
     pub work: Option<Order>,
+    /// What is compared, dealt and promoted.
+    pub trial: rollout::Orders,
 }

@@ -11,7 +11,8 @@ use crate::decide::value::Staleness;
 impl Cycle {
     /// Orders work if some is due and none is under way.
     pub(super) fn consider(&mut self, settings: &CycleSettings, reports: &mut Vec<Report>) {
-        if self.work.is_some() {
+        // While a candidate is tried, what is due stays due.
+        if self.work.is_some() || self.rollout.is_busy() {
             return;
         }
         if let Some(turn) = self.value_turn(settings) {
@@ -48,7 +49,8 @@ impl Cycle {
     /// While something is, the window of the schedule stays unused and is asked for again.
     pub fn tick(&mut self, now: Timestamp, settings: &CycleSettings) -> Vec<Report> {
         let acts = !matches!(settings.policy, Policy::Static);
-        if !acts || self.work.is_some() || !self.trigger.due_schedule(now, &settings.trigger) {
+        if !acts || self.work.is_some() || self.rollout.is_busy() || !self.trigger.due_schedule(now, &settings.trigger)
+        {
             return Vec::new();
         }
         vec![self.attempt(Reason::Schedule, settings.trigger.rows_max, settings.trigger.rows_older, settings)]

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::gate::GateSettings;
 use crate::decide::policy::Policy;
+use crate::decide::rollout::RolloutSettings;
 use crate::decide::trigger::TriggerSettings;
 use crate::decide::value::ValueSettings;
 use crate::decide::watch::finding::{Finding, Grade, Measure};
@@ -27,6 +28,9 @@ pub struct CycleSettings {
     /// Whether the mixture of heads answers beside the champion; follows from `[continual]` and the policy.
     #[serde(skip)]
     pub mixture: bool,
+    /// How it is tried; the section `rollout` of the configuration.
+    #[serde(skip)]
+    pub rollout: RolloutSettings,
 }
 
 impl Default for CycleSettings {
@@ -39,6 +43,7 @@ impl Default for CycleSettings {
             value: ValueSettings::default(),
             gate: GateSettings::default(),
             mixture: false,
+            rollout: RolloutSettings::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use trainer_core::train::{TrainSettings, base};
 
 use super::*;
 use crate::decide::policy::Policy;
+use crate::decide::rollout::{Mode, RolloutSettings};
 use crate::decide::time::Timestamp;
 use crate::decide::watch::Watcher;
 use crate::decide::watch::finding::Measure;
@@ -68,7 +69,8 @@ struct Story {
 
 impl Story {
     fn new(policy: &str) -> Self {
-        let settings = CycleSettings { policy: policy.parse().unwrap(), ..CycleSettings::default() };
+        let rollout = RolloutSettings { mode: Mode::Gate, ..RolloutSettings::default() };
+        let settings = CycleSettings { policy: policy.parse().unwrap(), rollout, ..CycleSettings::default() };
         let (model, factory) = model();
         let cycle = Cycle::new(&model, factory, &settings);
         Self { cycle, settings, factory, text: String::new(), sample: 0 }
@@ -108,6 +110,7 @@ impl Story {
                 Report::Adaptation { change, .. } => format!("the mixture {change:?}"),
                 Report::Consolidated { order } => format!("run {} freezes the mixture: {:?}", order.run, order.task),
                 Report::Rebaseline { rows } => format!("baseline of {rows} rows"),
+                Report::Rollout(report) => format!("{report:?}"),
                 Report::Rollback { from, to } => format!("rolled back from {} to {}", self.name(*from), self.name(*to)),
             };
             let _ = writeln!(self.text, "{what:<12}{said}");
@@ -138,7 +141,13 @@ impl Story {
             let loss = f64::from(u8::from(differs));
             if gain > 0.0 { evidence.push(loss, 0.0) } else { evidence.push(0.0, loss) }
         }
-        self.step(Event::Judged { run: order.run, candidate: named(candidate), evidence, recent: recent() })
+        self.step(Event::Judged {
+            run: order.run,
+            candidate: named(candidate),
+            evidence,
+            measures: Box::default(),
+            recent: recent(),
+        })
     }
 
     fn step(&mut self, event: Event) -> &mut Self {

@@ -3,6 +3,8 @@ use trainer_core::digest::Digest;
 
 use super::{Cycle, CycleSettings, Orders};
 use crate::decide::plan::{self, RowsWanted, TooFew};
+use crate::decide::rollout::Rollout;
+use crate::decide::time::Uptime;
 use crate::decide::trigger::Trigger;
 use crate::decide::watch::Watch;
 use crate::decide::watch::finding::Finding;
@@ -17,7 +19,25 @@ impl Cycle {
     /// What the world must look like now.
     #[must_use]
     pub fn orders(&self) -> Orders {
-        Orders { serve: self.champion, keep: self.previous, work: self.work.clone() }
+        Orders { serve: self.champion, keep: self.previous, work: self.work.clone(), trial: self.rollout.orders() }
+    }
+
+    /// What becomes of candidates that passed the gate.
+    #[must_use]
+    pub fn rollout(&self) -> &Rollout {
+        &self.rollout
+    }
+
+    /// Running time as last told.
+    #[must_use]
+    pub fn uptime(&self) -> Uptime {
+        self.uptime
+    }
+
+    /// Whether it was rejected, and is not to serve again.
+    #[must_use]
+    pub fn is_rejected(&self, model: Digest) -> bool {
+        self.rejected.contains(&model)
     }
 
     /// Samples and labels taken so far.

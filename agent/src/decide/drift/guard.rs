@@ -30,6 +30,8 @@ pub struct LagOne {
     covariance: f64,
     previous: Option<f64>,
     rows: u64,
+    /// Of these, taken since the centre was last given up.
+    centred_rows: u64,
 }
 
 impl LagOne {
@@ -38,17 +40,29 @@ impl LagOne {
         if !usable(x) {
             return;
         }
-        if self.rows == 0 {
+        if self.centred_rows == 0 {
             // From 0 the first rows of a stream far away from it would look like one long trend.
             self.mean = x;
         }
         self.rows += 1;
+        self.centred_rows += 1;
         let d = x - self.mean;
         // A plain mean at first: with the weight of later rows a first row far out would look like a trend for hundreds of rows.
-        self.mean += d * if self.rows < MEMORY_ROWS { 1.0 / self.rows as f64 } else { FORGETTING };
+        self.mean += d * if self.centred_rows < MEMORY_ROWS { 1.0 / self.centred_rows as f64 } else { FORGETTING };
         self.variance = (1.0 - FORGETTING) * (self.variance + FORGETTING * d * d);
         self.covariance = (1.0 - FORGETTING) * (self.covariance + FORGETTING * d * self.previous.unwrap_or(0.0));
         self.previous = Some(d);
+    }
+
+    /// Measures anew around what comes next: after a shift, rows would seem to follow each other only because their mean moved.
+    pub fn recentre(&mut self) {
+        *self = Self { rows: self.rows, ..Self::default() };
+    }
+
+    /// Whether the correlation rests on enough rows around one mean.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.centred_rows >= WARM_UP_ROWS
     }
 
     /// The correlation ρ, in [−1, 1]; 0 while nothing varies.
@@ -158,10 +172,22 @@ impl BlockMeans {
         Some(mean)
     }
 
+    /// A shift is known to have happened: correlations are measured anew, and what was asked for because of it is forgotten.
+    ///
+    /// The length of blocks stays, and the first one is chosen only after another [`WARM_UP_ROWS`].
+    pub fn recentre(&mut self) {
+        self.values.recentre();
+        self.means.recentre();
+        self.asked = None;
+    }
+
     /// Lengthens the block if the correlation asks for it, at once the first time and with patience later.
     fn adapt(&mut self) {
+        if !self.values.is_settled() {
+            return;
+        }
         let mut wanted = block_rows(self.values.correlation());
-        let believed = self.means.rows() >= BLOCKS_BELIEVED && self.block_rows > 1;
+        let believed = self.means.centred_rows >= BLOCKS_BELIEVED && self.block_rows > 1;
         if believed && self.means.correlation() > CORRELATION_MAX {
             self.doubled = true;
         }
@@ -244,6 +270,7 @@ impl<D: Detector> Detector for Guarded<D> {
         self.seen += 1;
         let mean = self.guard.feed(x)?;
         let alarm = self.detector.update(mean)?;
+        self.guard.recentre();
         Some(Alarm { index, change_point: self.guard.row_of(alarm.change_point).min(index), ..alarm })
     }
 

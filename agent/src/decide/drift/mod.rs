@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 pub mod adwin;
 pub mod bins;
-pub mod calibrate;
 pub mod cbpe;
 pub mod compare;
 pub mod ddm;

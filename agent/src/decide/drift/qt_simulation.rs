@@ -176,7 +176,7 @@ fn printed(tables: &[Vec<Vec<f32>>]) -> String {
 }
 
 #[test]
-#[ignore = "about three minutes; prints the rows of THRESHOLDS in qt_tables.rs"]
+#[ignore = "long: simulates the thresholds in qt_tables.rs again, three minutes; run by .ci/nightly"]
 fn print_the_threshold_tables() {
     let tables: Vec<_> = REFERENCE_ROWS.iter().zip(1_u64..).map(|(rows, seed)| simulate(*rows, seed)).collect();
     println!("{}", printed(&tables));

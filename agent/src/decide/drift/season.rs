@@ -128,7 +128,8 @@ impl Profile {
     }
 
     /// Share of the variance that is gone after the profile is subtracted, each row judged without itself.
-    fn explained(&self, values: &[f64], times: &[Timestamp]) -> f64 {
+    #[must_use]
+    pub fn explained(&self, values: &[f64], times: &[Timestamp]) -> f64 {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let total: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();

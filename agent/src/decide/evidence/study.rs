@@ -50,7 +50,7 @@ fn study(points: f64, end: Leaning) -> Ended {
 }
 
 #[test]
-#[ignore = "long: 2,000 simulated trials each"]
+#[ignore = "long: 2,000 simulated trials for each case, minutes; run by .ci/nightly"]
 fn evidence_study() {
     for points in [0.0, -0.02, -0.05, -0.1, -0.3] {
         let Ended { share, median } = study(points, Leaning::Worse);

@@ -40,7 +40,7 @@ use quality::{BLOCK_ROWS, Rise};
 
 pub use column::Standing;
 pub use look::Reading;
-pub use settings::{ColumnSettings, ColumnTest};
+pub use settings::{ColumnPlan, ColumnSettings, ColumnTest};
 pub use view::{ColumnView, Distances, Held};
 
 /// How the values of a column are read.
@@ -93,7 +93,7 @@ impl ColumnSpec {
 /// All columns with their tests: bounded, plain data; restoring it anywhere changes nothing that follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Columns {
-    settings: ColumnSettings,
+    plan: ColumnPlan,
     list: Vec<Column>,
     /// Rows taken since creation.
     samples: u64,
@@ -107,11 +107,11 @@ pub struct Columns {
 impl Columns {
     /// Columns without a baseline: nothing is judged before [`Columns::rebaseline`].
     ///
-    /// Settings outside of their ranges work as the nearest allowed ones; [`ColumnSettings::check`] names them.
+    /// A plan outside of its ranges works as the nearest allowed one; [`ColumnSettings::check`] names what is.
     #[must_use]
-    pub fn new(columns: Vec<ColumnSpec>, settings: &ColumnSettings) -> Self {
+    pub fn new(columns: Vec<ColumnSpec>, plan: &ColumnPlan) -> Self {
         Self {
-            settings: settings.within_range(),
+            plan: plan.within_range(),
             list: columns.into_iter().map(Column::new).collect(),
             samples: 0,
             look_rows: 0,
@@ -163,21 +163,21 @@ impl Columns {
         for (index, column) in self.list.iter_mut().enumerate() {
             raw.clear();
             raw.extend(rows.chunks_exact(width).map(|row| row[index]));
-            column.rebaseline(&raw, times, &self.settings, share);
+            column.rebaseline(&raw, times, &self.plan, share);
         }
         self.start_over();
     }
 
-    /// Takes other settings. If they differ every test starts anew against the same baseline.
-    pub fn adopt(&mut self, settings: &ColumnSettings) {
-        let settings = settings.within_range();
-        if self.settings == settings {
+    /// Takes another plan. If it differs every test starts anew against the same baseline.
+    pub fn adopt(&mut self, plan: &ColumnPlan) {
+        let plan = plan.within_range();
+        if self.plan == plan {
             return;
         }
-        self.settings = settings;
+        self.plan = plan;
         let share = self.share();
         for column in &mut self.list {
-            column.restart(&self.settings, share);
+            column.restart(&self.plan, share);
         }
         self.start_over();
     }
@@ -189,7 +189,7 @@ impl Columns {
     }
 
     fn share(&self) -> Share {
-        Share { mean_delta: self.settings.mean_delta(self.list.len()), rate_tests: self.rate_tests() }
+        Share { mean_delta: self.plan.mean_delta(self.list.len()), rate_tests: self.rate_tests() }
     }
 
     /// Two for every feature; answers are never missing.
@@ -208,12 +208,12 @@ impl Columns {
         if let Some(at) = at {
             self.marks.note(self.samples, at);
         }
-        let (phase, release) = (at.map(Phase::of), self.settings.release);
+        let (phase, release) = (at.map(Phase::of), self.plan.how.release);
         let width = row.len().min(self.list.len());
         let (given, lacking) = self.list.split_at_mut(width);
         for (column, x) in given.iter_mut().zip(row) {
             if let Some(shift) = column.take(*x, phase, release) {
-                findings.push(shifted(column, shift, self.samples, &self.marks, &self.settings));
+                findings.push(shifted(column, shift, self.samples, &self.marks, &self.plan));
             }
         }
         for column in lacking {
@@ -225,12 +225,12 @@ impl Columns {
             self.end_block(&mut findings);
         }
         self.look_rows += 1;
-        if self.look_rows >= self.settings.every_rows {
+        if self.look_rows >= self.plan.how.every_rows {
             self.look_rows = 0;
             for column in &mut self.list {
                 column.look(release);
             }
-            if self.settings.has(ColumnTest::Bins) {
+            if self.plan.has(ColumnTest::Bins) {
                 findings.extend(self.look_at_bins());
             }
         }
@@ -241,8 +241,8 @@ impl Columns {
     fn end_block(&mut self, findings: &mut Vec<Finding>) {
         let tests = self.rate_tests();
         #[expect(clippy::cast_precision_loss, reason = "nobody watches 2^53 columns")]
-        let run_length_rows = self.settings.test_run_length_rows() * tests.max(1) as f64;
-        let tested = self.settings.has(ColumnTest::Quality);
+        let run_length_rows = self.plan.test_run_length_rows() * tests.max(1) as f64;
+        let tested = self.plan.has(ColumnTest::Quality);
         for column in &mut self.list {
             let (missing, outside) =
                 (column.missing.end_block(run_length_rows), column.outside.end_block(run_length_rows));
@@ -270,14 +270,14 @@ impl Columns {
         self.samples
     }
 
-    /// The settings in use, within their ranges.
+    /// The plan in use, within its ranges.
     #[must_use]
-    pub fn settings(&self) -> &ColumnSettings {
-        &self.settings
+    pub fn plan(&self) -> &ColumnPlan {
+        &self.plan
     }
 }
 
-fn shifted(column: &Column, shift: Shift, samples: u64, marks: &Marks, settings: &ColumnSettings) -> Finding {
+fn shifted(column: &Column, shift: Shift, samples: u64, marks: &Marks, plan: &ColumnPlan) -> Finding {
     let (since, since_at) = marks.back(samples, shift.age_rows);
     Finding {
         watcher: Watcher::Mean,
@@ -289,7 +289,7 @@ fn shifted(column: &Column, shift: Shift, samples: u64, marks: &Marks, settings:
         direction: shift.direction,
         since,
         since_at,
-        picture: Picture::Trace { every_rows: settings.every_rows.into(), values: column.trace() },
+        picture: Picture::Trace { every_rows: plan.how.every_rows.into(), values: column.trace() },
     }
 }
 

@@ -2,7 +2,7 @@
 #![expect(clippy::cast_precision_loss, reason = "a handful of families")]
 use serde::{Deserialize, Serialize};
 
-use super::columns::{ColumnSettings, ColumnTest};
+use super::columns::{ColumnPlan, ColumnSettings, ColumnTest};
 use super::joint::JointSettings;
 use super::performance::PerformanceSettings;
 
@@ -107,23 +107,8 @@ pub struct WatchSettings {
     /// Rows to a false alarm of all of them together, on average: 100 to 1e9. Losses take half of it, in labelled rows; what looks at
     /// rows without labels takes the other half. Default 10,000; `hone drift calibrate` computes it from "1 per 30 days".
     pub run_length_rows: f64,
-    /// Values in the window that is compared with the baseline; 200 to 4096. Default 200, the fewest at which a PSI of 0.25 is not
-    /// chance; 500 is sensible where rows come fast, or where the baseline has fewer than 500 rows.
-    pub window_rows: u32,
-    /// Rows from one comparison with the baseline to the next; 1 to 4096. Default 64, a third of the window.
-    pub every_rows: u32,
-    /// Bins of a number, of equal share in the baseline; 2 to 64. Default 10, to which the known rules for PSI belong. Takes effect
-    /// at the next baseline.
-    pub bins: u32,
-    /// PSI above which a feature has drifted, if its chi-square p-value agrees; 0.01 to 10. Default 0.25, about a shift by half a
-    /// standard deviation, because people know it.
-    pub psi: f64,
-    /// Share of the features that must have drifted before the data as a whole have; above 0, at most 1. Default 0.5.
-    pub share: f64,
-    /// ADWIN's bound of a false cut for one feature at a run length of 10,000 rows; 1e-9 to 0.1. Default 0.002.
-    pub mean_level: f64,
-    /// Fraction of the limit a statistic must fall below before its feature is reported again; 0.1 to 1. Default 0.8.
-    pub release: f64,
+    /// How features and answers are compared with their baseline.
+    pub columns: ColumnSettings,
     /// All features together, or the embedding.
     pub joint: JointSettings,
     /// Losses, segments, classes, and the estimate without labels.
@@ -132,7 +117,6 @@ pub struct WatchSettings {
 
 impl Default for WatchSettings {
     fn default() -> Self {
-        let columns = ColumnSettings::default();
         Self {
             watchers: vec![
                 Watcher::ESr,
@@ -144,13 +128,7 @@ impl Default for WatchSettings {
                 Watcher::QtEwma,
             ],
             run_length_rows: 10_000.0,
-            window_rows: columns.window_rows,
-            every_rows: columns.every_rows,
-            bins: columns.bins,
-            psi: columns.psi,
-            share: columns.share,
-            mean_level: columns.mean_level,
-            release: columns.release,
+            columns: ColumnSettings::default(),
             joint: JointSettings::default(),
             performance: PerformanceSettings::default(),
         }
@@ -190,29 +168,19 @@ impl WatchSettings {
         RunLengths { performance: all * of_losses, features: other, answers: other, joint: other }
     }
 
-    pub(super) fn feature_columns(&self, run_length_rows: f64) -> ColumnSettings {
+    pub(super) fn feature_plan(&self, run_length_rows: f64) -> ColumnPlan {
         let tests = [
             (Watcher::Psi, ColumnTest::Bins),
             (Watcher::Mean, ColumnTest::Mean),
             (Watcher::Quality, ColumnTest::Quality),
         ];
         let tests = tests.into_iter().filter(|(watcher, _)| self.watchers.contains(watcher)).map(|(_, test)| test);
-        ColumnSettings { tests: tests.collect(), ..self.answer_columns(run_length_rows) }
+        ColumnPlan { tests: tests.collect(), ..self.answer_plan(run_length_rows) }
     }
 
     /// Answers are never missing, and their mean moves with the inputs: their shares per bin are what tells.
-    pub(super) fn answer_columns(&self, run_length_rows: f64) -> ColumnSettings {
-        ColumnSettings {
-            tests: vec![ColumnTest::Bins],
-            run_length_rows,
-            window_rows: self.window_rows,
-            every_rows: self.every_rows,
-            bins: self.bins,
-            psi: self.psi,
-            share: self.share,
-            mean_level: self.mean_level,
-            release: self.release,
-        }
+    pub(super) fn answer_plan(&self, run_length_rows: f64) -> ColumnPlan {
+        ColumnPlan { tests: vec![ColumnTest::Bins], run_length_rows, how: self.columns.clone() }
     }
 
     pub(super) fn joint_settings(&self) -> JointSettings {

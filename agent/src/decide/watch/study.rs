@@ -169,7 +169,7 @@ fn delay(model: &Model, shift: f32, wrong: f64, runs: u64) -> (u64, f64) {
 }
 
 #[test]
-#[ignore = "long: 200 runs of 10,000 rows for each law"]
+#[ignore = "long: 200 runs of 10,000 rows for each law, ten minutes; run by .ci/nightly"]
 fn watch_study() {
     let model = model();
     for (law, timed, most) in [

@@ -3,6 +3,7 @@ use trainer_core::schema::{Feature, FeatureKind, Rows};
 use trainer_core::spec::Spec;
 use trainer_core::train::{TrainSettings, base};
 
+use super::columns::ColumnSettings;
 use super::finding::Grade;
 use super::*;
 
@@ -177,7 +178,8 @@ fn other_settings_start_the_tests_anew_and_equal_ones_do_not() {
     let before = stream.watch.clone();
     stream.watch.adopt(&WatchSettings::default(), &stream.model);
     assert_eq!(stream.watch, before);
-    let stricter = WatchSettings { psi: 0.5, ..WatchSettings::default() };
+    let stricter =
+        WatchSettings { columns: ColumnSettings { psi: 0.5, ..ColumnSettings::default() }, ..WatchSettings::default() };
     stream.watch.adopt(&stricter, &stream.model);
     assert_eq!(stream.watch.recent_loss(), None);
     stream.rows(500, unchanged, line, None);

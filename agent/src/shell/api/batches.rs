@@ -5,20 +5,17 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
-use trainer_core::schema::{Schema, Task};
+use trainer_core::schema::Schema;
 
 use super::App;
 use super::problem::Problem;
-use super::v1::output;
-use crate::shell::clock;
-use crate::shell::daemon::{Event, Origin};
-use crate::shell::inference::Loaded;
+use crate::shell::inference::Serving;
+use crate::shell::ingest::intake::{self, Taken};
 use crate::shell::ingest::samples::{Label, LineError, Sample, parse_labels, parse_samples};
-use crate::shell::recorder::NotQueued;
-use crate::shell::store::{LabelOutcome, NewLabel};
+use crate::shell::ingest::window::Layout;
+use crate::shell::ingest::{answers, labels};
 
-/// Samples or labels of one batch that are handed over at once; a longer batch waits for the recorder in between.
+/// Labels of one batch that are handed over at once; a longer batch waits for the recorder in between.
 const PORTION: usize = 256;
 /// Source of labels that name none.
 const SOURCE: &str = "http";
@@ -43,7 +40,8 @@ fn numbered(body: &[u8]) -> impl Iterator<Item = usize> + '_ {
 pub(super) async fn samples(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
     let body = body.map_err(|rejection| Problem::body(&rejection, &app))?;
     let serving = app.shared.slot.serving().ok_or_else(|| Problem::no_model().counted(&app))?;
-    let parsed = parse_samples(&body, serving.champion.model.schema());
+    let layout = app.shared.intake.layout(serving.champion.model.schema());
+    let parsed = parse_samples(&body, &layout.readings);
     if parsed.is_empty() {
         return Err(empty(&app));
     }
@@ -53,12 +51,9 @@ pub(super) async fn samples(State(app): State<App>, body: Result<Bytes, BytesRej
         match sample {
             Ok(sample) => {
                 accepted += 1;
-                answers.push(answer(&app, &serving.champion, sample, line));
-                if accepted.is_multiple_of(PORTION) {
-                    // The batch waits for the disk, so that its own size never fills the queue.
-                    let recorder = app.shared.recorder.clone();
-                    let _ = spawn_blocking(move || recorder.flush()).await;
-                }
+                // The batch waits, so that its own size never fills a queue.
+                intake::room(&app.shared).await;
+                answers.push(answer(&app, &serving, &layout, &sample, line));
             }
             Err(error) => answers.push(refused(&app, &error)),
         }
@@ -71,27 +66,13 @@ fn empty(app: &App) -> Problem {
         .counted(app)
 }
 
-fn answer(app: &App, loaded: &Loaded, sample: Sample, line: usize) -> Value {
-    app.shared.counters.accept(&sample.counts);
-    let origin = Origin {
-        source: &sample.source,
-        segment: sample.segment.as_deref(),
-        event_at: sample.time,
-        arrived_at: clock::now(),
+fn answer(app: &App, serving: &Serving, layout: &Layout, sample: &Sample, line: usize) -> Value {
+    let mut object = match intake::take(&app.shared, serving, layout, sample) {
+        Taken::Answered(answered) => Value::Object(answers::answered(serving.champion.model.schema(), &answered)),
+        Taken::Kept(readings) => json!({"kept": readings}),
+        Taken::Late => json!({"late": true}),
     };
-    let answered = app.shared.answer(loaded, true, sample.features, origin);
-    let id = answered.ids.first().map(ToString::to_string);
-    let mut object = json!({"line": line, "record_id": id});
-    let said = output(loaded.model.schema(), &answered.answers);
-    if let (Value::Object(object), Value::Object(said)) = (&mut object, said) {
-        object.extend(said);
-        object.insert("served_by".to_owned(), json!("champion"));
-        object.insert("digest".to_owned(), json!(loaded.digest));
-        if answered.adaptation > 0 {
-            object.insert("adaptation".to_owned(), json!(answered.adaptation));
-        }
-        object.insert("stored".to_owned(), json!(answered.stored));
-    }
+    object["line"] = json!(line);
     object
 }
 
@@ -131,74 +112,20 @@ async fn store(app: &App, schema: &Schema, portion: &[(usize, Result<Label, Line
     for (line, label) in portion {
         waiting.push(match label {
             Err(error) => Err(refused(app, error)),
-            Ok(label) => match label.label.truth(schema) {
+            Ok(label) => match labels::queue(&app.shared, schema, label, SOURCE).await {
                 Err(error) => Err(refused(app, &LineError { line: *line, error })),
-                Ok(truth) => {
-                    let source = label.source.clone().unwrap_or_else(|| SOURCE.to_owned());
-                    let new = NewLabel { id: label.record_id, truth: truth.clone(), source, at: clock::now() };
-                    Ok((*line, label.record_id, truth, queue(app, new).await))
-                }
+                Ok(queued) => Ok((*line, queued)),
             },
         });
     }
     for entry in waiting {
         answers.push(match entry {
             Err(refusal) => refusal,
-            Ok((line, id, truth, receiver)) => {
-                let outcome = match receiver {
-                    Ok(receiver) => receiver.await.unwrap_or_else(|_| not_stored(NotQueued::Stopped)),
-                    Err(error) => not_stored(error),
-                };
-                let shown = outcome_of(&outcome, schema);
-                if let LabelOutcome::Stored { ordinal, record } = outcome {
-                    // The loop ends before its queue only when the agent stops; it counts the label at its next start.
-                    let _ = app.shared.events.send(Event::Label { ordinal, record, truth }).await;
-                }
-                let mut object = json!({"line": line, "record_id": id.to_string()});
-                if let (Value::Object(object), Value::Object(shown)) = (&mut object, shown) {
-                    object.extend(shown);
-                }
+            Ok((line, queued)) => {
+                let (_, mut object) = labels::settle(&app.shared, schema, queued).await;
+                object["line"] = json!(line);
                 object
             }
         });
-    }
-}
-
-type Outcome = tokio::sync::oneshot::Receiver<LabelOutcome>;
-
-/// Queues a label; a full queue is emptied once before giving up.
-async fn queue(app: &App, label: NewLabel) -> Result<Outcome, NotQueued> {
-    match app.shared.recorder.label(label.clone()) {
-        Err(NotQueued::Full) => {
-            let recorder = app.shared.recorder.clone();
-            let _ = spawn_blocking(move || recorder.flush()).await;
-            app.shared.recorder.label(label)
-        }
-        queued => queued,
-    }
-}
-
-fn not_stored(reason: NotQueued) -> LabelOutcome {
-    LabelOutcome::NotStored { reason: reason.to_string() }
-}
-
-fn outcome_of(outcome: &LabelOutcome, schema: &Schema) -> Value {
-    match outcome {
-        LabelOutcome::Stored { .. } => json!({"outcome": "stored"}),
-        LabelOutcome::Duplicate { .. } => json!({"outcome": "duplicate"}),
-        LabelOutcome::Conflict { kept, .. } => json!({"outcome": "conflict", "kept": truth(schema, kept)}),
-        LabelOutcome::Unknown => {
-            json!({"outcome": "unknown", "error": "no record of this id is stored, or not any more"})
-        }
-        LabelOutcome::NotStored { reason } => json!({"outcome": "not_stored", "code": "disk", "error": reason}),
-    }
-}
-
-fn truth(schema: &Schema, truth: &[f32]) -> Value {
-    match &schema.task {
-        Task::Classification { classes } => {
-            json!(truth.first().and_then(|class| classes.get(trainer_core::evaluate::class_of(*class))))
-        }
-        Task::Regression { .. } => json!(truth),
     }
 }

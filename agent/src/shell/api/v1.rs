@@ -4,16 +4,21 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 use trainer_core::bundle;
-use trainer_core::schema::{Schema, Task};
+use trainer_core::schema::Schema;
 
 use super::problem::Problem;
 use super::{App, Door};
+use crate::decide::rollout;
 use crate::shell::clock::{self, shown};
 use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX};
+use crate::shell::ingest::answers::output;
+use crate::shell::models;
 use crate::shell::store::Record;
 
 /// Records, reports and runs in one answer, at most.
@@ -42,6 +47,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
     };
     status["recorder"] = json!(app.shared.recorder.status());
     status["link"] = app.shared.link.borrow().clone();
+    status["input"] = json!({"window": app.shared.intake.view(), "mqtt": app.shared.input.borrow().clone()});
     status["requests"] = app.shared.counters.view();
     Ok(Json(status))
 }
@@ -171,7 +177,16 @@ enum Wire {
     Retrain { strategy: Option<String> },
     Cancel {},
     Rollback {},
+    Approve { by: Option<String> },
+    Reject { by: Option<String>, reason: Option<String> },
+    Promote { by: Option<String> },
+    CanaryHold { by: Option<String> },
+    CanaryResume { by: Option<String> },
+    CanaryAbort { by: Option<String>, reason: Option<String> },
 }
+
+/// Who commands, as far as the socket tells.
+const SOMEBODY: &str = "somebody at the socket";
 
 pub(super) async fn command(
     State(app): State<App>,
@@ -185,8 +200,49 @@ pub(super) async fn command(
         }
         Wire::Cancel {} => Command::Cancel,
         Wire::Rollback {} => Command::RollBack,
+        Wire::Approve { by } => trial(by.as_deref(), rollout::Event::Approve),
+        Wire::Promote { by } => trial(by.as_deref(), rollout::Event::Promote),
+        Wire::CanaryHold { by } => trial(by.as_deref(), rollout::Event::Hold),
+        Wire::CanaryResume { by } => trial(by.as_deref(), rollout::Event::Resume),
+        Wire::Reject { by, reason } | Wire::CanaryAbort { by, reason } => {
+            trial(by.as_deref(), |answer| rollout::Event::Reject(answer, reason.unwrap_or_default()))
+        }
     };
     Ok(Json(app.shared.command(command).await?))
+}
+
+fn trial(by: Option<&str>, event: impl FnOnce(rollout::Answer) -> rollout::Event) -> Command {
+    Command::Trial(event(rollout::Answer::new(by.unwrap_or(SOMEBODY), clock::now())))
+}
+
+/// Records whose labels would decide a trial.
+pub(super) async fn label_requests(
+    State(app): State<App>,
+    query: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let limit = page(query)?.limit();
+    app.shared.ask(Question::LabelRequests(limit)).await.map(Json).ok_or_else(Problem::stopping)
+}
+
+/// Which model is to be explained.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// The beginning of its digest; the champion if there is none.
+    model: Option<String>,
+}
+
+pub(super) async fn explain(
+    State(app): State<App>,
+    query: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
+    let Query(Which { model }) = query.map_err(|rejection| malformed(rejection.body_text()))?;
+    let answer = app.shared.ask(Question::Explain(model)).await.ok_or_else(Problem::stopping)?;
+    match answer["error"].as_str() {
+        Some(error) => Err(Problem::new(StatusCode::NOT_FOUND, "unknown_model", error.to_owned())),
+        None => Ok(Json(answer)),
+    }
 }
 
 /// Which rows are the new baseline.
@@ -222,13 +278,50 @@ pub(super) async fn rebaseline(
     Ok(Json(app.shared.command(Command::Rebaseline { rows, since }).await?))
 }
 
-pub(super) async fn offer(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Value>, Problem> {
+/// The signature of an offered bundle.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signature {
+    /// DSSE envelope, its JSON in base64 for addresses.
+    signature: Option<String>,
+}
+
+pub(super) async fn offer(
+    State(app): State<App>,
+    query: Result<Query<Signature>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
     let bytes = commanded(&app, body)?.to_vec();
-    let read = spawn_blocking(move || bundle::read(&bytes).map(|model| (bytes, model)));
+    let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
+    let Query(Signature { signature }) = query.map_err(|rejection| malformed(rejection.body_text()))?;
+    let envelope = signature.map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
+    let envelope = envelope.map_err(|_| malformed("`signature` is not base64 for addresses".to_owned()))?;
+    // Refused here, so that the loop does not lose its time with what is no bundle.
+    let read = spawn_blocking(move || bundle::read(&bytes).map(|_| bytes));
     let read = read.await.map_err(|_| Problem::stopping())?;
-    let (bytes, model) =
-        read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle", error.to_string()))?;
-    Ok(Json(app.shared.command(Command::Offer { bytes, model: Box::new(model) }).await?))
+    let bytes = read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle", error.to_string()))?;
+    let door = models::Door::Local;
+    Ok(Json(app.shared.command(Command::Install { bytes, envelope, door }).await?))
+}
+
+/// Whether to collect, or only to say what would go.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Collect {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+pub(super) async fn collect(
+    State(app): State<App>,
+    query: Result<Query<Collect>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
+    commanded(&app, body)?;
+    let malformed =
+        |rejection: QueryRejection| Problem::new(StatusCode::BAD_REQUEST, "malformed", rejection.body_text());
+    let Query(Collect { dry_run }) = query.map_err(malformed)?;
+    Ok(Json(app.shared.command(Command::Collect { dry: dry_run }).await?))
 }
 
 fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
@@ -236,18 +329,4 @@ fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Pr
         return Err(Problem::socket_only(&app.shared.place.socket));
     }
     body.map_err(|rejection| Problem::body(&rejection, app))
-}
-
-/// One answer in words: the class with all probabilities, or each target by name.
-pub(super) fn output(schema: &Schema, answer: &[f32]) -> Value {
-    let named =
-        |names: &[String]| names.iter().cloned().zip(answer.iter().map(|value| json!(value))).collect::<Map<_, _>>();
-    match &schema.task {
-        Task::Classification { classes } => {
-            let largest =
-                (0..answer.len()).fold(0, |best, index| if answer[index] > answer[best] { index } else { best });
-            json!({"label": classes.get(largest), "probabilities": named(classes)})
-        }
-        Task::Regression { targets } => json!({"targets": named(targets)}),
-    }
 }

@@ -1,17 +1,21 @@
 //! The Open Inference Protocol v2 over HTTP.
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use tokio::task::spawn_blocking;
+use trainer_core::digest::Digest;
 
 use super::App;
 use super::oip::{self, Health, InferRequest, InferResponse, ModelMetadata, ModelReady, Served, ServerMetadata};
 use super::problem::Problem;
 use crate::shell::clock;
 use crate::shell::daemon::Origin;
-use crate::shell::inference::Loaded;
+use crate::shell::inference::{Loaded, Role, Serving};
 
 /// Source of samples whose request names none.
 const SOURCE: &str = "http";
@@ -41,12 +45,13 @@ pub(super) async fn metadata_of(
     State(app): State<App>,
     Path((model, version)): Path<(String, String)>,
 ) -> Result<Json<ModelMetadata>, Problem> {
+    fetch(&app, &version).await;
     describe(&app, &model, Some(&version))
 }
 
 fn describe(app: &App, model: &str, version: Option<&str>) -> Result<Json<ModelMetadata>, Problem> {
-    let (loaded, _) = find(app, model, version)?;
-    let versions = app.shared.slot.serving().map_or_else(Vec::new, |serving| serving.versions());
+    let (serving, pinned) = find(app, model, version)?;
+    let (loaded, versions) = (pinned.as_ref().unwrap_or(&serving.champion), serving.versions());
     Ok(Json(oip::model_metadata(&app.shared.name, versions, loaded.model.schema())))
 }
 
@@ -58,6 +63,7 @@ pub(super) async fn model_ready_of(
     State(app): State<App>,
     Path((model, version)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
+    fetch(&app, &version).await;
     is_ready(&app, &model, Some(&version))
 }
 
@@ -83,7 +89,20 @@ pub(super) async fn infer_of(
     Path((model, version)): Path<(String, String)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<InferResponse>, Problem> {
+    fetch(&app, &version).await;
     respond(&app, &model, Some(&version), body)
+}
+
+/// Loads a kept version that is not in memory; the disk is read on a thread of its own.
+async fn fetch(app: &App, version: &str) {
+    let Ok(digest) = version.parse() else { return };
+    let (slot, shared) = (&app.shared.slot, Arc::clone(&app.shared));
+    let loaded =
+        slot.serving().is_some_and(|serving| serving.version(&digest).is_some()) || slot.pinned(&digest).is_some();
+    if !loaded {
+        // A version that cannot be loaded is answered as one that is not kept.
+        let _ = spawn_blocking(move || shared.load_pinned(&digest)).await;
+    }
 }
 
 /// Answers in this thread: an answer takes microseconds, handing it over would take longer.
@@ -94,8 +113,8 @@ fn respond(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<InferResponse>, Problem> {
     let body = body.map_err(|rejection| Problem::body(&rejection, app))?;
-    let (loaded, champion) = find(app, model, version)?;
-    let schema = loaded.model.schema();
+    let (serving, pinned) = find(app, model, version)?;
+    let schema = serving.champion.model.schema();
     let mut request = InferRequest::parse(&body, schema).map_err(|error| Problem::from(error).counted(app))?;
     app.shared.counters.accept(&request.counts);
     let rows = std::mem::take(&mut request.rows);
@@ -105,11 +124,17 @@ fn respond(
         event_at: request.time,
         arrived_at: clock::now(),
     };
-    let answered = app.shared.answer(&loaded, champion, rows, origin);
+    let answered = app.shared.answer(&serving, pinned.as_ref(), rows, origin);
+    let (digest, role) = answered.by;
+    let previous = serving.previous.as_ref().is_some_and(|previous| previous.digest == digest);
+    let served_by = match role {
+        Role::Pinned if previous => "previous",
+        role => role.as_str(),
+    };
     let served = Served {
         record_id: String::new(),
-        served_by: if champion { "champion" } else { "previous" }.to_owned(),
-        digest: loaded.digest.to_string(),
+        served_by: served_by.to_owned(),
+        digest: digest.to_string(),
         stored: answered.stored,
         adaptation: u64::try_from(answered.adaptation).ok().filter(|number| *number > 0),
     };
@@ -117,21 +142,23 @@ fn respond(
     Ok(Json(InferResponse::new(&app.shared.name, schema, &request, &answered.answers, ids, served)))
 }
 
-/// The model that answers, and whether it is the champion.
-fn find(app: &App, model: &str, version: Option<&str>) -> Result<(Loaded, bool), Problem> {
+/// Who serves, and the version that is named, if it is in memory. The champion named by its digest answers as it does unnamed.
+fn find(app: &App, model: &str, version: Option<&str>) -> Result<(Arc<Serving>, Option<Loaded>), Problem> {
     if model != app.shared.name {
         let error = format!("there is no model `{model}` here, only `{}`", app.shared.name);
         return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_model", error).counted(app));
     }
     let serving = app.shared.slot.serving().ok_or_else(|| Problem::no_model().counted(app))?;
-    let champion = &serving.champion;
     let Some(version) = version else {
-        return Ok((champion.clone(), true));
+        return Ok((serving, None));
     };
-    match version.parse().ok().and_then(|digest| serving.version(&digest)) {
-        Some(loaded) => Ok((loaded.clone(), loaded.digest == champion.digest)),
+    let kept = |digest: &Digest| serving.kept.contains(digest);
+    let known = version.parse().ok().filter(kept);
+    let found = known.and_then(|digest| serving.version(&digest).cloned().or_else(|| app.shared.slot.pinned(&digest)));
+    match found {
+        Some(loaded) => Ok((serving, Some(loaded))),
         None => {
-            let error = format!("version `{version}` is not loaded, only {}", serving.versions().join(", "));
+            let error = format!("version `{version}` is not kept, only {}", serving.versions().join(", "));
             Err(Problem::new(StatusCode::NOT_FOUND, "unknown_version", error).counted(app))
         }
     }

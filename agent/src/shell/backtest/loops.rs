@@ -7,12 +7,12 @@ use super::continual::Learner;
 use super::summary::{Happened, Summary};
 use super::{Account, Backtest, BacktestError, Shelf, Stored};
 use crate::decide::cycle::{Cycle, CycleSettings, Event, Order, OrderTask, Reason, Report};
-use crate::decide::gate::Evidence;
+use crate::decide::gate::{Evidence, Measures};
 use crate::decide::plan;
 use crate::decide::policy::Policy;
 use crate::decide::sample::{BaselineRows, Label, Sample};
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::{compare, compare_served};
+use crate::shell::compare::{Timing, compare, compare_served, measure};
 use trainer_core::bundle;
 use trainer_core::digest::Digest;
 use trainer_core::model::Model;
@@ -42,13 +42,19 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
         } else {
             serving.model.answer(test.rows.x(row), &mut work);
         }
-        let loss = replay.account.answer(&serving.model, &work.answer, test.rows.y(row));
+        let tried = replay.tried(row, &work.answer, &serving);
+        let (given, answered_by) = match &tried {
+            Some(tried) if tried.served => (&tried.answer, tried.digest),
+            _ => (&work.answer, serving.digest),
+        };
+        let (loss, given) = (replay.account.answer(&serving.model, given, test.rows.y(row)), given.clone());
         let at = test.times.map(|times| times[row]);
         let sample = Sample { row: test.rows.x(row), answer: &work.answer, embedding: &work.h, at };
         let reports = replay.cycle.sample(&sample, &replay.settings);
         replay.note(row, reports);
-        replay.answers.extend_from_slice(&work.answer);
-        pending.push_back((row, loss, serving.digest, work.answer.clone()));
+        replay.paired(row, &work.answer, tried.as_ref(), &serving);
+        replay.answers.extend_from_slice(&given);
+        pending.push_back((row, loss, answered_by, given));
         while pending.front().is_some_and(|(known, ..)| known + test.delay <= row) {
             let Some((known, loss, answered_by, answer)) = pending.pop_front() else { break };
             let label = Label {
@@ -61,6 +67,7 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
             };
             let reports = replay.cycle.label(&label, &replay.settings);
             replay.note(row, reports);
+            replay.told(row, known, test.rows.y(known));
             replay.learn(known, row)?;
             replay.carry_out(row)?;
         }
@@ -72,11 +79,11 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
     Ok(Summary::new(policy, test, account))
 }
 
-struct Replay<'a> {
-    test: &'a Backtest<'a>,
-    settings: CycleSettings,
-    cycle: Cycle,
-    shelf: Shelf,
+pub(super) struct Replay<'a> {
+    pub(super) test: &'a Backtest<'a>,
+    pub(super) settings: CycleSettings,
+    pub(super) cycle: Cycle,
+    pub(super) shelf: Shelf,
     account: Account,
     learner: Option<Learner<'a>>,
     /// What was answered, `[rows, outputs]`.
@@ -84,7 +91,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn note(&mut self, row: usize, reports: Vec<Report>) {
+    pub(super) fn note(&mut self, row: usize, reports: Vec<Report>) {
         self.account.events.extend(reports.into_iter().map(|report| Happened::new(row, report)));
     }
 
@@ -108,14 +115,25 @@ impl Replay<'_> {
         frozen.manifest.parent = Some(champion.digest);
         let (bytes, candidate) = bundle::write(&mut frozen);
         self.account.written_bytes += bytes.len() as u64;
-        self.shelf.insert(candidate, Stored::read(bytes)?);
-        self.step(row, Event::Consolidated { candidate, recent: self.recent(row) })
+        let stored = Stored::read(bytes)?;
+        let none = champion.model.anchors.slice(0..0);
+        let measures = Measures {
+            bytes: Some((champion.bytes.len() as u64, stored.bytes.len() as u64)),
+            ..measure(&champion.model, &stored.model, &none, &[], Timing::Left)
+        };
+        self.shelf.insert(candidate, stored);
+        self.step(row, Event::Consolidated { candidate, measures: Box::new(measures), recent: self.recent(row) })
     }
 
     /// Carries out what is ordered until nothing is; simulated time stands still meanwhile.
     fn carry_out(&mut self, row: usize) -> Result<(), BacktestError> {
-        while let Some(order) = self.cycle.orders().work {
-            let event = self.work(row, &order)?;
+        loop {
+            let orders = self.cycle.orders();
+            let event = match (self.concluded(row, orders.trial), orders.work) {
+                (Some(event), _) => event,
+                (None, Some(order)) => self.work(row, &order)?,
+                (None, None) => break,
+            };
             self.step(row, event)?;
         }
         Ok(())
@@ -156,8 +174,19 @@ impl Replay<'_> {
             }
         };
         let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
-        let evidence = self.evidence(order, &rival.model, &self.shelf[&candidate].model, &holdout);
-        Ok(Event::Judged { run: order.run, candidate, evidence, recent: self.recent(row) })
+        let stored = &self.shelf[&candidate];
+        let evidence = self.evidence(order, &rival.model, &stored.model, &holdout);
+        let measures = Measures {
+            bytes: Some((rival.bytes.len() as u64, stored.bytes.len() as u64)),
+            ..measure(&rival.model, &stored.model, &holdout, &self.segments(&holdout), Timing::Left)
+        };
+        Ok(Event::Judged {
+            run: order.run,
+            candidate,
+            evidence,
+            measures: Box::new(measures),
+            recent: self.recent(row),
+        })
     }
 
     /// The candidate against what was served: the mixture where it answered, else the champion or the judged twin.
@@ -178,7 +207,16 @@ impl Replay<'_> {
         best.unwrap_or(self.cycle.orders().serve)
     }
 
-    fn recent(&self, row: usize) -> BaselineRows {
+    /// Segments of the held-out rows, which are the newest labelled ones.
+    fn segments(&self, holdout: &Rows) -> Vec<Option<String>> {
+        let labels = usize::try_from(self.cycle.counts().1).expect("a row count");
+        let until = self.test.first + labels;
+        let named = |row: usize| self.test.segments.map(|names| names[row].clone()).filter(|name| !name.is_empty());
+        (until - holdout.len()..until).map(named).collect()
+    }
+
+    /// The newest rows up to `row`.
+    pub(super) fn recent(&self, row: usize) -> BaselineRows {
         let from = (row + 1).saturating_sub(BASELINE_ROWS_MAX);
         let at = self.test.times.map_or_else(Vec::new, |times| times[from..=row].to_vec());
         BaselineRows { rows: self.test.rows.slice(from..row + 1).x, at }

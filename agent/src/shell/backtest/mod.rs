@@ -5,6 +5,7 @@
 mod continual;
 mod loops;
 pub mod summary;
+mod trial;
 
 use std::collections::HashMap;
 use std::sync::Arc;

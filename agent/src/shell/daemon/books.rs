@@ -12,6 +12,7 @@ use super::orders::Orders;
 use super::work::Done;
 use crate::decide::cycle::{Cycle, Order, OrderTask, Reason, Report};
 use crate::decide::gate::Evidence;
+use crate::decide::rollout;
 use crate::decide::value::JOULES_PER_MAC;
 use crate::shell::clock;
 use crate::shell::models::ModelStore;
@@ -160,6 +161,14 @@ impl Books {
                     row.finished_at = Some(clock::now());
                 }),
                 Report::Rollback { from, .. } => rejected.push(*from),
+                Report::Rollout(report) => {
+                    if let rollout::Report::TrialEnded { challenger, .. } = report
+                        && cycle.is_rejected(*challenger)
+                    {
+                        rejected.push(*challenger);
+                    }
+                    self.tried(report, &mut payload);
+                }
                 Report::Drift { .. }
                 | Report::Waiting { .. }
                 | Report::Rebaseline { .. }
@@ -253,7 +262,7 @@ impl Books {
                     "joules_source": booked.source, "bytes_written": written_bytes,
                 }),
             );
-            self.candidate(done.candidate, parent, i64::try_from(run).ok());
+            self.candidate(done.candidate, parent, i64::try_from(run).ok(), "device");
         }
     }
 
@@ -268,7 +277,7 @@ impl Books {
         self.run(run, |row| state.clone_into(&mut row.state));
     }
 
-    fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
+    pub(super) fn run(&mut self, run: u64, change: impl FnOnce(&mut RunRow)) {
         let number = i64::try_from(run).unwrap_or(i64::MAX);
         let known = self.runs.remove(&number).or_else(|| self.control.run(number).ok().flatten());
         if let Some(mut row) = known {
@@ -278,20 +287,20 @@ impl Books {
     }
 
     /// Adds the first model.
-    pub(super) fn installed(&mut self, digest: Digest) {
-        self.model(digest, None, None, ModelStatus::Champion);
-        self.say("installed", &json!({"kind": "installed", "model": digest, "role": "unsigned"}));
+    pub(super) fn installed(&mut self, digest: Digest, role: &str) {
+        self.model(digest, None, None, role, ModelStatus::Champion);
+        self.say("installed", &json!({"kind": "installed", "model": digest, "role": role}));
     }
 
     /// Adds a model that waits for its verdict; one that is known keeps its row.
-    pub(super) fn candidate(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>) {
+    pub(super) fn candidate(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>, role: &str) {
         if !self.models.contains_key(&digest) && !matches!(self.control.model(&digest), Ok(Some(_))) {
-            self.model(digest, parent, run, ModelStatus::Candidate);
+            self.model(digest, parent, run, role, ModelStatus::Candidate);
         }
     }
 
-    fn model(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>, status: ModelStatus) {
-        let role = if run.is_some() { "device" } else { "unsigned" }.to_owned();
+    fn model(&mut self, digest: Digest, parent: Option<Digest>, run: Option<i64>, role: &str, status: ModelStatus) {
+        let role = role.to_owned();
         self.models.insert(digest, ModelRow { digest, role, parent, run, installed_at: clock::now(), status });
     }
 
@@ -306,10 +315,12 @@ impl Books {
     fn lineage(&mut self, cycle: &Cycle, rejected: &[Digest]) {
         let (champion, previous, factory) = cycle.models();
         let work = cycle.orders().work;
+        let tried = cycle.rollout().candidate().map(|candidate| candidate.digest);
         let waits = |row: &ModelRow| {
-            work.as_ref().is_some_and(|order| {
-                row.run == i64::try_from(order.run).ok() || order.task == OrderTask::Judge { candidate: row.digest }
-            })
+            tried == Some(row.digest)
+                || work.as_ref().is_some_and(|order| {
+                    row.run == i64::try_from(order.run).ok() || order.task == OrderTask::Judge { candidate: row.digest }
+                })
         };
         let rows = match self.models() {
             Ok(rows) => rows,
@@ -333,36 +344,15 @@ impl Books {
         }
     }
 
-    /// Removes snapshots beyond `snapshot_bytes`, and model files that neither the state nor a kept snapshot refers to.
-    pub(super) fn collect(&self, cycle: &Cycle, models: &ModelStore, snapshots: &ModelStore, snapshot_bytes: u64) {
-        let (champion, previous, factory) = cycle.models();
+    /// Removes snapshots beyond `snapshot_bytes`.
+    pub(super) fn collect(&self, cycle: &Cycle, snapshots: &ModelStore, snapshot_bytes: u64) {
+        let (champion, previous, _) = cycle.models();
         let known = self.control.models().unwrap_or_default();
         let serving = [Some(champion), previous];
         let made_by = known.iter().filter(|row| serving.contains(&Some(row.digest))).filter_map(|row| row.run);
         let learned_from = made_by.filter_map(|run| self.control.run(run).ok().flatten()?.snapshot);
         if let Err(error) = runs::sweep(snapshots.folder(), &learned_from.collect::<Vec<_>>(), snapshot_bytes) {
             tracing::warn!(error = %error.chain(), "old snapshots stay");
-        }
-        let mut kept = vec![champion, factory];
-        kept.extend(previous);
-        kept.extend(cycle.earlier());
-        if let Some(order) = cycle.orders().work {
-            kept.push(order.parent);
-            kept.extend(order.refit_of);
-            if let OrderTask::Judge { candidate } = order.task {
-                kept.push(candidate);
-            }
-        }
-        // Only what this state itself has parted from: after the loss of `control.db` the models of before are still there.
-        let parted = |row: &ModelRow| {
-            matches!(row.status, ModelStatus::Rejected | ModelStatus::Retired | ModelStatus::Candidate)
-        };
-        kept.extend(runs::parents(snapshots));
-        let gone: Vec<Digest> = known.iter().filter(|row| parted(row)).map(|row| row.digest).collect();
-        for digest in gone.iter().filter(|digest| !kept.contains(digest)) {
-            if let Err(error) = models.remove(digest) {
-                tracing::warn!(error = %error.chain(), "a model nobody needs stays");
-            }
         }
     }
 

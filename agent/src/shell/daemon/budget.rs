@@ -81,6 +81,11 @@ pub(super) struct Taken {
 }
 
 impl Warden {
+    /// Running time.
+    pub(super) fn now(&self) -> Uptime {
+        self.clock.now()
+    }
+
     /// Watches the machine below `root`; running time goes on from `before`.
     pub(super) fn new(root: &Path, settings: BudgetSettings, sensors: &SensorSettings, before: Uptime) -> Self {
         Self {
@@ -100,6 +105,11 @@ impl Warden {
     /// So many bytes of the memory budget are taken by the heads that learn inside the agent: the trainer may take the rest.
     pub(super) fn reserve(&mut self, bytes: u64) {
         self.settings.memory_bytes = self.memory_bytes.saturating_sub(bytes).max(self.memory_bytes / 2);
+    }
+
+    /// How worn the card says it is, the worst of several, in percent.
+    pub(super) fn worn_percent(&self) -> Option<u16> {
+        self.look.wear.iter().map(|wear| wear.used_percent).max()
     }
 
     fn is_due(&self, now: Uptime) -> bool {

@@ -1,16 +1,18 @@
 //! What a person may command the loop, and why it is declined.
 use serde_json::{Value, json};
 use trainer_core::digest::Digest;
-use trainer_core::model::{Model, Strategy};
+use trainer_core::model::Strategy;
 
 use super::keeper::{Keeper, Saved};
 use super::shared::{Command, Declined};
 use super::work::baseline;
 use crate::decide::cycle::{self, Cycle, OrderTask, Refusal, Report};
+use crate::decide::loading::Loading;
 use crate::decide::sample::BaselineRows;
 use crate::decide::time::Timestamp;
 use crate::decide::watch::BASELINE_ROWS_MAX;
 use crate::shell::files::remove_durable;
+use crate::shell::models::{Door, Installed, Refused};
 use crate::shell::store::Record;
 use crate::shell::trainer::runs;
 
@@ -19,16 +21,22 @@ pub const REBASELINE_ROWS_MAX: usize = 4_096;
 
 impl Keeper {
     pub(super) fn command(&mut self, command: Command) -> Result<Value, Declined> {
-        if let Command::Offer { bytes, model } = command {
-            return self.offer(&bytes, &model);
-        }
-        if let Command::Cancel = command {
-            return self.cancel();
-        }
+        let command = match command {
+            Command::Offer { bytes, .. } => return self.take_in(&bytes, None, Door::Local),
+            Command::Install { bytes, envelope, door } => return self.take_in(&bytes, envelope.as_deref(), door),
+            Command::Collect { dry } => return self.collect_by_command(dry),
+            Command::Cancel => return self.cancel(),
+            other => other,
+        };
         let event = match command {
             Command::Rebaseline { rows, since } => self.rebaseline(rows, since)?,
             Command::Retrain(strategy) => cycle::Event::Retrain { strategy },
-            Command::RollBack | Command::Offer { .. } | Command::Cancel => self.roll_back()?,
+            Command::Trial(event) => cycle::Event::Rollout(event),
+            Command::RollBack
+            | Command::Offer { .. }
+            | Command::Install { .. }
+            | Command::Collect { .. }
+            | Command::Cancel => self.roll_back()?,
         };
         self.follow(event)
     }
@@ -50,7 +58,7 @@ impl Keeper {
         Ok(cycle::Event::Rebaseline { baseline })
     }
 
-    fn roll_back(&mut self) -> Result<cycle::Event, Declined> {
+    pub(super) fn roll_back(&mut self) -> Result<cycle::Event, Declined> {
         let saved = self.saved.as_ref().ok_or_else(no_model)?;
         let previous = saved.cycle.models().1.ok_or_else(|| declined("refused", &Refusal::NoPrevious))?;
         let loaded = self.load(&previous).map_err(|reason| declined("bundle", &reason))?;
@@ -83,49 +91,76 @@ impl Keeper {
         Ok(json!({"run": order.run, "cancelled": true, "champion": champion}))
     }
 
-    fn offer(&mut self, bytes: &[u8], model: &Model) -> Result<Value, Declined> {
-        let digest = Digest::of(bytes);
-        let schema = self.shared.slot.serving().map(|serving| serving.champion.model.schema().clone());
-        if schema.is_some_and(|schema| schema != *model.schema()) {
-            return Err(declined(
-                "schema",
-                &"its features or its task differ from the champion's: it would not understand this device's samples",
-            ));
+    /// Takes a bundle in: checked, stored, then serving on a device without a model, else judged.
+    fn take_in(&mut self, bytes: &[u8], envelope: Option<&[u8]>, door: Door) -> Result<Value, Declined> {
+        let refused = |refused: Refused| declined(refused.code(), &refused);
+        let (digest, floors) = (Digest::of(bytes), self.floors());
+        if self.saved.as_ref().is_some_and(|saved| saved.loading.is_denied(&digest)) {
+            return Err(refused(Refused::Denied(digest)));
         }
-        self.models.put(bytes).map_err(|error| declined("disk", &error.chain()))?;
-        if self.saved.is_none() {
-            self.install(digest, model);
+        let serving = self.shared.slot.serving();
+        let schema = serving.as_ref().map(|serving| serving.champion.model.schema());
+        let vault = &self.gatehouse.vault;
+        // One that is stored already keeps the signature it came with, and its number was counted then.
+        let known = envelope.is_none()
+            && self.models.get(&digest).is_ok()
+            && vault.envelope(&digest).map_err(refused)?.is_some();
+        let installed = if known {
+            vault.reinstall(&digest, &floors)
+        } else {
+            vault.install(bytes, envelope, door, &floors, schema)
+        };
+        let installed = installed.map_err(refused)?;
+        if schema.is_some_and(|schema| schema != installed.model.schema()) {
+            return Err(refused(Refused::OtherSchema));
+        }
+        let role = installed.standing.as_str();
+        let Some(saved) = &mut self.saved else {
+            self.install(&installed);
             return if self.commit() {
                 self.carry_out();
-                Ok(json!({"digest": digest, "installed": true}))
+                Ok(json!({"digest": digest, "installed": true, "signature": role}))
             } else {
                 Err(self.not_stored())
             };
-        }
-        let known = self.saved.as_ref().map(|saved| saved.cycle.models());
-        let repairs = known.is_some_and(|(champion, previous, factory)| {
-            [Some(champion), previous, Some(factory)].contains(&Some(digest))
-        });
-        if repairs && self.shared.slot.serving().is_none() {
+        };
+        installed.remember(&mut saved.floors);
+        let (champion, previous, factory) = saved.cycle.models();
+        let repairs = [Some(champion), previous, Some(factory)].contains(&Some(digest));
+        if repairs && serving.is_none() {
             self.carry_out();
-            return Ok(json!({"digest": digest, "installed": true}));
+            return Ok(json!({"digest": digest, "installed": true, "signature": role}));
         }
-        let parent = model.manifest.parent;
-        let answer = self.follow(cycle::Event::Offered { candidate: digest });
-        match &answer {
-            Ok(_) => self.books.candidate(digest, parent, None),
+        let parent = installed.model.manifest.parent;
+        self.books.candidate(digest, parent, None, role);
+        let mut answer = self.follow(cycle::Event::Offered { candidate: digest });
+        match &mut answer {
+            Ok(answer) => answer["signature"] = json!(role),
             // What is not judged is not kept.
             Err(_) => self.collect(),
         }
         answer
     }
 
-    /// Makes `model` the first one: champion and factory model at once. Its bytes are stored already.
-    pub(super) fn install(&mut self, digest: Digest, model: &Model) {
+    /// Makes a model the first one: champion and factory model at once. Its files are stored already.
+    pub(super) fn install(&mut self, installed: &Installed) {
+        let (digest, model) = (installed.digest, &installed.model);
         let cycle = Cycle::new(model, digest, &self.rules.cycle);
         let ordinal = self.shared.reader.newest_labelled(1).ok().and_then(|rows| rows.last().map(|row| row.ordinal));
-        self.saved = Some(Saved { cycle, ordinal: ordinal.unwrap_or(0), attempts: 0, budget: None, realised: None });
-        self.books.installed(digest);
+        let mut floors = self.floors();
+        installed.remember(&mut floors);
+        self.saved = Some(Saved {
+            cycle,
+            ordinal: ordinal.unwrap_or(0),
+            attempts: 0,
+            budget: None,
+            flash: None,
+            calendar: None,
+            loading: Loading::default(),
+            floors,
+            realised: None,
+        });
+        self.books.installed(digest, installed.standing.as_str());
         self.changed += 1;
     }
 
@@ -137,7 +172,7 @@ impl Keeper {
                 Refusal::Busy(_) => "busy",
                 Refusal::TooFew(_) => "too_few_labels",
                 Refusal::TooFewRows { .. } => "too_few_rows",
-                Refusal::NoPrevious | Refusal::Pointless(..) => "refused",
+                Refusal::NoPrevious | Refusal::Pointless(..) | Refusal::Rollout(_) => "refused",
             };
             declined(code, &refusal)
         })?;

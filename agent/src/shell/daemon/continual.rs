@@ -7,6 +7,7 @@
 //! ```
 mod file;
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,9 +26,12 @@ use super::work::{baseline, rows_of};
 use crate::config::Config;
 use crate::decide::continual::ContinualSettings;
 use crate::decide::cycle::{Event, Report};
+use crate::decide::gate::Measures;
 use crate::decide::policy::Policy;
+use crate::decide::rollout::{Approval, Silence};
 use crate::decide::value::CPU_S_PER_MAC;
 use crate::decide::watch::BASELINE_ROWS_MAX;
+use crate::shell::compare::{Timing, measure};
 use crate::shell::inference::{Adapted, Loaded};
 use crate::shell::store::{NewRecord, RecordReader};
 use file::Folder;
@@ -68,7 +72,11 @@ struct Learner {
 
 impl Heads {
     pub(super) fn new(config: &Config, folder: PathBuf) -> Self {
-        let serves = matches!(config.cycle.policy, Policy::Value | Policy::Continual) && config.continual.serves(false);
+        let asks = match config.rollout.approval {
+            Approval::Auto | Approval::AskAfter { silence: Silence::Approve, .. } => false,
+            Approval::Ask | Approval::AskAfter { silence: Silence::Reject, .. } => true,
+        };
+        let serves = matches!(config.cycle.policy, Policy::Value | Policy::Continual) && config.continual.serves(asks);
         Self {
             settings: config.continual.clone(),
             training: config.training.heads.clone(),
@@ -331,20 +339,37 @@ impl Keeper {
                 return;
             }
         };
-        let parent = learner.champion;
+        let (parent, model) = (learner.champion, Arc::clone(&learner.model));
+        if let Err(reason) = self.answer_for(candidate, parent) {
+            tracing::info!(reason, "this device may not answer for its frozen mixture");
+            return self.give_up_freezing();
+        }
         let recent = self.shared.reader.recent(BASELINE_ROWS_MAX, None).unwrap_or_default();
         let width = frozen.schema().features.len();
         let fitting = recent.into_iter().rev().filter(|record| record.record.features.len() == width);
         let recent = baseline(fitting.map(|record| record.record));
-        let event = Event::Consolidated { candidate, recent };
+        let parent_bytes = fs::metadata(self.models.path(&parent)).map(|file| file.len()).ok();
+        let measures = Measures {
+            bytes: parent_bytes.map(|parent| (parent, bytes.len() as u64)),
+            // The pairs of the contest are the hold-out; the anchors come with the model.
+            ..measure(&model, &frozen, &model.anchors.slice(0..0), &[], Timing::Left)
+        };
+        let event = Event::Consolidated { candidate, measures: Box::new(measures), recent };
+        let Some(saved) = &mut self.saved else { return };
         let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
         let run = reports.iter().find_map(|report| match report {
             Report::Consolidated { order } => i64::try_from(order.run).ok(),
             _ => None,
         });
-        self.books.candidate(candidate, Some(parent), run);
+        self.books.candidate(candidate, Some(parent), run, "device");
         self.changed += 1;
         self.after(&reports);
+    }
+
+    fn give_up_freezing(&mut self) {
+        if let Some(saved) = &mut self.saved {
+            saved.cycle.not_frozen();
+        }
     }
 
     /// Every second: gives learning its share, serves what was learnt, saves now and then.

@@ -120,6 +120,7 @@ fn shown_run(row: &RunRow, cost_errors: f64) -> Value {
         "joules_measured": energy.map(|(_, measured)| measured),
         "peak_bytes": row.cost.peak_bytes,
         "bytes_written": row.cost.bytes_written,
+        "verdict": row.verdict.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
         "holdout": row.gain.holdout,
         "anchors": row.gain.anchors,
         "segments": segments,

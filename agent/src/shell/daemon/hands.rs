@@ -1,27 +1,22 @@
 //! The loop's hands: make the world what the stored state orders. Each may be repeated any number of times.
-use std::sync::Arc;
 use std::thread;
-
-use serde_json::json;
-use trainer_core::bundle;
-use trainer_core::digest::Digest;
 
 use super::keeper::{ATTEMPTS_MAX, Keeper};
 use super::shared::Event;
 use super::work::Bench;
-use crate::decide::cycle::{self, Cycle, Order, Orders};
-use crate::decide::sample::BaselineRows;
-use crate::shell::inference::{Loaded, Serving};
-use crate::shell::store::StoreError;
+use crate::decide::cycle::{Cycle, Order, Orders};
 
 impl Keeper {
     /// Makes the world what the stored state orders.
     pub(super) fn carry_out(&mut self) {
         self.serve();
         self.adapt();
-        let Some(Orders { work, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
+        let Some(Orders { work, trial, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
             return;
         };
+        if trial.promote.is_some() || trial.regret {
+            return self.conclude(trial);
+        }
         self.drop_void(work.as_ref().map(|order| order.run));
         match work {
             Some(_) if self.is_stopping => {}
@@ -65,6 +60,7 @@ impl Keeper {
             reader: self.shared.reader.clone(),
             recorder: self.shared.recorder.clone(),
             trainer: self.trainer.clone(),
+            vetting: self.gatehouse.vetting.clone(),
             settings: self.rules.training.clone(),
             limits,
             post,
@@ -83,60 +79,12 @@ impl Keeper {
         }
     }
 
-    /// Lets the ordered models answer; a champion whose file is damaged gives way to previous, then factory.
-    pub(super) fn serve(&mut self) {
-        loop {
-            let Some(saved) = &self.saved else { return };
-            let (champion, previous, factory) = saved.cycle.models();
-            let serving = self.shared.slot.serving();
-            let serves =
-                serving.as_ref().map(|serving| (serving.champion.digest, serving.previous.as_ref().map(|p| p.digest)));
-            if serves == Some((champion, previous)) {
-                return;
-            }
-            let reason = match self.load(&champion) {
-                Ok(champion) => {
-                    let previous = previous.and_then(|digest| self.load(&digest).ok());
-                    tracing::info!(model = %champion.digest.short(), "serving");
-                    self.shared.slot.swap(Some(Serving { champion, previous }));
-                    return;
-                }
-                Err(reason) => reason,
-            };
-            if self.unloadable.replace(champion) != Some(champion) {
-                tracing::error!(reason, "the champion cannot be served");
-                self.books.say("model_damaged", &json!({"digest": champion, "reason": reason}));
-            }
-            let older = [previous, Some(factory)].into_iter().flatten().filter(|digest| *digest != champion);
-            let Some(loaded) = older.into_iter().find_map(|digest| self.load(&digest).ok()) else {
-                self.shared.slot.swap(None);
-                return;
-            };
-            let Some(saved) = &mut self.saved else { return };
-            let (reference, baseline) = (loaded.model.manifest.reference, BaselineRows::of(&loaded.model));
-            let event = cycle::Event::FallBack { to: loaded.digest, reference, baseline };
-            let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
-            self.books.note(&reports, &saved.cycle);
-            // A device that cannot write still answers: the older model serves, its report waits for the disk.
-            self.commit();
-        }
-    }
-
-    /// A model in memory, from the slot or from its file.
-    pub(super) fn load(&self, digest: &Digest) -> Result<Loaded, String> {
-        if let Some(loaded) = self.shared.slot.serving().and_then(|serving| serving.version(digest).cloned()) {
-            return Ok(loaded);
-        }
-        let bytes = self.models.get(digest).map_err(|error: StoreError| error.chain())?;
-        let model = bundle::read(&bytes).map_err(|error| error.to_string())?;
-        Ok(Loaded { model: Arc::new(model), digest: *digest })
-    }
-
     /// Removes models and snapshots that nobody needs any more; only after a commit, and not while work may add some.
     pub(super) fn collect(&self) {
         let Some(saved) = &self.saved else { return };
         if self.working.is_none() && !self.books.is_waiting() {
-            self.books.collect(&saved.cycle, &self.models, &self.snapshots, self.rules.snapshot_bytes);
+            self.books.collect(&saved.cycle, &self.snapshots, self.rules.snapshot_bytes);
+            self.sweep();
         }
     }
 }

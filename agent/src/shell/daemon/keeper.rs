@@ -12,20 +12,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
 use trainer_core::digest::Digest;
-use trainer_core::model::Work;
 use trainer_core::train::TrainSettings;
 
 use super::books::Books;
 use super::budget::Warden;
 use super::continual::Heads;
 use super::realised::Realised;
+use super::serving::Gatehouse;
 use super::shared::{Event, Shared};
+use super::storage::Storage;
+use super::trial::{self, Batch, Both};
 use super::views;
 use super::work::{Next, Undone, Worked};
 use crate::decide::budget::{Budget, Refusal};
+use crate::decide::clock::Calendar;
 use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
+use crate::decide::flash::Flash;
+use crate::decide::floors::Floors;
+use crate::decide::loading::Loading;
+use crate::decide::rollout::{Measure, Told};
 use crate::decide::sample::{Label, Sample};
-use crate::decide::time::Timestamp;
 use crate::shell::clock;
 use crate::shell::models::ModelStore;
 use crate::shell::store::Record;
@@ -33,8 +39,6 @@ use crate::shell::trainer::Trainer;
 
 /// Starts of one piece of work before it is given up: a training that takes the agent down runs out of them.
 pub(super) const ATTEMPTS_MAX: u32 = 2;
-/// Seconds between two looks at how many bytes the records take.
-const RETENTION_S: u64 = 60;
 /// How long the end of the agent waits for a training to leave its checkpoint.
 const LAST_WORDS: Duration = Duration::from_millis(400);
 /// Labels that are read at once when they are counted again after a start.
@@ -54,6 +58,18 @@ pub(super) struct Saved {
     /// What the last promotion has brought so far, on a sample of the labelled traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) realised: Option<Realised>,
+    /// What recording may still write today, if it has a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) flash: Option<Flash>,
+    /// What is known of the wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) calendar: Option<Calendar>,
+    /// Which models may be loaded.
+    #[serde(default)]
+    pub(super) loading: Loading,
+    /// What may not come back.
+    #[serde(default)]
+    pub(super) floors: Floors,
 }
 
 /// What the loop is told once.
@@ -63,7 +79,6 @@ pub(super) struct Rules {
     pub(super) training: TrainSettings,
     pub(super) commit_every: Duration,
     pub(super) commit_events: u64,
-    pub(super) keep_bytes: u64,
     pub(super) snapshot_bytes: u64,
 }
 
@@ -79,6 +94,9 @@ pub(super) struct Keeper {
     pub(super) warden: Warden,
     /// Heads that learn from every label.
     pub(super) heads: Heads,
+    pub(super) storage: Storage,
+    /// What loading a model needs.
+    pub(super) gatehouse: Gatehouse,
     /// The run whose thread is at work.
     pub(super) working: Option<u64>,
     /// A model that could not be loaded, so that it is told of once.
@@ -95,9 +113,10 @@ impl Keeper {
     /// Serves and resumes what the stored state orders, then handles events until told to stop.
     pub(super) fn run(mut self, mut events: mpsc::Receiver<Event>) {
         while let Some(event) = events.blocking_recv() {
+            self.shared.pulses.control.turn();
             match event {
-                Event::Samples { rows, answers, ids, at } => {
-                    self.samples(&rows, &answers, at);
+                Event::Samples { rows, answers, at, ids, by, source } => {
+                    self.samples(&Batch { rows: &rows, answers: &answers, at, ids: &ids, by, source });
                     self.heads.sampled(&rows, &ids);
                 }
                 Event::Label { ordinal, record, truth } => self.label(ordinal, &record, &truth),
@@ -110,6 +129,7 @@ impl Keeper {
                 }
                 Event::Link(ask) => self.link(*ask),
                 Event::Worked(worked) => self.worked(*worked),
+                Event::Unsound(digest) => self.unsound(digest),
                 Event::Tick => self.tick(),
                 Event::Stop(done) => {
                     if self.suspend_for_stop() {
@@ -120,6 +140,9 @@ impl Keeper {
                         saved.attempts = saved.attempts.saturating_sub(1);
                     }
                     self.heads.save();
+                    if let Some(saved) = &mut self.saved {
+                        saved.loading.ended(&self.gatehouse.rules);
+                    }
                     self.commit();
                     let _ = done.send(());
                     break;
@@ -176,26 +199,28 @@ impl Keeper {
         self.carry_out();
     }
 
-    fn samples(&mut self, rows: &[f32], answers: &[f32], at: Timestamp) {
+    pub(super) fn samples(&mut self, batch: &Batch<'_>) {
         let Some(saved) = &mut self.saved else { return };
         let Some(serving) = self.shared.slot.serving() else {
             return;
         };
         let mut reports = Vec::new();
-        let schema = serving.champion.model.schema();
-        let (embedded, mut work) = (saved.cycle.watch().wants_embedding(), Work::default());
-        for (row, answer) in rows.chunks_exact(schema.features.len()).zip(answers.chunks_exact(schema.outputs())) {
-            if embedded {
-                serving.champion.model.embed(row, &mut work);
-            }
-            let sample = Sample { row, answer, embedding: &work.h, at: Some(at) };
+        let adapted = self.shared.slot.adapted(&serving.champion.digest);
+        let mut both = Both::new(&serving, adapted, saved.cycle.watch().wants_embedding(), self.warden.now());
+        for (number, (row, answer)) in batch.rows(serving.champion.model.schema()).enumerate() {
+            both.answer(row, answer, batch.by, self.changed);
+            let sample = Sample { row, answer: &both.champion, embedding: &both.embedding, at: Some(batch.at) };
             reports.extend(saved.cycle.sample(&sample, &self.rules.cycle));
+            if let Some(pair) = both.pair(batch, number) {
+                reports.extend(saved.cycle.pair(&pair, &self.rules.cycle));
+            }
             self.changed += 1;
         }
+        self.answered(batch.answers.len() / serving.champion.model.schema().outputs().max(1));
         self.after(&reports);
     }
 
-    fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
+    pub(super) fn label(&mut self, ordinal: i64, record: &Record, truth: &[f32]) {
         let Some(saved) = &mut self.saved else { return };
         saved.ordinal = saved.ordinal.max(ordinal);
         let Some(serving) = self.shared.slot.serving() else {
@@ -215,14 +240,17 @@ impl Keeper {
             segment: record.segment.as_deref(),
             answered_by: record.model,
         };
-        let reports = saved.cycle.label(&label, &self.rules.cycle);
+        let mut reports = saved.cycle.label(&label, &self.rules.cycle);
+        let told = (trial::id(record.id), self.warden.now(), Measure::of(model));
+        let told = Told { id: told.0, now: told.1, truth, measure: &told.2, arm: trial::arm(&serving, &label) };
+        reports.extend(saved.cycle.told(&told, &self.rules.cycle));
         self.changed += 1;
         self.after(&reports);
         self.learn(ordinal, record, truth);
         self.realise(record, *seq, truth);
     }
 
-    fn worked(&mut self, worked: Worked) {
+    pub(super) fn worked(&mut self, worked: Worked) {
         let Worked { run, outcome } = worked;
         if self.working.take_if(|working| *working == run).is_none() {
             return;
@@ -233,10 +261,18 @@ impl Keeper {
             Ok(done) => {
                 let before = saved.cycle.orders().work;
                 self.books.trained(run, &done, taken.as_ref(), before.as_ref().map(|order| order.parent));
+                self.gatehouse.vetted.insert(done.candidate);
+                if let (Some(_), Some(order)) = (done.snapshot, &before)
+                    && let Err(reason) = self.answer_for(done.candidate, order.parent)
+                {
+                    return self.fail(run, format!("this device may not answer for its candidate: {reason}"));
+                }
+                let Some(saved) = &mut self.saved else { return };
                 let event = cycle::Event::Judged {
                     run,
                     candidate: done.candidate,
                     evidence: done.evidence,
+                    measures: Box::new(done.measures),
                     recent: done.recent,
                 };
                 let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
@@ -294,15 +330,13 @@ impl Keeper {
         self.after(&reports);
     }
 
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         self.ticks += 1;
-        if self.ticks.is_multiple_of(RETENTION_S) {
-            // The outcome is in the counts; a full queue means that the next time is soon enough.
-            let _ = self.shared.recorder.retire(self.rules.keep_bytes);
-            self.books.forget_old();
-        }
+        self.care_for_storage();
+        self.served_a_second();
         if let Some(saved) = &mut self.saved {
-            let reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
+            let mut reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
+            reports.extend(saved.cycle.beat(self.warden.now(), clock::now(), &self.rules.cycle));
             if !reports.is_empty() {
                 // The window of the schedule that was used is stored with the report of it.
                 self.changed += 1;
@@ -345,6 +379,9 @@ impl Keeper {
         self.committed_at = Instant::now();
         let stored = self.books.commit(saved);
         if stored {
+            if let Err(error) = self.gatehouse.floors_file.store(&saved.floors) {
+                tracing::warn!(error = %error.chain(), "floors.json stays behind the state");
+            }
             self.changed = 0;
             self.shared.stored.notify_one();
         }

@@ -7,6 +7,7 @@ use ulid::Ulid;
 
 use super::keeper::Keeper;
 use super::orders::Task;
+use crate::config::Config;
 use crate::decide::outbox::evict;
 use crate::shell::clock;
 use crate::shell::mqtt::Signed;
@@ -60,6 +61,15 @@ pub enum LinkAsk {
         id: Ulid,
         /// Its result, or why it failed.
         outcome: Result<Value, (ReasonCode, String)>,
+    },
+    /// The fleet has changed the settings: what can take effect at once does.
+    Settings(Box<Config>),
+    /// Something happened on the link that is worth keeping.
+    Say {
+        /// Kind of the report.
+        kind: &'static str,
+        /// The report.
+        payload: Value,
     },
     /// A signature was refused.
     TurnedAway {
@@ -125,6 +135,15 @@ impl Keeper {
                 let _ = reply.send(row.and_then(|row| serde_json::from_str(&row.status).ok()));
             }
             LinkAsk::Ended { id, outcome } => self.ended(id, outcome),
+            LinkAsk::Settings(config) => {
+                self.rules.training = config.training.clone();
+                self.storage.settings = config.records.clone();
+                self.rules.snapshot_bytes = config.snapshots.keep_bytes;
+            }
+            LinkAsk::Say { kind, payload } => {
+                self.books.say(kind, &payload);
+                self.commit();
+            }
             LinkAsk::TurnedAway { topic, key_ids, reason } => {
                 let id = |text: &String| serde_json::from_value::<KeyId>(json!(text)).ok();
                 let key_ids: Vec<_> = key_ids.iter().filter_map(id).collect();

@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use fleet_protocol::Extra;
 use fleet_protocol::command::{self, Label};
 use fleet_protocol::keys::KeyId;
-use fleet_protocol::names::{Clock, DeviceId, Micros};
+use fleet_protocol::names::{Clock, DeviceId, Micros, Name};
 use fleet_protocol::order::{Admission, Order};
 use fleet_protocol::status::{CommandStatus, ReasonCode, Status};
 use serde_json::{Value, json};
 use trainer_core::bundle;
+use trainer_core::digest::Digest;
 use trainer_core::model::Strategy;
 use ulid::Ulid;
 
@@ -22,14 +23,25 @@ use super::keeper::Keeper;
 use super::link::Answer;
 use super::shared::{Command, Declined};
 use crate::decide::cycle::Report;
+use crate::decide::rollout;
 use crate::decide::time::Timestamp;
 use crate::shell::clock;
-use crate::shell::mqtt::Signed;
+use crate::shell::mqtt::{Signed, installed};
 use crate::shell::store::{CommandRow, Control};
 
 /// What this agent carries out; everything else is answered with `unsupported`.
-pub const SUPPORTED: [&str; 6] =
-    ["model.promote", "model.rollback", "retrain.start", "drift.rebaseline", "labels.push", "agent.selftest"];
+pub const SUPPORTED: [&str; 10] = [
+    "model.install",
+    "model.promote",
+    "model.rollback",
+    "retrain.start",
+    "retrain.cancel",
+    "drift.rebaseline",
+    "labels.push",
+    "data.export",
+    "agent.selftest",
+    "agent.restart",
+];
 
 /// A command that has not ended after a day has failed.
 const DEADLINE_US: i64 = 86_400_000_000;
@@ -50,6 +62,26 @@ pub enum TaskKind {
     Labels(Vec<Label>),
     /// Read back what must not be damaged.
     Selftest,
+    /// Take this bundle in pieces.
+    Install {
+        /// What it must be.
+        digest: Digest,
+        /// How long it is.
+        size_bytes: u64,
+    },
+    /// Send records of a time span.
+    Export {
+        /// Where to.
+        stream: Name,
+        /// From then on.
+        since: Micros,
+        /// Up to then.
+        until: Micros,
+        /// At most so many.
+        rows_max: u64,
+    },
+    /// End in order; the next start ends the command.
+    Restart,
 }
 
 /// Rows that change with the next commit.
@@ -88,13 +120,17 @@ impl Orders {
             }
             Report::Promote { run, to, .. } => (*run, Ok(json!({"digest": to}))),
             Report::Rollback { .. } => return self.void(control),
+            Report::Rollout(rollout::Report::TrialEnded { run, why, .. }) => {
+                (*run, Err((ReasonCode::Canceled, why.sentence())))
+            }
             Report::Gate { .. }
             | Report::Drift { .. }
             | Report::Waiting { .. }
             | Report::Rebaseline { .. }
             | Report::Considered { .. }
             | Report::Adaptation { .. }
-            | Report::Consolidated { .. } => return,
+            | Report::Consolidated { .. }
+            | Report::Rollout(_) => return,
         };
         let run = i64::try_from(run).ok();
         let waiting = self.changed.values().find(|row| row.run == run && !row.ended).cloned();
@@ -187,6 +223,10 @@ impl Keeper {
             tracing::warn!(error = %error.chain(), "a command cannot be stored and is not carried out");
             return None;
         }
+        if let Some(saved) = &mut self.saved {
+            verified.signers().keys().for_each(|key| saved.floors.count(key, order.ctr));
+            self.changed += 1;
+        }
         tracing::info!(id = %order.id, cmd = order.cmd, "a signed command was admitted");
         let task = self.execute(row, command);
         self.shared.stored.notify_one();
@@ -210,7 +250,7 @@ impl Keeper {
                 return Some(Task { id, kind });
             }
             Step::Loop(command) => {
-                let runs = matches!(command, Command::Retrain(_) | Command::Offer { .. });
+                let runs = matches!(command, Command::Retrain(_) | Command::Offer { .. } | Command::Install { .. });
                 let next = if runs { Status::Executing } else { Status::Successful };
                 // Stored in the transaction of the step.
                 self.books.orders.changed.insert(id, moved(row.clone(), next, None));
@@ -233,8 +273,24 @@ impl Keeper {
     fn step_of(&self, command: command::Command) -> Result<Step, Refused> {
         let cmd = command.name();
         let unsupported = |what: &str| Err((ReasonCode::Unsupported, what.to_owned()));
+        let digest_of = |digest: &fleet_protocol::names::Digest| Digest::from(*digest.as_bytes());
+        // These need no model.
+        match command {
+            command::Command::ModelInstall { digest, size_bytes, .. } => {
+                return Ok(Step::Task(TaskKind::Install { digest: digest_of(&digest), size_bytes }));
+            }
+            command::Command::DataExport { stream, since, until, rows_max } => {
+                return Ok(Step::Task(TaskKind::Export { stream, since, until, rows_max }));
+            }
+            command::Command::AgentRestart {} => return Ok(Step::Task(TaskKind::Restart)),
+            _ => {}
+        }
         let champion = self.saved.as_ref().map(|saved| saved.cycle.models());
         let Some((champion, previous, _)) = champion else {
+            // The first model of a device comes over the fleet as well.
+            if let command::Command::ModelPromote { digest, .. } = &command {
+                return self.bundle(digest_of(digest));
+            }
             return Err((ReasonCode::Other("no_model".to_owned()), "this device has no model yet".to_owned()));
         };
         Ok(match command {
@@ -244,13 +300,7 @@ impl Keeper {
                 Some(command::Strategy::Full) => Strategy::Full,
             })),
             command::Command::ModelPromote { digest, .. } if digest.to_string() == champion.to_string() => Step::Done,
-            command::Command::ModelPromote { digest, .. } => {
-                let digest = digest.to_string().parse().map_err(|_| (ReasonCode::Internal, "no digest".to_owned()))?;
-                let internal = |reason: String| (ReasonCode::Internal, reason);
-                let bytes = self.models.get(&digest).map_err(|error| internal(error.chain()))?;
-                let model = bundle::read(&bytes).map_err(|error| internal(error.to_string()))?;
-                Step::Loop(Command::Offer { bytes, model: Box::new(model) })
-            }
+            command::Command::ModelPromote { digest, .. } => return self.bundle(digest_of(&digest)),
             command::Command::ModelRollback { to: Some(to), .. }
                 if previous.is_none_or(|previous| previous.to_string() != to.to_string()) =>
             {
@@ -265,10 +315,10 @@ impl Keeper {
             }
             command::Command::LabelsPush { labels } => Step::Task(TaskKind::Labels(labels)),
             command::Command::AgentSelftest {} => Step::Task(TaskKind::Selftest),
+            command::Command::RetrainCancel { .. } => Step::Loop(Command::Cancel),
             command::Command::ModelInstall { .. }
             | command::Command::ModelApprove { .. }
             | command::Command::ModelReject { .. }
-            | command::Command::RetrainCancel { .. }
             | command::Command::CanaryHold { .. }
             | command::Command::CanaryAbort { .. }
             | command::Command::DataExport { .. }
@@ -281,6 +331,17 @@ impl Keeper {
         })
     }
 
+    /// A bundle that is judged, and serves if it passes: from the store, else from what `model.install` has brought.
+    fn bundle(&self, digest: Digest) -> Result<Step, Refused> {
+        let stored = self.models.get(&digest).or_else(|_| installed(&self.shared.place.state_dir)?.get(&digest));
+        let bytes = stored.map_err(|error| {
+            (ReasonCode::Other("unknown_model".to_owned()), format!("{}; bring it with model.install", error.chain()))
+        })?;
+        let model =
+            bundle::read(&bytes).map_err(|error| (ReasonCode::Other("bundle".to_owned()), error.to_string()))?;
+        Ok(Step::Loop(Command::Offer { bytes, model: Box::new(model) }))
+    }
+
     /// What the last start had admitted and not ended: runs go on by themselves, the rest is begun again.
     pub(super) fn unfinished(&mut self) -> Vec<Task> {
         let open = self.books.control().commands_open().unwrap_or_default();
@@ -288,6 +349,10 @@ impl Keeper {
         for row in open.into_iter().filter(|row| row.run.is_none()) {
             let command = serde_json::from_str::<Order>(&row.wish).ok().and_then(|order| order.command().ok());
             match command {
+                // This is the start that it asked for.
+                Some(command::Command::AgentRestart {}) => {
+                    self.put(ended(row, Ok(json!({"agent": env!("CARGO_PKG_VERSION")}))));
+                }
                 Some(command) => tasks.extend(self.execute(row, command)),
                 None => {
                     self.put(ended(row, Err((ReasonCode::Internal, "its wish cannot be read any more".to_owned()))))

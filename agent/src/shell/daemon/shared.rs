@@ -7,15 +7,22 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use fleet_protocol::names::DeviceId;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use trainer_core::bundle;
+use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Strategy};
 use ulid::Ulid;
 
+use crate::decide::rollout;
 use crate::decide::time::Timestamp;
 use crate::shell::clock::Ids;
-use crate::shell::inference::{Loaded, Slot};
+use crate::shell::inference::{Loaded, Role, Serving, Slot};
+use crate::shell::ingest::intake::Intake;
 use crate::shell::ingest::samples::{CODES, Counts};
+use crate::shell::models::Door;
+use crate::shell::models::ModelStore;
 use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
+use crate::shell::systemd::Pulses;
 
 use super::link::LinkAsk;
 use super::work::Worked;
@@ -26,16 +33,20 @@ const MORE_CODES: [&str; 4] = ["no_model", "unknown_model", "unknown_version", "
 /// One fact for the daemon loop.
 #[derive(Debug)]
 pub enum Event {
-    /// Samples were answered by the champion.
+    /// Samples that named no version were answered.
     Samples {
         /// Raw rows `[n, features]`.
         rows: Vec<f32>,
         /// What was answered, `[n, outputs]`.
         answers: Vec<f32>,
-        /// Their record ids.
-        ids: Vec<Ulid>,
         /// When they were taken.
         at: Timestamp,
+        /// Their records.
+        ids: Vec<Ulid>,
+        /// The model that answered.
+        by: Digest,
+        /// [`crate::decide::rollout::hash`] of their source.
+        source: u64,
     },
     /// A label is stored.
     Label {
@@ -54,6 +65,8 @@ pub enum Event {
     Worked(Box<Worked>),
     /// The link to the fleet asks.
     Link(Box<LinkAsk>),
+    /// This model answered something that is no number.
+    Unsound(Digest),
     /// A second has passed.
     Tick,
     /// Store everything and end.
@@ -61,7 +74,7 @@ pub enum Event {
 }
 
 /// What can be asked of the loop.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Question {
     /// Models, counts, work, trouble.
     Status,
@@ -79,6 +92,10 @@ pub enum Question {
     Lineage,
     /// What a retrain would be, were it ordered now.
     Plan(Strategy),
+    /// Records whose labels would decide a trial, oldest first.
+    LabelRequests(usize),
+    /// Why the model whose digest begins so was promoted or refused; none for the champion.
+    Explain(Option<String>),
 }
 
 /// What a person may command.
@@ -97,12 +114,28 @@ pub enum Command {
     },
     /// Serve the previous model again.
     RollBack,
+    /// Something about the candidate that waits or is tried.
+    Trial(rollout::Event),
     /// Judge this bundle and serve it if it passes; the first one ever serves at once.
     Offer {
         /// Bundle bytes.
         bytes: Vec<u8>,
         /// The same, read.
         model: Box<Model>,
+    },
+    /// An offer with the signature that came with it, by the door it came in.
+    Install {
+        /// Bundle bytes.
+        bytes: Vec<u8>,
+        /// Its DSSE envelope, JSON.
+        envelope: Option<Vec<u8>>,
+        /// Where it came in.
+        door: Door,
+    },
+    /// Remove model files nobody needs, or say which.
+    Collect {
+        /// Say only.
+        dry: bool,
     },
 }
 
@@ -141,6 +174,8 @@ pub struct Shared {
     pub recorder: RecorderHandle,
     /// Reads what is stored.
     pub reader: RecordReader,
+    /// Reads versions that are asked for by name.
+    pub models: ModelStore,
     /// The loop's queue.
     pub events: mpsc::Sender<Event>,
     /// Counts.
@@ -153,6 +188,12 @@ pub struct Shared {
     pub stored: Notify,
     /// How the link stands, for status.
     pub link: watch::Sender<Value>,
+    /// Windows of the readings that come in.
+    pub intake: Intake,
+    /// How the local broker stands, for status.
+    pub input: watch::Sender<Value>,
+    /// How each part shows that it moves.
+    pub pulses: Pulses,
     /// Who this device is to the fleet, if it has one.
     pub device: Option<DeviceId>,
     /// Where the agent lives, for status.
@@ -181,6 +222,8 @@ pub struct Answered {
     pub ids: Vec<Ulid>,
     /// Which adaptation of the champion answered the first row; 0 is the bare bundle.
     pub adaptation: i64,
+    /// Who answered.
+    pub by: (Digest, Role),
     /// Whether every row was accepted for storing.
     pub stored: bool,
 }
@@ -199,10 +242,37 @@ pub struct Origin<'a> {
 }
 
 impl Shared {
-    /// Answers `rows`, hands them to the recorder and, if it is the champion that answers, to the loop. Never blocks.
-    pub fn answer(self: &Arc<Self>, loaded: &Loaded, champion: bool, rows: Vec<f32>, origin: Origin<'_>) -> Answered {
-        let adapted = champion.then(|| self.slot.adapted(&loaded.digest)).flatten();
-        let (answers, adaptations) = loaded.answer_adapted(adapted.as_deref(), &rows);
+    /// Answers `rows`, hands them to the recorder and, unless a version was named, to the loop. Never blocks.
+    ///
+    /// `pinned` is the version that was named, which answers as its bundle says; otherwise the champion answers, by its mixture if it
+    /// has one, or the challenger of a canary.
+    pub fn answer(
+        self: &Arc<Self>,
+        serving: &Serving,
+        pinned: Option<&Loaded>,
+        rows: Vec<f32>,
+        origin: Origin<'_>,
+    ) -> Answered {
+        let _busy = self.pulses.answering();
+        let dealt = || serving.route(origin.source, origin.arrived_at);
+        let named = |loaded: &Loaded| {
+            if loaded.digest == serving.champion.digest { Role::Champion } else { Role::Pinned }
+        };
+        let (mut loaded, mut role) = pinned.map_or_else(dealt, |loaded| (loaded, named(loaded)));
+        let adapted = if pinned.is_none() { self.slot.adapted(&serving.champion.digest) } else { None };
+        let adapted = adapted.as_deref();
+        let mixture = adapted.filter(|_| role == Role::Champion);
+        let (mut answers, mut adaptations) = loaded.answer_adapted(mixture, &rows);
+        if role == Role::Challenger && answers.iter().any(|value| !value.is_finite()) {
+            // Nobody is given such an answer; the loop computes it again and ends the trial.
+            (loaded, role) = (&serving.champion, Role::Champion);
+            (answers, adaptations) = loaded.answer_adapted(adapted, &rows);
+        }
+        let sound = answers.iter().all(|value| value.is_finite());
+        if role == Role::Champion && !sound {
+            // The model falls back; a full queue is told by the next answer.
+            let _ = self.events.try_send(Event::Unsound(loaded.digest));
+        }
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);
         let at = origin.event_at.unwrap_or(origin.arrived_at);
@@ -226,9 +296,11 @@ impl Shared {
             recorded += i64::from(self.recorder.record(record).is_ok());
         }
         let count = i64::try_from(ids.len()).unwrap_or(i64::MAX);
-        let samples = || Event::Samples { rows, answers: answers.clone(), ids: ids.clone(), at };
-        let watched = champion && self.events.try_send(samples()).is_ok();
-        if champion && !watched {
+        let (by, source) = (loaded.digest, rollout::hash(origin.source));
+        let samples = || Event::Samples { rows, answers: answers.clone(), at, ids: ids.clone(), by, source };
+        let asked = role != Role::Pinned;
+        let watched = asked && sound && self.events.try_send(samples()).is_ok();
+        if asked && !watched {
             self.counters.unwatched.fetch_add(ids.len() as u64, Ordering::Relaxed);
         }
         self.counters.answered.fetch_add(ids.len() as u64, Ordering::Relaxed);
@@ -238,9 +310,23 @@ impl Shared {
         Answered {
             answers,
             ids,
+            by: (by, role),
             adaptation: adaptations.first().copied().unwrap_or(0),
             stored: recorded == count && recording,
         }
+    }
+
+    /// Loads a kept version that is asked for by name; none if it is not kept, or cannot be read.
+    pub fn load_pinned(&self, digest: &Digest) -> Option<Loaded> {
+        let serving = self.slot.serving()?;
+        if !serving.kept.contains(digest) {
+            return None;
+        }
+        let model = bundle::read(&self.models.get(digest).ok()?).ok()?;
+        let fits = model.schema() == serving.champion.model.schema();
+        let loaded = fits.then(|| Loaded { model: Arc::new(model), digest: *digest })?;
+        self.slot.pin(&loaded);
+        Some(loaded)
     }
 
     /// Asks the loop; `None` if it has ended.

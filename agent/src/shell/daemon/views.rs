@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::keeper::Keeper;
 use super::shared::Question;
-use super::{energy, plan};
+use super::{energy, explain, plan, trial};
 use crate::decide::cycle::Cycle;
 use crate::decide::watch::WatchView;
 use crate::decide::watch::columns::{ColumnView, Standing};
@@ -23,6 +23,8 @@ pub(super) fn answer(keeper: &Keeper, question: Question) -> Value {
         Question::Energy => energy::view(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Lineage => energy::lineage(keeper).unwrap_or_else(|error| failed(&error)),
         Question::Plan(strategy) => plan::view(keeper, strategy),
+        Question::LabelRequests(limit) => trial::label_requests(keeper, limit),
+        Question::Explain(model) => explain::view(keeper, model.as_deref()).unwrap_or_else(|error| failed(&error)),
         Question::Runs(limit) => runs(keeper, limit).unwrap_or_else(|error| failed(&error)),
     }
 }
@@ -40,7 +42,7 @@ fn status(keeper: &Keeper) -> Value {
     };
     let state = if serving.is_some() { "serving" } else { "no_model" };
     let Some(saved) = &keeper.saved else {
-        return json!({"state": state, "policy": policy, "control": control});
+        return json!({"state": state, "policy": policy, "control": control, "storage": keeper.storage_view()});
     };
     let (champion, previous, factory) = saved.cycle.models();
     let (samples, labels) = saved.cycle.counts();
@@ -50,13 +52,17 @@ fn status(keeper: &Keeper) -> Value {
         "champion": champion,
         "previous": previous,
         "factory": factory,
-        "signature": "unsigned",
+        "signature": keeper.gatehouse.champion.map_or("unsigned", |(standing, _)| standing.as_str()),
+        "trusted": keeper.gatehouse.champion.map(|(standing, _)| standing.sentence()),
+        "loading": keeper.loading_view(),
         "samples": samples,
         "labels": labels,
         "loss": loss(&saved.cycle),
         "trigger": saved.cycle.trigger(),
         "work": saved.cycle.orders().work,
+        "rollout": saved.cycle.rollout().view(keeper.warden.now()),
         "control": control,
+        "storage": keeper.storage_view(),
     });
     status["continual"] = keeper.heads_view();
     for (key, value) in keeper.budget_view() {
@@ -80,8 +86,8 @@ fn drift(cycle: &Cycle, keeper: &Keeper) -> Value {
         "samples": samples,
         "labels": labels,
         "run_length_rows": settings.run_length_rows,
-        "psi_threshold": settings.psi,
-        "share_threshold": settings.share,
+        "psi_threshold": settings.columns.psi,
+        "share_threshold": settings.columns.share,
         "features": features.iter().map(column).collect::<Vec<_>>(),
         "answers": answers.iter().map(column).collect::<Vec<_>>(),
         "answers_gathered": gathering,

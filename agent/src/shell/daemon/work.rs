@@ -1,4 +1,5 @@
 //! The work an order asks for: rows, snapshot, training, comparison. Runs on a thread of its own and ends with one event.
+use std::fs;
 use std::sync::Arc;
 
 use trainer_core::bundle;
@@ -11,14 +12,15 @@ use trainer_core::train::TrainSettings;
 
 use super::post::Post;
 use crate::decide::cycle::{Order, OrderTask, Reason};
-use crate::decide::gate::Evidence;
+use crate::decide::gate::{Evidence, Measures};
 use crate::decide::plan;
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::{compare, compare_served};
+use crate::shell::compare::{Timing, compare, compare_served, measure};
 use crate::shell::files::remove_durable;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
+use crate::shell::models::vetting::Vetting;
 use crate::shell::recorder::RecorderHandle;
 use crate::shell::store::{LabelledRow, NewRecord, RecordReader, StoreError};
 use crate::shell::trainer::frames::Checkpointing;
@@ -36,6 +38,7 @@ pub(super) struct Bench {
     pub(super) reader: RecordReader,
     pub(super) recorder: RecorderHandle,
     pub(super) trainer: Trainer,
+    pub(super) vetting: Vetting,
     pub(super) settings: TrainSettings,
     /// What a training may take.
     pub(super) limits: Limits,
@@ -60,6 +63,7 @@ pub struct Worked {
 pub(super) struct Done {
     pub(super) candidate: Digest,
     pub(super) evidence: Evidence,
+    pub(super) measures: Measures,
     /// Newest rows, oldest first.
     pub(super) recent: BaselineRows,
     pub(super) snapshot: Option<Digest>,
@@ -129,6 +133,7 @@ impl Bench {
         let newest = self.reader.newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
         let first = newest.first().map_or(self.from_ordinal, |row| row.ordinal);
         let served = served_of(&schema, &newest);
+        let segments: Vec<_> = fitting(&schema, &newest).map(|row| row.segment.clone()).collect();
         let newest = rows_of(&schema, &newest);
         let held = usize::try_from(wanted.holdout).unwrap_or(usize::MAX).min(newest.len());
         let holdout = newest.slice(newest.len() - held..newest.len());
@@ -137,7 +142,12 @@ impl Bench {
         }
         let mut cost = Cost::default();
         let (candidate, digest, snapshot) = match self.order.task {
-            OrderTask::Judge { candidate } => (read(&self.models.get(&candidate)?, candidate)?, candidate, None),
+            OrderTask::Judge { candidate } => {
+                let bytes = self.models.get(&candidate)?;
+                // Before this process loads it: it came from outside.
+                self.vetting.vet(&bytes).map_err(undone)?;
+                (read(&bytes, candidate)?, candidate, None)
+            }
             OrderTask::Restore => {
                 let best = self.best_of_before(&champion, &holdout)?;
                 let digest = best.digest;
@@ -176,7 +186,13 @@ impl Bench {
         } else {
             compare(&rival.model, &candidate.model, &holdout)
         };
-        Ok(Done { candidate: digest, evidence, recent: self.recent(&schema)?, snapshot, cost })
+        let segments = &segments[segments.len() - holdout.len()..];
+        let bytes = |digest: Digest| fs::metadata(self.models.path(&digest)).map(|file| file.len()).ok();
+        let measures = Measures {
+            bytes: bytes(rival.digest).zip(bytes(digest)),
+            ..measure(&rival.model, &candidate.model, &holdout, segments, Timing::Taken)
+        };
+        Ok(Done { candidate: digest, evidence, measures, recent: self.recent(&schema)?, snapshot, cost })
     }
 
     /// History and the new rows, in time order; the newest ones, held out, are kept back unless there is nothing left to prove.
@@ -241,6 +257,8 @@ impl Bench {
         runs::record(&self.snapshots, snapshot, Some(self.order.parent), Some(self.order.run), &finished)?;
         cost.work_mac = finished.work_mac;
         let digest = self.models.put(&finished.bundle)?;
+        // Here, so that the loop need not wait for it when it serves.
+        self.vetting.vet(&finished.bundle).map_err(undone)?;
         self.post.wrote(finished.bundle.len() as u64);
         read(&finished.bundle, digest)
     }
@@ -280,23 +298,22 @@ fn read(bytes: &[u8], digest: Digest) -> Result<Loaded, Undone> {
 /// What was answered to the rows that [`rows_of`] keeps, `[rows, outputs]`.
 fn served_of(schema: &Schema, labelled: &[LabelledRow]) -> Vec<f32> {
     let wrong = f32::NAN;
-    let kept = labelled.iter().filter(|row| fits(schema, row));
-    kept.flat_map(|row| {
-        let whole = row.output.len() == schema.outputs();
-        if whole { row.output.clone() } else { vec![wrong; schema.outputs()] }
-    })
-    .collect()
-}
-
-fn fits(schema: &Schema, row: &LabelledRow) -> bool {
-    row.features.len() == schema.features.len() && row.truth.len() == schema.truths()
+    fitting(schema, labelled)
+        .flat_map(|row| {
+            let whole = row.output.len() == schema.outputs();
+            if whole { row.output.clone() } else { vec![wrong; schema.outputs()] }
+        })
+        .collect()
 }
 
 /// Labelled rows that fit the schema; a model of another one may have answered long ago.
 pub(super) fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
     let mut rows = Rows::empty(schema.features.len(), schema.truths());
-    for row in labelled.iter().filter(|row| fits(schema, row)) {
-        rows.push(&row.features, &row.truth);
-    }
+    fitting(schema, labelled).for_each(|row| rows.push(&row.features, &row.truth));
     rows
+}
+
+fn fitting<'a>(schema: &'a Schema, labelled: &'a [LabelledRow]) -> impl Iterator<Item = &'a LabelledRow> {
+    let fits = |row: &&LabelledRow| row.features.len() == schema.features.len() && row.truth.len() == schema.truths();
+    labelled.iter().filter(fits)
 }

@@ -112,20 +112,25 @@ pub fn parse_label(line: &[u8]) -> Result<Label, SampleError> {
         expected: "the 26-character record id of an answer".to_owned(),
         found: shown(&Value::from(id)),
     })?;
-    let label = match object.get("label") {
-        None | Some(Value::Null) => return Err(absent("label")),
-        Some(Value::String(text)) => LabelValue::Text(text.clone()),
-        Some(Value::Bool(value)) => LabelValue::Text(value.to_string()),
-        Some(Value::Number(number)) => LabelValue::Number(number.as_f64().unwrap_or(f64::NAN)),
+    let label = parse_label_value(&object)?;
+    let found = time(&object, "time")?.map_or_else(|| time(&object, "ts"), |time| Ok(Some(time)))?;
+    Ok(Label { record_id, label, source: text(&object, "source")?, time: found })
+}
+
+/// The truth under `label`.
+pub(in crate::shell) fn parse_label_value(object: &Map<String, Value>) -> Result<LabelValue, SampleError> {
+    match object.get("label") {
+        None | Some(Value::Null) => Err(absent("label")),
+        Some(Value::String(text)) => Ok(LabelValue::Text(text.clone())),
+        Some(Value::Bool(value)) => Ok(LabelValue::Text(value.to_string())),
+        Some(Value::Number(number)) => Ok(LabelValue::Number(number.as_f64().unwrap_or(f64::NAN))),
         Some(Value::Array(values)) => {
             let numbers =
                 values.iter().map(|value| value.as_f64().ok_or_else(|| wrong_type("label", "a number", value)));
-            LabelValue::Numbers(numbers.collect::<Result<_, _>>()?)
+            Ok(LabelValue::Numbers(numbers.collect::<Result<_, _>>()?))
         }
-        Some(other @ Value::Object(_)) => return Err(wrong_type("label", "a class, a number or an array", other)),
-    };
-    let found = time(&object, "time")?.map_or_else(|| time(&object, "ts"), |time| Ok(Some(time)))?;
-    Ok(Label { record_id, label, source: text(&object, "source")?, time: found })
+        Some(other @ Value::Object(_)) => Err(wrong_type("label", "a class, a number or an array", other)),
+    }
 }
 
 /// One row from values by feature name: every feature must be there, null stands for a missing value.

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::settings::MqttSettings;
+use crate::shell::systemd::credential;
 
 /// Messages in flight; below the 20 that mosquitto grants.
 pub(super) const WINDOW: usize = 16;
@@ -34,8 +35,8 @@ pub(super) const WINDOW: usize = 16;
 const PACKET_IDS: u16 = 64;
 /// Requests that may wait for the polling task: a window, the subscription, and what needs no acknowledgement.
 const REQUESTS: usize = 4 * WINDOW;
-/// Events that may wait for the link.
-const HEARD: usize = 256;
+/// Events that may wait for the link: chunks of a bundle are 128 KiB each.
+const HEARD: usize = 32;
 /// The client's own limit for reaching the broker, with name resolution and TLS.
 const CONNECT_S: u64 = 10;
 /// A session outlives its connection by this, beyond the will's delay: a will is sent at the latest when its session ends.
@@ -49,6 +50,14 @@ pub(super) struct Message {
     pub(super) delivery: fleet_protocol::topics::Delivery,
     pub(super) schema: &'static str,
     pub(super) expires_s: Option<u32>,
+    pub(super) content: Content,
+}
+
+/// How a payload is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Json,
+    Cbor,
 }
 
 /// Names a message until it is acknowledged; the caller's own.
@@ -189,8 +198,9 @@ fn client_config(settings: &MqttSettings) -> Result<ClientConfig, TlsError> {
     })
 }
 
+/// A relative path is looked for among the credentials of the service first (`LoadCredential=` of its unit).
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { path: path.display().to_string(), source })
+    fs::read(credential(path)).map_err(|source| TlsError::Read { path: path.display().to_string(), source })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -246,10 +256,13 @@ impl Connection {
             Delivery::Retained => (QoS::AtLeastOnce, true),
         };
         let properties = PublishProperties {
-            payload_format_indicator: Some(1),
+            payload_format_indicator: Some(u8::from(message.content == Content::Json)),
             message_expiry_interval: message.expires_s,
             user_properties: vec![("schema".to_owned(), message.schema.to_owned())],
-            content_type: Some("application/json".to_owned()),
+            content_type: Some(match message.content {
+                Content::Json => "application/json".to_owned(),
+                Content::Cbor => "application/cbor".to_owned(),
+            }),
             ..PublishProperties::default()
         };
         let payload = message.payload.clone();

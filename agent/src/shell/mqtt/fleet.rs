@@ -12,8 +12,7 @@ use super::connection::{Dial, TlsError};
 use super::link::Running;
 use super::reports::Reports;
 use super::settings::MqttSettings;
-use super::tasks;
-use crate::config::Config;
+use super::standing::Standing;
 use crate::decide::link::LinkRules;
 use crate::shell::daemon::{Event, LinkAsk, Shared};
 use crate::shell::models::ModelStore;
@@ -37,6 +36,7 @@ pub struct Fleet {
     pub(super) settings: MqttSettings,
     pub(super) rules: LinkRules,
     pub(super) reports: Reports,
+    pub(super) standing: Standing,
 }
 
 impl Fleet {
@@ -44,14 +44,14 @@ impl Fleet {
     ///
     /// # Errors
     /// [`FleetError`].
-    pub fn new(config: &Config) -> Result<Option<Self>, FleetError> {
-        let settings = config.mqtt.clone();
+    pub fn new(standing: Standing) -> Result<Option<Self>, FleetError> {
+        let settings = standing.config().mqtt.clone();
         if !settings.is_on() {
             return Ok(None);
         }
         let broker = settings.broker.parse().map_err(|_| FleetError::Setting("broker"))?;
         let device: DeviceId = settings.device.parse().map_err(|_| FleetError::Setting("device"))?;
-        let keys = settings.keys().map_err(|_| FleetError::Setting("trust"))?;
+        let keys = standing.keys().map_err(|_| FleetError::Setting("trust"))?;
         let keep_alive = Duration::from_secs(settings.keep_alive_s);
         let rules = LinkRules {
             retry_first: Duration::from_secs(1),
@@ -63,8 +63,8 @@ impl Fleet {
             seed: u64::try_from(Ulid::generate().random() & u128::from(u64::MAX)).unwrap_or_default(),
         };
         let dial = Dial::new(broker, &settings)?;
-        let reports = Reports::new(device.clone(), config, &keys);
-        Ok(Some(Self { dial, device, keys, settings, rules, reports }))
+        let reports = Reports::new(device.clone(), &standing, &keys);
+        Ok(Some(Self { dial, device, keys, settings, rules, reports, standing }))
     }
 
     /// Who this device is to the fleet.
@@ -82,10 +82,7 @@ impl Fleet {
                 return;
             }
             let Ok((row, unfinished)) = begun.await else { return };
-            for task in unfinished {
-                tasks::start(&shared, &models, task);
-            }
-            Running::new(self, shared, models, row).run(stop).await;
+            Box::pin(Running::new(self, shared, models, row).run(unfinished, stop)).await;
         })
     }
 }

@@ -6,22 +6,23 @@ use std::time::Duration;
 
 use fleet_protocol::names::Micros;
 use fleet_protocol::report::Presence;
-use fleet_protocol::topics::command_filter;
+use fleet_protocol::topics::{ROOT, device_filters};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use ulid::Ulid;
 
 use super::connection::{self, Connection, Heard, Message, Refused, Token, WINDOW};
+use super::export::Export;
 use super::fleet::Fleet;
-use super::orders::{self, Burst};
+use super::inbox::Transfer;
+use super::orders::Burst;
 use super::payload;
-use super::tasks;
 use super::view::LinkView;
 use crate::decide::link::{Link, LinkEvent, LinkOrder};
 use crate::decide::outbox::Outbox;
 use crate::decide::time::Uptime;
 use crate::shell::clock;
-use crate::shell::daemon::{Answer, Event, LinkAsk, News, Shared};
+use crate::shell::daemon::{Event, LinkAsk, News, Shared, Task};
 use crate::shell::models::ModelStore;
 use crate::shell::store::LinkRow;
 
@@ -37,13 +38,10 @@ const GOODBYE: Duration = Duration::from_millis(400);
 const URGENT_MAX: usize = 1_024;
 /// Room for topic and properties in a packet.
 const ENVELOPE_BYTES: usize = 1_024;
-/// Between two events about refused signatures: a stranger must not fill the disk with them.
-const TURNED_AWAY: Duration = Duration::from_secs(10);
-
 pub(super) struct Running {
-    fleet: Fleet,
-    shared: Arc<Shared>,
-    models: ModelStore,
+    pub(super) fleet: Fleet,
+    pub(super) shared: Arc<Shared>,
+    pub(super) models: ModelStore,
     link: Link,
     outbox: Outbox,
     boot: u64,
@@ -57,22 +55,32 @@ pub(super) struct Running {
     /// The newest change of a command that was read.
     version: i64,
     /// Whether the disk may hold more than was read.
-    more: bool,
+    pub(super) more: bool,
     /// Acknowledged since the disk was told.
     taken: u32,
     parked: Vec<(i64, u8)>,
-    burst: Burst,
+    pub(super) burst: Burst,
+    /// A bundle on its way in.
+    pub(super) incoming: Option<Transfer>,
+    /// Records on their way out.
+    pub(super) export: Option<Export>,
+    /// The agent ends once the broker knows that it will.
+    pub(super) restarts_at: Option<Instant>,
     begun: Instant,
     tick_at: Instant,
     survey_at: Instant,
-    turned_away_at: Option<Instant>,
-    view: LinkView,
+    pub(super) turned_away_at: Option<Instant>,
+    pub(super) view: LinkView,
 }
 
 /// The token of what needs no answer to its acknowledgement; positions begin at 1.
 const URGENT: Token = 0;
 /// The token of the goodbye.
 const OFFLINE: Token = Token::MAX;
+/// The token of a batch of records.
+const BATCH: Token = Token::MAX - 1;
+/// The token of what other systems read: refused, it is a matter of the broker's rules and nothing waits for it.
+const NEIGHBOUR: Token = Token::MAX - 2;
 
 impl Running {
     /// A link that goes on where `row` says.
@@ -96,6 +104,9 @@ impl Running {
             taken: 0,
             parked: Vec::new(),
             burst: Burst::default(),
+            incoming: None,
+            export: None,
+            restarts_at: None,
             begun: now,
             tick_at: now,
             survey_at: now,
@@ -105,8 +116,12 @@ impl Running {
     }
 
     /// Runs until `stop` says so, then says goodbye.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(mut self, unfinished: Vec<Task>, mut stop: watch::Receiver<bool>) {
+        for task in unfinished {
+            self.begin_task(task).await;
+        }
         loop {
+            self.shared.pulses.link.turn();
             let wake = self.burst.ends().map_or(self.tick_at, |ends| ends.min(self.tick_at));
             tokio::select! {
                 heard = connection::next(&mut self.connection) => self.heard(heard).await,
@@ -140,6 +155,9 @@ impl Running {
             }
             LinkOrder::Drop => {
                 self.connection = None;
+                if let Some(export) = &mut self.export {
+                    export.is_sent = false;
+                }
                 self.outbox.connection_lost();
                 self.urgent.clear();
             }
@@ -159,6 +177,7 @@ impl Running {
             return;
         }
         self.step(LinkEvent::Tick);
+        self.follow_tasks(now).await;
         self.tick_at = now + TICK[usize::from(!matches!(self.link, Link::Online { .. }))];
         if self.survey_at <= now {
             self.survey_at = now + SURVEY;
@@ -184,9 +203,17 @@ impl Running {
                     self.alarm("the broker grants no subscription to this device's commands: check its access rules");
                 }
             }
-            Heard::Taken(URGENT) | Heard::Alive => {}
+            Heard::Taken(URGENT | NEIGHBOUR) | Heard::Alive => {}
+            Heard::Taken(BATCH) => self.batch_taken().await,
+            Heard::Refused(NEIGHBOUR, Refused { code, .. }) => {
+                self.alarm(&format!(
+                    "the broker refuses what other systems shall read with code {code:#04x}: allow it, or switch it off"
+                ));
+            }
             Heard::Taken(position) => self.settle(position),
-            Heard::Refused(position, Refused { code, for_good: true }) if position != URGENT => {
+            Heard::Refused(position, Refused { code, for_good: true })
+                if position < NEIGHBOUR && position != URGENT =>
+            {
                 self.park(position, code);
             }
             Heard::Refused(_, Refused { code, .. }) => {
@@ -224,59 +251,20 @@ impl Running {
         (self.view.reason, self.view.alarm) = (None, None);
         self.packet_bytes_max = packet_bytes_max;
         (self.version, self.more) = (0, true);
-        let filter = command_filter(&self.fleet.device);
-        if !self.connection.as_ref().is_some_and(|connection| connection.subscribe(filter)) {
-            return self.lost("the client takes no subscription");
+        for filter in device_filters(&self.fleet.device, &self.groups()) {
+            if !self.connection.as_ref().is_some_and(|connection| connection.subscribe(filter)) {
+                return self.lost("the client takes no subscription");
+            }
         }
         let online = self.presence(Presence::Online);
         let mut messages = vec![online];
-        messages.extend(self.fleet.reports.all(&self.shared, Instant::now()).await);
+        let Fleet { reports, standing, .. } = &mut self.fleet;
+        messages.extend(reports.all(&self.shared, standing, Instant::now()).await);
         self.urge(messages);
+        self.tell_progress().await;
     }
 
-    async fn message(&mut self, topic: &str, payload: &[u8]) {
-        match orders::check(topic, payload, &self.fleet.device, &self.fleet.keys) {
-            None => {}
-            Some(Ok(signed)) => self.burst.add(signed, Instant::now()),
-            Some(Err(turned)) => {
-                self.view.turned_away += 1;
-                let now = Instant::now();
-                if turned.signature && self.turned_away_at.is_none_or(|at| at + TURNED_AWAY <= now) {
-                    self.turned_away_at = Some(now);
-                    let status = serde_json::to_value(&turned.status).unwrap_or_default();
-                    let reason = status["reason"].as_str().unwrap_or_default().to_owned();
-                    let ask = LinkAsk::TurnedAway { topic: topic.to_owned(), key_ids: turned.key_ids, reason };
-                    let _ = self.shared.events.send(Event::Link(Box::new(ask))).await;
-                }
-                // A stranger's message under the name of a known command must not hide how that stands.
-                let id = turned.status.id;
-                let known = self.ask(|reply| LinkAsk::Known { id, reply }).await.flatten();
-                let status = known.as_deref().unwrap_or(&turned.status);
-                self.urge(vec![payload::status(&self.fleet.device, status)]);
-            }
-        }
-    }
-
-    /// Hands the commands of a burst to the loop, by their counters.
-    async fn carry_out(&mut self) {
-        for signed in self.burst.take() {
-            let recorder = self.shared.recorder.clone();
-            // What was answered a moment ago counts for a new baseline; a disk that refuses is told of in the status.
-            let _ = tokio::task::spawn_blocking(move || drop(recorder.flush())).await;
-            match self.ask(|reply| LinkAsk::Order(Box::new(signed), reply)).await.flatten() {
-                None => {}
-                Some(Answer::Says(status)) => self.urge(vec![payload::status(&self.fleet.device, &status)]),
-                Some(Answer::Stored(task)) => {
-                    self.more = true;
-                    if let Some(task) = task {
-                        tasks::start(&self.shared, &self.models, task);
-                    }
-                }
-            }
-        }
-    }
-
-    fn urge(&mut self, messages: Vec<Message>) {
+    pub(super) fn urge(&mut self, messages: Vec<Message>) {
         for message in messages {
             if self.urgent.len() < URGENT_MAX {
                 self.urgent.push_back(message);
@@ -295,19 +283,24 @@ impl Running {
                 return;
             }
             let (token, message) = if let Some(message) = self.urgent.pop_front() {
-                (URGENT, message)
+                (if message.topic.starts_with(ROOT) { URGENT } else { NEIGHBOUR }, message)
             } else if let Some(position) = self.outbox.send_next() {
                 let Some(message) = self.messages.get(&position) else {
                     self.settle(position);
                     continue;
                 };
                 (position.cast_unsigned(), message.clone())
+            } else if let Some(export) = self.export.as_mut().filter(|export| !export.is_sent)
+                && let Some((message, _)) = &export.waiting
+            {
+                export.is_sent = true;
+                (BATCH, message.clone())
             } else {
                 return;
             };
             if message.payload.len() + message.topic.len() + ENVELOPE_BYTES > self.packet_bytes_max {
                 // The client would end the connection over it, for ever.
-                if token != URGENT {
+                if token < NEIGHBOUR && token != URGENT {
                     self.park(token, 0x95);
                 }
                 continue;
@@ -364,7 +357,7 @@ impl Running {
         }
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> LinkAsk) -> Option<T> {
+    pub(super) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> LinkAsk) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.shared.events.send(Event::Link(Box::new(question(reply)))).await.ok()?;
         answer.await.ok()
@@ -376,11 +369,14 @@ impl Running {
         if let Some(connection) = self.connection.as_mut().filter(|_| matches!(self.link, Link::Online { .. }))
             && connection.publish(OFFLINE, &offline)
         {
+            if let Some(health) = self.fleet.reports.health(false) {
+                let _ = connection.publish(NEIGHBOUR, &health);
+            }
             let arrived = async {
                 loop {
                     match connection.next().await {
                         Heard::Taken(OFFLINE) | Heard::Lost(_) => break,
-                        Heard::Taken(position) if position != URGENT => {
+                        Heard::Taken(position) if position < NEIGHBOUR && position != URGENT => {
                             self.outbox.settle(position.cast_signed());
                         }
                         _ => {}

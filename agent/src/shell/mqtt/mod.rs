@@ -11,16 +11,25 @@
 //! has acknowledged it, and every connection is a new session with a new loop, so that nothing of an old one can be lost,
 //! repeated in another order or stuck.
 mod connection;
+mod export;
 mod fleet;
+mod inbox;
+mod incoming;
 mod link;
+mod neighbours;
 mod orders;
 mod payload;
+mod probe;
 mod reports;
 mod settings;
+mod standing;
 mod tasks;
 mod view;
 
 pub use connection::TlsError;
 pub use fleet::{Fleet, FleetError};
+pub(crate) use incoming::installed;
 pub use orders::Signed;
+pub use probe::{Denied, ProbeError, probe};
 pub use settings::{MqttSettings, TrustSettings};
+pub use standing::Standing;

@@ -16,7 +16,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use ulid::Ulid;
 
-use super::connection::Message;
+use super::connection::{Content, Message};
+use super::standing::Standing;
 use crate::shell::store::StoredReport;
 
 /// Seconds a broker keeps the status of a command: a week.
@@ -30,6 +31,7 @@ pub(super) fn message(topic: &Topic, payload: &impl Serialize) -> Message {
         delivery: topic.delivery(),
         schema: topic.schema(),
         expires_s: matches!(topic, Topic::CommandStatus { .. }).then_some(STATUS_EXPIRES_S),
+        content: Content::Json,
     }
 }
 
@@ -55,6 +57,7 @@ pub(super) fn birth(device: &DeviceId, facts: BirthFacts, ts: Micros) -> Message
             extra: Extra::new(),
         },
         key_ids: facts.key_ids,
+        groups: facts.groups,
         device_key: None,
         ts,
         extra: Extra::new(),
@@ -68,13 +71,18 @@ pub(super) struct BirthFacts {
     pub(super) commands: Vec<String>,
     pub(super) storage_bytes_max: u64,
     pub(super) key_ids: Vec<fleet_protocol::keys::KeyId>,
+    pub(super) groups: Vec<Name>,
 }
 
-/// The settings in force; they come from files alone.
-pub(super) fn reported(device: &DeviceId, config: &Map<String, Value>, ts: Micros) -> Message {
+/// The settings in force, and what has become of those the fleet wants.
+pub(super) fn reported(device: &DeviceId, standing: &Standing, ts: Micros) -> Message {
     let topic = Topic::Reported { device: device.clone() };
-    let config = config.clone();
-    message(&topic, &Reported { desired_rev: 0, applied_rev: 0, errors: Vec::new(), config, ts, extra: Extra::new() })
+    let (desired_rev, applied_rev, errors, restart) = standing.told();
+    let config = match serde_json::to_value(standing.config()) {
+        Ok(Value::Object(config)) => config,
+        _ => Map::new(),
+    };
+    message(&topic, &Reported { desired_rev, applied_rev, errors, restart, config, ts, extra: Extra::new() })
 }
 
 /// How a command stands.

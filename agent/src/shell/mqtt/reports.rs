@@ -5,20 +5,23 @@ use fleet_protocol::keys::KeySet;
 use fleet_protocol::names::{DeviceId, Digest, Micros, Name};
 use fleet_protocol::report::{ModelReport, Phase};
 use fleet_protocol::topics::Topic;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::connection::Message;
+use super::neighbours;
 use super::payload::{self, BirthFacts};
+use super::standing::Standing;
 use super::view::LinkView;
-use crate::config::Config;
 use crate::shell::clock;
 use crate::shell::daemon::{Question, SUPPORTED, Shared};
 
 /// What was told, so that only news is.
 pub(super) struct Reports {
     device: DeviceId,
-    config: Map<String, Value>,
+    groups: Vec<Name>,
+    home_assistant: bool,
+    thin_edge: bool,
     key_ids: Vec<fleet_protocol::keys::KeyId>,
     storage_bytes_max: u64,
     look_every: Duration,
@@ -34,36 +37,61 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub(super) fn new(device: DeviceId, config: &Config, keys: &KeySet) -> Self {
-        let Ok(Value::Object(shown)) = serde_json::to_value(config) else { unreachable!("settings are an object") };
-        Self {
+    pub(super) fn new(device: DeviceId, standing: &Standing, keys: &KeySet) -> Self {
+        let mut reports = Self {
             device,
-            config: shown,
-            key_ids: keys.iter().map(|(id, _)| id.clone()).collect(),
-            storage_bytes_max: config.records.keep_bytes,
-            look_every: Duration::from_secs(config.mqtt.report_s),
-            metrics_every: (config.mqtt.metrics_s > 0).then(|| Duration::from_secs(config.mqtt.metrics_s)),
+            groups: Vec::new(),
+            key_ids: Vec::new(),
+            storage_bytes_max: 0,
+            home_assistant: false,
+            thin_edge: false,
+            look_every: Duration::default(),
+            metrics_every: None,
             look_at: None,
             metrics_at: None,
             phase: None,
             told: [Value::Null, Value::Null],
             seq: 0,
-        }
+        };
+        reports.follow(standing, keys);
+        reports
     }
 
-    /// Everything, for a connection that has just begun.
-    pub(super) async fn all(&mut self, shared: &Shared, now: Instant) -> Vec<Message> {
+    /// Takes over settings that have changed.
+    pub(super) fn follow(&mut self, standing: &Standing, keys: &KeySet) {
+        let config = standing.config();
+        self.groups = config.mqtt.groups.iter().filter_map(|group| group.parse().ok()).collect();
+        self.key_ids = keys.iter().map(|(id, _)| id.clone()).collect();
+        self.storage_bytes_max = config.records.keep_bytes;
+        (self.home_assistant, self.thin_edge) = (config.mqtt.home_assistant, config.mqtt.thin_edge);
+        self.look_every = Duration::from_secs(config.mqtt.report_s);
+        self.metrics_every = (config.mqtt.metrics_s > 0).then(|| Duration::from_secs(config.mqtt.metrics_s));
+    }
+
+    /// Who this device is and what it runs with.
+    pub(super) fn identity(&self, shared: &Shared, standing: &Standing) -> Vec<Message> {
         let ts = Micros(clock::now().0);
         let schema = shared.slot.serving().map(|serving| serving.champion.model.schema().clone());
         let features = schema.and_then(|schema| serde_json::to_vec(&schema).ok()).map(|bytes| Digest::of(&bytes));
         let commands = SUPPORTED.iter().map(|name| (*name).to_owned()).collect();
-        let facts =
-            BirthFacts { features, commands, storage_bytes_max: self.storage_bytes_max, key_ids: self.key_ids.clone() };
-        let mut messages =
-            vec![payload::birth(&self.device, facts, ts), payload::reported(&self.device, &self.config, ts)];
+        let (storage_bytes_max, key_ids, groups) = (self.storage_bytes_max, self.key_ids.clone(), self.groups.clone());
+        let facts = BirthFacts { features, commands, storage_bytes_max, key_ids, groups };
+        vec![payload::birth(&self.device, facts, ts), payload::reported(&self.device, standing, ts)]
+    }
+
+    /// Everything, for a connection that has just begun.
+    pub(super) async fn all(&mut self, shared: &Shared, standing: &Standing, now: Instant) -> Vec<Message> {
+        let mut messages = self.identity(shared, standing);
+        messages.extend(self.home_assistant.then(|| neighbours::home_assistant(&self.device)));
+        messages.extend(self.health(true));
         self.told = [Value::Null, Value::Null];
         messages.extend(self.look(shared, now).await);
         messages
+    }
+
+    /// The health of this agent for thin-edge.io, if it is wanted.
+    pub(super) fn health(&self, up: bool) -> Option<Message> {
+        self.thin_edge.then(|| neighbours::thin_edge(up, std::process::id(), Micros(clock::now().0)))
     }
 
     /// What has changed since it was told, and metrics when it is time for them.

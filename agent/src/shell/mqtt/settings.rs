@@ -5,8 +5,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fleet_protocol::broker::Broker;
 use fleet_protocol::keys::{KeySet, Role};
-use fleet_protocol::names::DeviceId;
+use fleet_protocol::names::{DeviceId, Name};
 use serde::{Deserialize, Serialize};
+
+/// Most groups of one device: each is a subscription.
+const GROUPS_MAX: usize = 16;
 
 /// The link to the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,11 +25,14 @@ pub struct MqttSettings {
     /// This device's certificate, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_file: Option<PathBuf>,
-    /// Its private key, PEM.
+    /// Its private key, PEM. A relative path of any of the three is looked for in `$CREDENTIALS_DIRECTORY` first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
     /// Whose commands are carried out; default nobody's.
     pub trust: Vec<TrustSettings>,
+    /// Groups this device belongs to: whose notices it takes, and with whose waves it goes. At most 16, each 1 to 64 of a-z,
+    /// 0-9, `_` and `-`. Default none.
+    pub groups: Vec<String>,
     /// Seconds between two signs of life on a quiet link; a dead one is noticed after two. Range 5 to 3,600, default 30.
     pub keep_alive_s: u64,
     /// Seconds the broker waits before it tells that we are gone. Range 0 to 3,600, default 2.
@@ -40,6 +46,10 @@ pub struct MqttSettings {
     pub report_s: u64,
     /// Seconds between two metrics messages. Range 0 (none) to 86,400, default 60.
     pub metrics_s: u64,
+    /// Whether Home Assistant shall find this device (`homeassistant/device/<device>/config`). Default no.
+    pub home_assistant: bool,
+    /// Whether the health of this agent is told to thin-edge.io (`te/device/main/service/hone/status/health`). Default no.
+    pub thin_edge: bool,
 }
 
 /// One key whose signature counts.
@@ -61,12 +71,15 @@ impl Default for MqttSettings {
             certificate_file: None,
             key_file: None,
             trust: Vec::new(),
+            groups: Vec::new(),
             keep_alive_s: 30,
             will_delay_s: 2,
             retry_max_s: 120,
             outbox_bytes_max: 8 << 20,
             report_s: 30,
             metrics_s: 60,
+            home_assistant: false,
+            thin_edge: false,
         }
     }
 }
@@ -120,6 +133,11 @@ impl MqttSettings {
                 self.keys()
                     .err()
                     .map(|reason| ("trust", reason, "public keys as `hone-fleet keygen` prints them".to_owned()))
+            })
+            .or_else(|| {
+                let wrong = self.groups.iter().find(|group| group.parse::<Name>().is_err()).cloned();
+                let wrong = wrong.or_else(|| (self.groups.len() > GROUPS_MAX).then(|| self.groups.len().to_string()));
+                wrong.map(|wrong| ("groups", wrong, "at most 16 names of a-z, 0-9, `_` and `-`".to_owned()))
             })
             .or_else(|| within("keep_alive_s", self.keep_alive_s, 5, 3_600))
             .or_else(|| within("will_delay_s", self.will_delay_s.into(), 0, 3_600))

@@ -30,6 +30,8 @@ pub(super) fn start(shared: &Arc<Shared>, models: &ModelStore, task: Task) {
         let outcome = match kind {
             TaskKind::Labels(labels) => push(&shared, labels).await,
             TaskKind::Selftest => selftest(&shared, models).await,
+            // These are the link's own.
+            TaskKind::Install { .. } | TaskKind::Export { .. } | TaskKind::Restart => return,
         };
         // The loop ends before its queue only when the agent stops; the task is begun again at the next start.
         let _ = shared.events.send(Event::Link(Box::new(LinkAsk::Ended { id, outcome }))).await;

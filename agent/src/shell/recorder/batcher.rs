@@ -2,6 +2,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{Message, RecorderSettings, RecorderState, Shared};
 use crate::decide::time::Timestamp;
-use crate::shell::store::{LabelOutcome, NewLabel, NewRecord, RecordWriter, StoreError};
+use crate::shell::store::{LabelOutcome, NewLabel, NewRecord, RecordWriter, Retention, Retired, StoreError};
 
 /// When the open group must be closed, told by arrival times alone: the wall clock is not read, and a jump of it, either
 /// way, closes the group early instead of never.
@@ -46,13 +47,15 @@ fn after(at: Timestamp, wait_ms: u32) -> Timestamp {
 pub(super) struct Batcher {
     writer: RecordWriter,
     settings: RecorderSettings,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     records: VecDeque<NewRecord>,
     labels: Vec<NewLabel>,
     replies: Vec<oneshot::Sender<LabelOutcome>>,
     deadline: Option<Deadline>,
     /// Why the disk refused the last time; while set, `records` are held and the deadline is that of the next try.
     refused: Option<String>,
+    /// What may be kept, once it was said.
+    retention: Option<Retention>,
 }
 
 impl Batcher {
@@ -66,6 +69,7 @@ impl Batcher {
             replies: Vec::new(),
             deadline: None,
             refused: None,
+            retention: None,
         }
     }
 
@@ -78,6 +82,7 @@ impl Batcher {
             });
             match next {
                 Ok(message) => {
+                    self.shared.taken.fetch_add(u64::from(message.is_counted()), Ordering::Relaxed);
                     if self.handle(message).is_break() {
                         break;
                     }
@@ -90,8 +95,10 @@ impl Batcher {
         self.give_up(0);
     }
 
-    fn handle(&mut self, message: Message) -> ControlFlow<()> {
+    pub(super) fn handle(&mut self, message: Message) -> ControlFlow<()> {
+        self.shared.turns.fetch_add(1, Ordering::Relaxed);
         match message {
+            Message::Beat => {}
             Message::Record(record) => {
                 let at = record.arrived_at;
                 self.records.push_back(record);
@@ -112,8 +119,9 @@ impl Batcher {
                 self.close();
                 let _ = reply.send(self.shared.status());
             }
-            Message::Retire(keep_bytes, reply) => {
-                let _ = reply.send(self.writer.retire(keep_bytes));
+            Message::Retain(retention, reply) => {
+                self.retention = Some(retention);
+                let _ = reply.send(self.retain(&retention));
                 // There may be room now.
                 if self.refused.is_some() {
                     self.close();
@@ -140,12 +148,13 @@ impl Batcher {
     }
 
     /// Commits the open group, or what is held.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         let latest = self.deadline.take().map(|deadline| deadline.latest);
         if self.records.is_empty() && self.labels.is_empty() {
             return;
         }
-        let first_seq = self.writer.next_seq();
+        let (first_seq, partitions) = (self.writer.next_seq(), self.writer.partitions());
+        let recorded_bytes: u64 = self.records.iter().map(NewRecord::bytes).sum();
         let mut result = self.writer.commit(self.records.make_contiguous(), &self.labels);
         if result.as_ref().is_err_and(StoreError::is_damage) {
             // The damaged partition has been set aside; the group goes into a new one.
@@ -163,6 +172,7 @@ impl Batcher {
                 self.shared.update(|status| {
                     status.state = RecorderState::Recording;
                     status.recorded += stored;
+                    status.recorded_bytes += recorded_bytes;
                     status.repeated += records - stored;
                     status.labelled += labels as u64;
                     status.groups += 1;
@@ -171,6 +181,7 @@ impl Batcher {
                 for (reply, outcome) in self.replies.drain(..).zip(outcomes) {
                     let _ = reply.send(outcome);
                 }
+                self.make_room(partitions);
             }
             Err(error) => {
                 let reason = error.chain();
@@ -184,6 +195,25 @@ impl Batcher {
                 self.shared.update(|status| status.state = RecorderState::Degraded { reason });
                 self.give_up(self.settings.held_rows.max(self.settings.group_rows));
             }
+        }
+    }
+
+    fn retain(&mut self, retention: &Retention) -> Result<Retired, StoreError> {
+        let retired = self.writer.retain(retention)?;
+        self.shared.update(|status| {
+            status.partitions_dropped += retired.partitions as u64;
+            status.partitions_thinned += retired.thinned as u64;
+            status.bytes_over = retired.bytes_over;
+        });
+        Ok(retired)
+    }
+
+    /// A partition is full and another one begun: makes room for it now, however fast records come.
+    fn make_room(&mut self, partitions_before: usize) {
+        if let Some(retention) = self.retention.filter(|_| self.writer.partitions() > partitions_before)
+            && let Err(error) = self.retain(&retention)
+        {
+            tracing::warn!(error = %error.chain(), "old records stay");
         }
     }
 
@@ -323,6 +353,34 @@ mod tests {
         let mut outcome = feed_label(&mut batcher, 1, at(6000));
         batcher.close();
         assert!(matches!(outcome.try_recv().unwrap(), LabelOutcome::Stored { .. }));
+    }
+
+    #[test]
+    fn a_disk_that_became_read_only_is_tried_again_and_what_was_held_is_stored_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut batcher = batcher(folder.path(), SETTINGS);
+        (0..4).for_each(|number| feed(&mut batcher, number, at(0)));
+        batcher.writer.make_read_only(true);
+        (4..10).for_each(|number| feed(&mut batcher, number, at(10)));
+        let status = batcher.shared.status();
+        assert!(
+            matches!(&status.state, RecorderState::Degraded { reason } if reason.contains("readonly")),
+            "{status:?}"
+        );
+        assert_eq!((status.recorded, status.held, status.unrecorded), (4, 6, 0));
+        let mut refused = feed_label(&mut batcher, 1, at(20));
+        assert!(matches!(refused.try_recv().unwrap(), LabelOutcome::NotStored { .. }));
+        batcher.writer.make_read_only(false);
+        feed(&mut batcher, 10, at(5010));
+        let status = batcher.shared.status();
+        assert_eq!((status.state, status.recorded, status.held), (RecorderState::Recording, 11, 0));
+        let found = batcher.writer.reader().recent(100, None).unwrap();
+        for (number, found) in found.iter().rev().enumerate() {
+            assert_eq!(
+                (found.seq, found.record.id),
+                (i64::try_from(number).unwrap() + 1, record(number as u64, at(0)).id)
+            );
+        }
     }
 
     #[test]

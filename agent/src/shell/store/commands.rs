@@ -1,6 +1,7 @@
 //! The tables `command` and `replay`: what was ordered by signature, how it stands, and which counters are used up.
 use std::collections::BTreeMap;
 
+use fleet_protocol::keys::KeyId;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use ulid::Ulid;
 
@@ -42,6 +43,29 @@ impl Control {
             }
             write(connection, row)?;
             forget_old(connection)
+        })
+    }
+
+    /// Raises the counters taken from each key to at least these.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`] if the disk refuses; nothing is changed then.
+    pub fn raise_high_water(&mut self, counters: &BTreeMap<KeyId, u64>) -> Result<(), StoreError> {
+        let stored = self.high_water()?;
+        let higher: Vec<_> = counters
+            .iter()
+            .filter(|(key, counter)| stored.get(key.as_str()).is_none_or(|stored| stored < counter))
+            .collect();
+        if higher.is_empty() {
+            return Ok(());
+        }
+        self.write(|connection| {
+            higher.iter().try_for_each(|(key, counter)| {
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO replay (key_id, high_water) VALUES (?1, ?2)")?
+                    .execute(params![key.as_str(), counter.cast_signed()])
+                    .map(drop)
+            })
         })
     }
 

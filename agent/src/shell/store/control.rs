@@ -104,7 +104,12 @@ impl Control {
             commands.iter().try_for_each(|row| commands::write(&transaction, row))
         };
         write().map_err(&failed)?;
-        transaction.commit().map_err(&failed)
+        #[cfg(test)]
+        power::cut(power::Moment::Before);
+        transaction.commit().map_err(&failed)?;
+        #[cfg(test)]
+        power::cut(power::Moment::After);
+        Ok(())
     }
 
     /// The stored state; none before the first commit.
@@ -198,6 +203,37 @@ impl Control {
 
     pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         query(&self.connection).map_err(StoreError::sqlite("read", &self.path))
+    }
+}
+
+/// Tells a test of each commit, so that it can look at the files around it.
+#[cfg(test)]
+pub(crate) mod power {
+    use std::cell::RefCell;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Moment {
+        Before,
+        After,
+    }
+
+    type Listener = Box<dyn FnMut(Moment)>;
+
+    thread_local! {
+        static LISTENER: RefCell<Option<Listener>> = const { RefCell::new(None) };
+    }
+
+    pub(crate) fn listen(listener: Option<Listener>) {
+        LISTENER.with_borrow_mut(|slot| *slot = listener);
+    }
+
+    pub(super) fn cut(moment: Moment) {
+        // Taken out while it listens: it may commit itself.
+        let listener = LISTENER.take();
+        if let Some(mut listener) = listener {
+            listener(moment);
+            LISTENER.set(Some(listener));
+        }
     }
 }
 

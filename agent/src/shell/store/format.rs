@@ -34,7 +34,7 @@ pub(crate) enum Synchronous {
 pub(crate) const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
 
 /// A reader waits this long for another process or thread that recovers or checkpoints the same file.
-const BUSY: Duration = Duration::from_secs(2);
+pub(super) const BUSY: Duration = Duration::from_secs(2);
 
 /// Opens `path` for writing, creates or upgrades its tables, and validates the result.
 pub(crate) fn open(path: &Path, format: &Format, synchronous: Synchronous) -> Result<Connection, StoreError> {

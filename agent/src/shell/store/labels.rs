@@ -68,6 +68,8 @@ pub struct LabelledRow {
     pub truth: Vec<f32>,
     /// What was answered then.
     pub output: Vec<f32>,
+    /// Part of the plant, if its source said so.
+    pub segment: Option<String>,
 }
 
 /// Stores `label` under `ordinal` if its record is in this partition and nobody has spoken about it yet.
@@ -112,6 +114,15 @@ pub(super) fn reserve(connection: &Connection, ordinal: i64) -> rusqlite::Result
     Ok(())
 }
 
+/// Copies all labels, and the promise about ordinals, from the attached database `old`.
+pub(super) fn copy(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "INSERT INTO main.label (ordinal, seq, source, at, truth)
+             SELECT ordinal, seq, source, at, truth FROM old.label ORDER BY ordinal;
+         UPDATE main.next SET ordinal = (SELECT ordinal FROM old.next);",
+    )
+}
+
 /// At most `limit` ordinals above `ordinal`, lowest first.
 pub(super) fn ordinals_after(connection: &Connection, ordinal: i64, limit: usize) -> rusqlite::Result<Vec<i64>> {
     connection
@@ -149,7 +160,7 @@ pub(super) fn each_before(connection: &Connection, ordinal: i64, mut visit: impl
 pub(super) fn labelled(connection: &Connection, ordinal: i64) -> rusqlite::Result<Option<LabelledRow>> {
     connection
         .prepare_cached(
-            "SELECT ordinal, label.seq, features, truth, output FROM label JOIN record ON record.seq = label.seq \
+            "SELECT ordinal, label.seq, features, truth, output, segment FROM label JOIN record ON record.seq = label.seq \
              WHERE ordinal = ?1",
         )?
         .query_row([ordinal], read)
@@ -163,5 +174,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<LabelledRow> {
         features: records::floats(row, 2)?,
         truth: records::floats(row, 3)?,
         output: records::floats(row, 4)?,
+        segment: row.get(5)?,
     })
 }

@@ -36,6 +36,7 @@ impl RecordWriter {
         }
         transaction.commit().map_err(&failed)?;
         self.next_ordinal = ordinal;
+        self.partitions[partition].facts = None;
         Ok(())
     }
 

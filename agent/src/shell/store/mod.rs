@@ -5,11 +5,17 @@
 //! control.db                          state, reports, ledger, lineage: the one commit point (FULL)
 //! records/<first seq>-<day>.db        records and their labels, whole files are retired (NORMAL)
 //! models/<sha256>.safetensors         bundles
+//! models/<sha256>.dsse                who answers for each
+//! floors.json, floors.json.1          what may not come back, once more outside of control.db
+//! device.key                          what this device signs with
 //! snapshots/<sha256>.snapshot         what retrains learned from
+//! fleet.json                          what the fleet has set, and keys it has revoked
+//! fleet/incoming/, fleet/installed/   a bundle on its way in, and at most two that wait for their promotion
 //! *.damaged-<n>                       what could not be read, kept for a look
 //! ```
 mod commands;
-mod control;
+pub(crate) mod control;
+mod copy;
 mod cycle;
 mod error;
 mod format;
@@ -22,9 +28,12 @@ mod partition;
 mod reader;
 mod records;
 mod reports;
+mod retain;
 #[cfg(test)]
 pub(crate) mod samples;
 mod settings;
+#[cfg(test)]
+mod upgrade_tests;
 mod writer;
 
 use std::io;
@@ -36,6 +45,7 @@ use trainer_core::digest::Digest;
 
 pub use commands::CommandRow;
 pub use control::Control;
+pub use copy::{copy_database, keep_replay_floors};
 pub use cycle::CycleRow;
 pub use error::StoreError;
 pub use labels::{LabelOutcome, LabelledRow, NewLabel};
@@ -45,8 +55,9 @@ pub use outbox::{Backlog, LinkRow};
 pub use reader::{RecordCounts, RecordReader};
 pub use records::{NewRecord, Record};
 pub use reports::{ReportRow, StoredReport};
-pub use settings::{Durability, FileSettings};
-pub use writer::{RecordWriter, Retired};
+pub use retain::{Retention, Retired};
+pub use settings::{Durability, FileSettings, FlashSettings, RetentionSettings};
+pub use writer::RecordWriter;
 
 use super::files::{create_private_folder, rename_durable, set_aside, suffixed};
 use super::lock::Lock;

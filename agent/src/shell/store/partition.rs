@@ -1,6 +1,6 @@
 //! Partition files: which there are, what they are called, how large they are.
 //!
-//! A partition is named `<first seq>-<day it was begun>.db`. The sequence number comes first because it only grows: a
+//! A partition is named `<first seq>-<day it was begun>.db`, and what is left of a thinned one `…-thin1.db` or `…-thin2.db`. The sequence number comes first because it only grows: a
 //! gateway without a clock battery that wakes in 1970 begins a new, later partition instead of an older one. The day is
 //! for people.
 use std::fs;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use ulid::Ulid;
 
 use super::format::{COMPANIONS, Format};
+use crate::decide::retention::partitions::Stage;
 use crate::decide::time::Timestamp;
 use crate::shell::files::{suffixed, sync_folder};
 
@@ -31,20 +32,52 @@ pub(super) struct Partition {
     /// The UTC day on which it was begun.
     pub(super) day: String,
     pub(super) path: PathBuf,
+    /// How much of it is left.
+    pub(super) stage: Stage,
     /// The span of its record ids, once asked of a partition that gets no more records.
     pub(super) ids: Option<RangeInclusive<Ulid>>,
+    /// What retention must know, once asked; a late label makes it be asked again.
+    pub(super) facts: Option<Facts>,
 }
+
+/// What retention must know of a partition that gets no more records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) rows: u64,
+    pub(super) labelled: u64,
+    pub(super) last_ordinal: Option<i64>,
+    pub(super) newest_at: Option<Timestamp>,
+}
+
+/// Ends of the names of thinned partitions.
+const STAGES: [(&str, Stage); 2] = [("-thin1", Stage::Thinned), ("-thin2", Stage::Labelled)];
+/// End of the name of a file that is still being written.
+const UNFINISHED: &str = ".unfinished";
 
 impl Partition {
     pub(super) fn new(folder: &Path, first_seq: i64, day: String) -> Self {
         let path = folder.join(format!("{first_seq:016}-{day}.db"));
-        Self { first_seq, day, path, ids: None }
+        Self { first_seq, day, path, stage: Stage::Whole, ids: None, facts: None }
+    }
+
+    /// The same partition with less in it, under its own name.
+    pub(super) fn at_stage(&self, stage: Stage) -> Self {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let mut other = Self::new(folder, self.first_seq, self.day.clone());
+        if let Some((end, _)) = STAGES.iter().find(|(_, known)| *known == stage) {
+            other.path = folder.join(format!("{:016}-{}{end}.db", self.first_seq, self.day));
+        }
+        other.stage = stage;
+        other
     }
 
     fn parse(path: PathBuf) -> Option<Self> {
         let name = path.file_name()?.to_str()?.strip_suffix(".db")?;
+        let known = STAGES.iter().find_map(|(end, stage)| Some((name.strip_suffix(end)?, *stage)));
+        let (name, stage) = known.unwrap_or((name, Stage::Whole));
         let (first_seq, day) = name.split_once('-')?;
-        Some(Self { first_seq: first_seq.parse().ok()?, day: day.to_owned(), path, ids: None })
+        let (first_seq, day) = (first_seq.parse().ok()?, day.to_owned());
+        Some(Self { first_seq, day, path, stage, ids: None, facts: None })
     }
 
     /// Bytes on disk, with what `SQLite` keeps beside the file.
@@ -66,23 +99,47 @@ impl Partition {
     }
 }
 
-/// The partitions in `folder`, oldest first.
+/// The partitions in `folder`, oldest first; of one that was thinned, what is left.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Partition>> {
+    let mut partitions = all(folder)?;
+    partitions.dedup_by(|less, more| is_superseded(less, more));
+    Ok(partitions)
+}
+
+/// Every partition file; where a power cut left two of one partition, the one with less in it stands first.
+fn all(folder: &Path) -> io::Result<Vec<Partition>> {
     let mut partitions = Vec::new();
     for entry in fs::read_dir(folder)? {
         partitions.extend(Partition::parse(entry?.path()));
     }
-    partitions.sort_by(|one, other| (one.first_seq, &one.day).cmp(&(other.first_seq, &other.day)));
+    let place =
+        |partition: &Partition| (partition.first_seq, partition.day.clone(), std::cmp::Reverse(partition.stage));
+    partitions.sort_by_key(place);
     Ok(partitions)
 }
 
-/// Removes logs whose database is gone: a power cut interrupted its removal.
+/// Whether `other` is what is left of `partition`.
+fn is_superseded(partition: &Partition, other: &Partition) -> bool {
+    (partition.first_seq, &partition.day) == (other.first_seq, &other.day) && partition.stage < other.stage
+}
+
+/// Removes what a power cut left behind: logs whose database is gone, files that were not finished, and partitions that
+/// were thinned under another name.
 pub(super) fn remove_orphans(folder: &Path) -> io::Result<()> {
+    let partitions = all(folder)?;
+    for pair in partitions.windows(2).filter(|pair| is_superseded(&pair[1], &pair[0])) {
+        pair[1].remove()?;
+    }
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
+        let ends = ["", "-wal", "-shm", "-journal"];
+        if ends.iter().any(|end| name.ends_with(&format!("{UNFINISHED}{end}"))) && path.is_file() {
+            remove_if_there(&path)?;
+            continue;
+        }
         let owner = COMPANIONS
             .iter()
             .find_map(|companion| name.strip_suffix(companion))

@@ -14,6 +14,7 @@ use super::labels::{self, LabelledRow};
 use super::partition::{self, FORMAT, Partition};
 use super::records::{self, Record};
 use crate::decide::plan;
+use crate::decide::retention::partitions::Stage;
 
 /// Answers questions about the stored records; what the recorder has not committed yet is not seen.
 #[derive(Clone, Debug)]
@@ -133,8 +134,11 @@ impl RecordReader {
         for partition in &partitions {
             counts.bytes += partition.bytes();
             let (records, labels) = visit(partition, |connection| {
-                // Numbers within a partition have no gaps, and counting would read the whole index.
-                let records = records::seqs(connection)?.map_or(0, |(first, last)| last - first + 1);
+                let records = match partition.stage {
+                    // Numbers of a whole partition have no gaps, and counting would read its whole index.
+                    Stage::Whole => records::seqs(connection)?.map_or(0, |(first, last)| last - first + 1),
+                    Stage::Thinned | Stage::Labelled => records::count(connection)?,
+                };
                 Ok((records, super::limit(labels::count_before(connection, i64::MAX)?)))
             })?
             .unwrap_or_default();
@@ -142,6 +146,11 @@ impl RecordReader {
             counts.labels += labels;
         }
         Ok(counts)
+    }
+
+    /// The partition that is written to.
+    pub(super) fn newest(&self) -> Result<Option<Partition>, StoreError> {
+        Ok(self.partitions()?.pop())
     }
 
     fn partitions(&self) -> Result<Vec<Partition>, StoreError> {

@@ -35,6 +35,16 @@ pub struct NewRecord {
     pub missing: u32,
 }
 
+impl NewRecord {
+    /// Bytes of what is recorded: id, two times, number of the model, adaptation, texts, features and output. What the
+    /// database adds is not counted.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let texts = self.source.len() + self.segment.as_ref().map_or(0, String::len);
+        (16 + 2 * 8 + 8 + 8 + texts + 4 * (self.features.len() + self.output.len())) as u64
+    }
+}
+
 /// A stored [`NewRecord`] with its number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
@@ -113,6 +123,23 @@ pub(super) fn recent(connection: &Connection, limit: usize, before_seq: i64) -> 
         .prepare_cached(&format!("{SELECT} WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2"))?
         .query_map(params![before_seq, super::limit(limit)], read)?
         .collect()
+}
+
+/// How many records there are.
+pub(super) fn count(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT count(*) FROM record", [], |row| row.get(0))
+}
+
+/// Copies from the attached database `old` every `every`-th record and all labelled ones, or these alone.
+pub(super) fn copy_kept(connection: &Connection, every: Option<u64>) -> rusqlite::Result<()> {
+    const COLUMNS: &str =
+        "seq, id, event_at, arrived_at, source, model, adaptation, missing, output, features, segment";
+    let strided = every.map_or(String::new(), |every| format!("seq % {} = 0 OR ", every.max(1)));
+    connection.execute_batch(&format!(
+        "INSERT INTO main.served (number, digest) SELECT number, digest FROM old.served;
+         INSERT INTO main.record ({COLUMNS}) SELECT {COLUMNS} FROM old.record
+             WHERE {strided} seq IN (SELECT seq FROM old.label) ORDER BY seq;"
+    ))
 }
 
 /// Lowest and highest number, if there is any record.

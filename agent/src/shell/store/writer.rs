@@ -13,23 +13,10 @@ use super::records::{self, Buffer, NewRecord};
 use super::{FileSettings, RecordReader, SetAside, StoreError, set_aside_database};
 use crate::shell::files::{create_private_folder, sync_folder};
 
-/// What retention dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retired {
-    /// Files dropped.
-    pub partitions: usize,
-    /// Bytes freed.
-    pub bytes: u64,
-    /// Bytes left.
-    pub bytes_kept: u64,
-    /// Records before this number are gone.
-    pub first_seq: i64,
-}
-
 /// Owns the writing connections to the records.
 #[derive(Debug)]
 pub struct RecordWriter {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     settings: FileSettings,
     /// Oldest first; the last one is written to by `current`.
     pub(super) partitions: Vec<Partition>,
@@ -39,7 +26,7 @@ pub struct RecordWriter {
     /// Numbers of the models in the current partition.
     served: HashMap<Digest, i64>,
     buffer: Buffer,
-    next_seq: i64,
+    pub(super) next_seq: i64,
     pub(super) next_ordinal: i64,
 }
 
@@ -100,8 +87,18 @@ impl RecordWriter {
             None => self.next_ordinal = self.next_ordinal.max(self.next_ordinal_of_older()),
         }
         labels::reserve(&connection, self.next_ordinal).map_err(&failed)?;
+        self.keep_log_short(&connection).map_err(&failed)?;
         self.current = Some(connection);
         Ok(())
+    }
+
+    /// A log of the usual 4 MB would outgrow the partitions of a small budget.
+    fn keep_log_short(&self, connection: &Connection) -> rusqlite::Result<()> {
+        /// A quarter of a partition, in pages of 4 KiB; at least what a group of records takes.
+        const PART_BYTES: u64 = 4 * 4096;
+        const PAGES: std::ops::RangeInclusive<u64> = 64..=1_000;
+        let pages = (self.settings.partition_bytes_max / PART_BYTES).clamp(*PAGES.start(), *PAGES.end());
+        connection.pragma_update(None, "wal_autocheckpoint", i64::try_from(pages).unwrap_or(1_000))
     }
 
     fn next_ordinal_of_older(&self) -> i64 {
@@ -129,12 +126,13 @@ impl RecordWriter {
 
     /// Creates the partition that begins with the next record. It is synced, whatever the settings: it carries the promise
     /// that no ordinal is used twice.
-    fn begin_partition(&mut self, day: String) -> Result<(), StoreError> {
+    pub(super) fn begin_partition(&mut self, day: String) -> Result<(), StoreError> {
         let partition = Partition::new(&self.folder, self.next_seq, day);
         let failed = StoreError::sqlite("create", &partition.path);
         let connection = format::open(&partition.path, &FORMAT, Synchronous::Full)?;
         labels::reserve(&connection, self.next_ordinal).map_err(&failed)?;
         format::set_synchronous(&connection, self.settings.durability.into()).map_err(&failed)?;
+        self.keep_log_short(&connection).map_err(&failed)?;
         sync_folder(&self.folder).map_err(|source| StoreError::io("sync", &self.folder, source))?;
         // The partition before may still get late labels, and it is the likeliest to.
         let before = self.partitions.last().map(|partition| partition.path.clone());
@@ -266,34 +264,10 @@ impl RecordWriter {
         Ok(())
     }
 
-    /// Drops the oldest partitions, with their labels, until at most `keep_bytes` are left; the newest one is never
-    /// dropped. Needs no free space.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if a file cannot be removed; those before it are gone.
-    pub fn retire(&mut self, keep_bytes: u64) -> Result<Retired, StoreError> {
-        let mut retired = Retired {
-            bytes_kept: self.partitions.iter().map(Partition::bytes).sum(),
-            first_seq: self.partitions.first().map_or(self.next_seq, |partition| partition.first_seq),
-            ..Retired::default()
-        };
-        while retired.bytes_kept > keep_bytes && self.partitions.len() > 1 {
-            let oldest = &self.partitions[0];
-            if self.older.as_ref().is_some_and(|(open, _)| *open == oldest.path) {
-                self.older = None;
-            }
-            let bytes = oldest.bytes();
-            oldest.remove().map_err(|source| StoreError::io("remove", &oldest.path, source))?;
-            self.partitions.remove(0);
-            retired.partitions += 1;
-            retired.bytes += bytes;
-            retired.bytes_kept = retired.bytes_kept.saturating_sub(bytes);
-            retired.first_seq = self.partitions[0].first_seq;
-        }
-        if retired.partitions > 0 {
-            sync_folder(&self.folder).map_err(|source| StoreError::io("sync", &self.folder, source))?;
-        }
-        Ok(retired)
+    /// Partition files, with the one that is written to.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.partitions.len()
     }
 
     /// The number the next record gets.
@@ -321,6 +295,13 @@ impl RecordWriter {
         connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     }
 
+    /// Makes the disk "read-only" for the newest partition, or writable again.
+    #[cfg(test)]
+    pub(crate) fn make_read_only(&self, read_only: bool) {
+        let connection = self.current.as_ref().expect("a partition");
+        connection.pragma_update(None, "query_only", read_only).unwrap();
+    }
+
     /// Overwrites the newest partition as a dying card would, behind the back of its connection.
     #[cfg(test)]
     pub(crate) fn damage_current(&mut self) {
@@ -346,8 +327,8 @@ mod tests {
     use super::*;
     use crate::decide::time::Timestamp;
     use crate::shell::files::suffixed;
-    use crate::shell::store::Record;
     use crate::shell::store::samples::{DAY_US, assert_same, copy, label, record};
+    use crate::shell::store::{Record, Retention};
 
     fn open(folder: &Path) -> RecordWriter {
         let (writer, asides) = RecordWriter::open(&folder.join("records"), FileSettings::default()).unwrap();
@@ -412,7 +393,9 @@ mod tests {
             })
             .collect();
         assert_eq!(ordinals, [1, 2, 3]);
-        let retired = writer.retire(0).unwrap();
+        let every =
+            Retention { keep_bytes: 0, free: None, age: None, every: 1, thin_share: 0.0, needed_from: i64::MAX };
+        let retired = writer.retain(&every).unwrap();
         assert_eq!((retired.partitions, retired.first_seq), (3, 4));
         assert_eq!(fs::read_dir(folder.path().join("records")).unwrap().count(), 3, "one database, its log and index");
         drop(writer);

@@ -1,10 +1,12 @@
 //! Where training runs: in a child process, so that a retrain can never take the agent down, or in this one.
+pub mod blocks;
 pub mod duty;
 pub mod frames;
 pub mod limits;
 pub mod runs;
 mod supervisor;
 pub mod system;
+mod unit;
 pub mod worker;
 
 use std::io;
@@ -22,6 +24,13 @@ use limits::Limits;
 pub enum Trainer {
     /// A child process of this binary, `hone train-worker`.
     Child {
+        /// The binary.
+        program: PathBuf,
+    },
+    /// The trainer's own unit where its socket answers, else a child.
+    Unit {
+        /// The unit's socket.
+        socket: PathBuf,
         /// The binary.
         program: PathBuf,
     },
@@ -127,6 +136,18 @@ impl Trainer {
         Ok(Self::Child { program: supervisor::own_program()? })
     }
 
+    /// The trainer that the packaged units name in `$HONE_TRAINER_SOCKET`; without it a child.
+    ///
+    /// Fails as [`Trainer::child`].
+    pub fn of_agent() -> io::Result<Self> {
+        let program = supervisor::own_program()?;
+        let socket = std::env::var_os("HONE_TRAINER_SOCKET").map(PathBuf::from);
+        Ok(socket.map_or_else(
+            || Self::Child { program: program.clone() },
+            |socket| Self::Unit { socket, program: program.clone() },
+        ))
+    }
+
     /// Runs one training to its end without limits; `parent` is the parent's bundle, if the snapshot has one.
     ///
     /// Fails with a [`TrainerError`]; nothing is left running.
@@ -143,9 +164,16 @@ impl Trainer {
     /// checkpoint, from which the same task goes on; one that finishes removes it. Fails with a [`TrainerError`]; nothing is
     /// left running.
     pub fn run(&self, mut task: Task, listen: &mut dyn FnMut(u32, &Report) -> Say) -> Result<Finished, TrainerError> {
-        let program = match self {
+        let (socket, program) = match self {
             Self::InProcess => return in_process(&task),
-            Self::Child { program } => program,
+            Self::Child { program } => (None, program),
+            Self::Unit { socket, program } => (Some(socket), program),
+        };
+        let ask = |job: &Job, snapshot: &Source, listen: &mut dyn FnMut(u32, &Report) -> Say| match socket
+            .and_then(|socket| unit::connect(socket))
+        {
+            Some(unit) => unit.ask(job, snapshot, listen),
+            None => supervisor::ask(program, job, snapshot, listen),
         };
         let job = |task: &mut Task| Job {
             parent: task.parent.take(),
@@ -154,11 +182,11 @@ impl Trainer {
             checkpoint: task.checkpoint.clone(),
         };
         let mut job = job(&mut task);
-        let answer = match supervisor::ask(program, &job, &task.snapshot, listen) {
+        let answer = match ask(&job, &task.snapshot, listen) {
             Err(TrainerError::Memory { words }) => {
                 job.choices.micro_batch =
                     halved(job.choices.micro_batch, &task.snapshot).ok_or(TrainerError::Memory { words })?;
-                supervisor::ask(program, &job, &task.snapshot, listen)?
+                ask(&job, &task.snapshot, listen)?
             }
             answer => answer?,
         };

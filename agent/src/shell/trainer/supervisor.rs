@@ -13,7 +13,7 @@ use super::limits::Group;
 use super::{Say, Source, TrainerError};
 
 /// A training that has not ended by then at full speed is ended: the largest one a gateway is asked for takes minutes.
-const TRAINING_MAX: Duration = Duration::from_hours(1);
+pub(super) const TRAINING_MAX: Duration = Duration::from_hours(1);
 /// Last words of a child that are kept.
 const WORDS_BYTES_MAX: u64 = 64 * 1024;
 /// Exit codes by which a shell or a unit reports an abort and a kill.
@@ -50,7 +50,12 @@ pub(super) fn ask(
             let _ = kill_process(pid, Signal::KILL);
         }
     });
-    let heard = converse(&mut child, job, snapshot, listen);
+    let pid_of_child = child.id();
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    let heard = converse(|| pid_of_child, &mut stdin, &mut stdout, job, snapshot, listen);
+    // A worker that is still there must not wait for more.
+    drop((stdin, stdout));
     // Its watch ends before it is waited for, so that its number cannot be another process's by then.
     drop(ended);
     let _ = watch.join();
@@ -82,29 +87,28 @@ fn spawn(program: &Path) -> io::Result<Child> {
 }
 
 /// Writes the job and its rows, then reads until the last frame.
-fn converse(
-    child: &mut Child,
+pub(super) fn converse(
+    process: impl Fn() -> u32,
+    stdin: &mut impl io::Write,
+    stdout: &mut impl io::Read,
     job: &Job,
     snapshot: &Source,
     listen: &mut dyn FnMut(u32, &Report) -> Say,
 ) -> Result<Answer, TrainerError> {
-    let pid = child.id();
     // The worker reads all rows before it writes, so writing first cannot lock the two up. If it dies or refuses while
     // reading, the write fails, and what it says or how it ended tells more than the write's error.
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    let written = frames::write(&mut stdin, job).and_then(|()| snapshot.copy_into(&mut stdin));
-    let mut stdout = child.stdout.take().expect("stdout is piped");
+    let written = frames::write(stdin, job).and_then(|()| snapshot.copy_into(stdin));
     loop {
-        match frames::read(&mut stdout) {
+        match frames::read(stdout) {
             Ok(Answer::Progress(report)) => {
-                let word = match listen(pid, &report) {
+                let word = match listen(process(), &report) {
                     Say::GoOn => continue,
                     Say::Finish => Word::Finish,
                     Say::Cancel => Word::Cancel,
                     Say::Share(thousandths) => Word::Share(thousandths),
                 };
                 // One that has just ended hears nothing any more; its last frame is on its way.
-                let _ = frames::write(&mut stdin, &word);
+                let _ = frames::write(stdin, &word);
             }
             Ok(answer) => return Ok(answer),
             Err(_) if matches!(written, Err(FrameError::Source { .. })) => return Err(written.unwrap_err().into()),

@@ -31,6 +31,22 @@ unsafe extern "C" {
     fn signal(number: c_int, handler: extern "C" fn(c_int)) -> usize;
 }
 
+/// What the counted heap stands on.
+#[cfg(not(target_env = "musl"))]
+static BASE: System = System;
+#[cfg(target_env = "musl")]
+static BASE: super::blocks::Blocks<System> = super::blocks::Blocks::new(System);
+
+/// Bytes that are kept for reuse and are resident all the same: they count against the limit.
+#[cfg(target_env = "musl")]
+fn make_room(live: usize) {
+    if live.saturating_add(BASE.kept_bytes()) > LIMIT.load(Ordering::Relaxed) {
+        BASE.give_back();
+    }
+}
+#[cfg(not(target_env = "musl"))]
+fn make_room(_: usize) {}
+
 /// The system's allocator, counted; past the limit it refuses, which ends the process.
 #[derive(Debug)]
 pub struct CountedHeap;
@@ -42,6 +58,7 @@ fn book(more: usize) -> bool {
         LIVE.fetch_sub(more, Ordering::Relaxed);
         return false;
     }
+    make_room(live);
     PEAK.fetch_max(live, Ordering::Relaxed);
     true
 }
@@ -54,7 +71,7 @@ unsafe impl GlobalAlloc for CountedHeap {
             return std::ptr::null_mut();
         }
         // SAFETY: the caller keeps the contract of `alloc`, which is the same one.
-        let block = unsafe { System.alloc(layout) };
+        let block = unsafe { BASE.alloc(layout) };
         unbook_if_null(block, layout.size())
     }
 
@@ -63,13 +80,13 @@ unsafe impl GlobalAlloc for CountedHeap {
             return std::ptr::null_mut();
         }
         // SAFETY: as in `alloc`.
-        let block = unsafe { System.alloc_zeroed(layout) };
+        let block = unsafe { BASE.alloc_zeroed(layout) };
         unbook_if_null(block, layout.size())
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: `block` came from the system's allocator with this layout, as all of ours do.
-        unsafe { System.dealloc(block, layout) };
+        unsafe { BASE.dealloc(block, layout) };
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
     }
 
@@ -79,7 +96,7 @@ unsafe impl GlobalAlloc for CountedHeap {
             return std::ptr::null_mut();
         }
         // SAFETY: as in `dealloc`, and the caller keeps the contract for `size`.
-        let grown = unsafe { System.realloc(block, layout, size) };
+        let grown = unsafe { BASE.realloc(block, layout, size) };
         if !grown.is_null() {
             LIVE.fetch_sub(layout.size().saturating_sub(size), Ordering::Relaxed);
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::law::{Baseline, Law, lag_one};
 use super::mean::{MeanWatch, Shift};
 use super::quality::RateWatch;
-use super::{ColumnKind, ColumnSettings, ColumnSpec, ColumnTest};
+use super::{ColumnKind, ColumnPlan, ColumnSpec, ColumnTest};
 use crate::decide::drift::bins::{BinWindow, Place};
 use crate::decide::drift::guard::block_rows;
 use crate::decide::drift::season::Phase;
@@ -88,13 +88,7 @@ impl Column {
     }
 
     /// Freezes a new law from this column's raw values and starts everything anew.
-    pub(super) fn rebaseline(
-        &mut self,
-        raw: &[f32],
-        times: Option<&[Timestamp]>,
-        settings: &ColumnSettings,
-        share: Share,
-    ) {
+    pub(super) fn rebaseline(&mut self, raw: &[f32], times: Option<&[Timestamp]>, plan: &ColumnPlan, share: Share) {
         let mut values = Vec::with_capacity(raw.len());
         let mut stamps = Vec::with_capacity(times.map_or(0, <[Timestamp]>::len));
         let mut missing = Vec::with_capacity(raw.len());
@@ -111,22 +105,22 @@ impl Column {
         }
         let earlier = self.law.as_ref().and_then(|law| law.profile().cloned());
         let rows = Baseline { values: &values, times: times.map(|_| stamps.as_slice()) };
-        self.law = Law::freeze(self.spec.kind, rows, settings.bins, earlier.as_ref());
+        self.law = Law::freeze(self.spec.kind, rows, plan.how.bins, earlier.as_ref());
         let rate = |faults: &[f64]| {
             let count = faults.iter().filter(|fault| **fault > 0.0).count() as u64;
             RateWatch::new(count, faults.len() as u64, block_rows(lag_one(faults)), share.rate_tests)
         };
         self.missing = rate(&missing);
         self.outside = rate(&outside);
-        self.restart(settings, share);
+        self.restart(plan, share);
     }
 
     /// Forgets what was seen since the baseline.
-    pub(super) fn restart(&mut self, settings: &ColumnSettings, share: Share) {
+    pub(super) fn restart(&mut self, plan: &ColumnPlan, share: Share) {
         let law = self.law.as_ref();
-        let window_rows = usize::try_from(settings.window_rows).unwrap_or(usize::MAX);
+        let window_rows = usize::try_from(plan.how.window_rows).unwrap_or(usize::MAX);
         self.window = law.map(|law| BinWindow::new(&law.bins, window_rows));
-        let tested = settings.has(ColumnTest::Mean) && law.is_some_and(Law::has_mean);
+        let tested = plan.has(ColumnTest::Mean) && law.is_some_and(Law::has_mean);
         self.mean = MeanWatch::new(tested.then_some(share.mean_delta));
         // A baseline in time order already tells how far apart rows must lie.
         self.step_rows = law.map_or(1, |law| law.block_rows);

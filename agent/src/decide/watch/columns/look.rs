@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::column::{Column, Standing};
-use super::{ColumnSettings, Columns};
+use super::{ColumnPlan, Columns};
 use crate::decide::drift::distances::{PSI_FLOOR, VERDICT_ROWS_MIN};
 use crate::decide::drift::holm::holm;
 use crate::decide::drift::special::gamma_upper;
@@ -71,7 +71,7 @@ fn compare(reference: &FrozenBins, window: &BinWindow, baseline: f64, current: f
 impl Columns {
     /// Compares every column with its baseline and returns what became noteworthy since the last look.
     pub(super) fn look_at_bins(&mut self) -> Vec<Finding> {
-        let settings = &self.settings;
+        let plan = &self.plan;
         let readings: Vec<(usize, Reading)> = (self.list.iter().enumerate())
             .filter_map(|(index, column)| Some((index, column.read(Exact::WhereSmall)?)))
             .collect();
@@ -79,10 +79,13 @@ impl Columns {
         let mut findings = Vec::new();
         for ((index, reading), p) in readings.iter().zip(adjusted) {
             let column = &mut self.list[*index];
-            let next = step(column.standing, reading.psi, p, settings);
+            let next = step(column.standing, reading.psi, p, plan);
             if next > column.standing {
                 let grade = if next == Standing::Alarmed { Grade::Alarm } else { Grade::Notice };
-                findings.push(said(column, *reading, p, grade, settings, self.samples, &self.marks));
+                findings.push(said(column, *reading, p, grade, plan, self.samples, &self.marks));
+            }
+            if next == Standing::Alarmed && column.standing < next {
+                column.mean.recentre();
             }
             column.standing = next;
         }
@@ -98,10 +101,10 @@ impl Columns {
         let drifted = self.list.iter().filter(is_feature).filter(alarmed).count();
         let share = drifted as f64 / features.max(1) as f64;
         if self.share_held {
-            self.share_held = share >= self.settings.release * self.settings.share;
+            self.share_held = share >= self.plan.how.release * self.plan.how.share;
             return None;
         }
-        if features == 0 || share < self.settings.share {
+        if features == 0 || share < self.plan.how.share {
             return None;
         }
         self.share_held = true;
@@ -119,7 +122,7 @@ impl Columns {
             measure: Measure::Features,
             grade: Grade::Alarm,
             statistic: share,
-            threshold: self.settings.share,
+            threshold: self.plan.how.share,
             p: None,
             direction: Direction::Both,
             since,
@@ -130,14 +133,14 @@ impl Columns {
 }
 
 /// Where a column stands after a look.
-fn step(standing: Standing, psi: f64, p: f64, settings: &ColumnSettings) -> Standing {
-    let level = settings.look_level();
+fn step(standing: Standing, psi: f64, p: f64, plan: &ColumnPlan) -> Standing {
+    let level = plan.look_level();
     let significant = p <= level;
     match standing {
-        Standing::Alarmed if psi >= settings.release * settings.psi => Standing::Alarmed,
-        _ if significant && psi > settings.psi => Standing::Alarmed,
+        Standing::Alarmed if psi >= plan.how.release * plan.how.psi => Standing::Alarmed,
+        _ if significant && psi > plan.how.psi => Standing::Alarmed,
         // On the scale of its logarithm, on which a p-value is a statistic.
-        Standing::Noticed if p.max(f64::MIN_POSITIVE).ln() <= settings.release * level.ln() => Standing::Noticed,
+        Standing::Noticed if p.max(f64::MIN_POSITIVE).ln() <= plan.how.release * level.ln() => Standing::Noticed,
         Standing::Quiet | Standing::Noticed if significant => Standing::Noticed,
         _ => Standing::Quiet,
     }
@@ -148,7 +151,7 @@ fn said(
     reading: Reading,
     p: f64,
     grade: Grade,
-    settings: &ColumnSettings,
+    plan: &ColumnPlan,
     samples: u64,
     marks: &super::marks::Marks,
 ) -> Finding {
@@ -166,7 +169,7 @@ fn said(
         measure: column.spec.measure.clone(),
         grade,
         statistic: reading.psi,
-        threshold: settings.psi,
+        threshold: plan.how.psi,
         p: Some(p),
         direction,
         since,

@@ -77,6 +77,7 @@ impl MeanWatch {
         self.filled = 0;
         let value = self.groups.feed(value)?;
         let alarm = self.adwin.as_mut()?.update(value)?;
+        self.recentre();
         let now = self.mean()?;
         let is_away = (alarm.direction == Direction::Up) == (now > 0.0);
         if self.held.is_some_and(|held| !is_away || now.abs() <= held / release) {
@@ -90,6 +91,12 @@ impl MeanWatch {
             age_rows: (alarm.index + 1 - alarm.change_point) * u64::from(self.rows_per_value()),
             direction: alarm.direction,
         })
+    }
+
+    /// The column is known to have shifted: the guards must not take that for rows that follow each other.
+    pub(super) fn recentre(&mut self) {
+        self.rows.recentre();
+        self.groups.recentre();
     }
 
     /// Once per look: a column whose mean came back may be reported again.

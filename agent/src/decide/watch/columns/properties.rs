@@ -38,7 +38,7 @@ fn time_of(row: usize) -> Timestamp {
 }
 
 fn frozen(order: [usize; 4], seed: u64) -> Columns {
-    let mut columns = Columns::new(order.map(spec).to_vec(), &ColumnSettings::default());
+    let mut columns = Columns::new(order.map(spec).to_vec(), &ColumnPlan::default());
     let baseline: Vec<f32> = rows(order, seed, 0, 400).concat();
     let times: Vec<Timestamp> = (0..400).map(time_of).collect();
     columns.rebaseline(&baseline, Some(&times));
@@ -87,7 +87,7 @@ proptest! {
         stream in prop::collection::vec(any::<u32>(), 4 * 600),
         times in prop::collection::vec(any::<i64>(), 600),
     ) {
-        let mut columns = Columns::new([0, 1, 2, 3].map(spec).to_vec(), &ColumnSettings::default());
+        let mut columns = Columns::new([0, 1, 2, 3].map(spec).to_vec(), &ColumnPlan::default());
         let values = |bits: &[u32]| -> Vec<f32> { bits.iter().map(|bits| f32::from_bits(*bits)).collect() };
         let baseline_times: Vec<Timestamp> = times.iter().take(300).map(|at| Timestamp(*at)).collect();
         columns.rebaseline(&values(&bits), Some(&baseline_times));
@@ -109,7 +109,7 @@ fn full(rows: usize) -> Columns {
         kind: ColumnKind::Number,
         range,
     };
-    let mut columns = Columns::new((0..128).map(spec).collect(), &ColumnSettings::default());
+    let mut columns = Columns::new((0..128).map(spec).collect(), &ColumnPlan::default());
     let mut draws = Draws::new(5);
     #[expect(clippy::cast_possible_truncation, reason = "simulated values")]
     let mut row = |at: usize| -> Vec<f32> {

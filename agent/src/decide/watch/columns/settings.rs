@@ -15,16 +15,16 @@ pub enum ColumnTest {
     Quality,
 }
 
-/// Settings of [`super::Columns`]. A value outside of its range is named by [`ColumnSettings::check`] and works as the nearest
-/// allowed one.
+impl ColumnTest {
+    /// Every test.
+    pub const ALL: [Self; 3] = [Self::Bins, Self::Mean, Self::Quality];
+}
+
+/// How columns are compared with their baseline. A value outside of its range is named by [`ColumnSettings::check`] and works as the
+/// nearest allowed one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ColumnSettings {
-    /// Tests that run. Default: all three, because they see different faults: a changed shape, a small lasting shift, a dying sensor.
-    pub tests: Vec<ColumnTest>,
-    /// Rows to a false alarm of all tests on all columns together, on average; 100 to 1e12. Default 10,000: one in a day at seven
-    /// rows a minute. The tests share it evenly, and within a test the columns do.
-    pub run_length_rows: f64,
     /// Values in the window that is compared with the baseline; 200 to 4096. Default 200, the fewest at which a PSI of 0.25 is not
     /// chance; 500 is sensible where rows come fast, or where the baseline has fewer than 500 rows.
     pub window_rows: u32,
@@ -48,17 +48,7 @@ pub struct ColumnSettings {
 
 impl Default for ColumnSettings {
     fn default() -> Self {
-        Self {
-            tests: vec![ColumnTest::Bins, ColumnTest::Mean, ColumnTest::Quality],
-            run_length_rows: 10_000.0,
-            window_rows: 200,
-            every_rows: 64,
-            bins: 10,
-            psi: 0.25,
-            share: 0.5,
-            mean_level: 0.002,
-            release: 0.8,
-        }
+        Self { window_rows: 200, every_rows: 64, bins: 10, psi: 0.25, share: 0.5, mean_level: 0.002, release: 0.8 }
     }
 }
 
@@ -72,7 +62,6 @@ impl ColumnSettings {
         let within = |value: f64, low: f64, high: f64| value >= low && value <= high;
         let refuse =
             |name, value, low, high, expected| require(within(value, low, high), "columns", name, value, expected);
-        refuse("run_length_rows", self.run_length_rows, 100.0, 1e12, "100 to 1e12")?;
         refuse("window_rows", self.window_rows.into(), 200.0, 4096.0, "200 to 4096")?;
         refuse("every_rows", self.every_rows.into(), 1.0, 4096.0, "1 to 4096")?;
         refuse("bins", self.bins.into(), 2.0, 64.0, "2 to 64")?;
@@ -83,14 +72,9 @@ impl ColumnSettings {
     }
 
     /// The nearest settings within range; what is not a number becomes the default.
-    pub(super) fn within_range(&self) -> Self {
+    fn within_range(&self) -> Self {
         let default = Self::default();
-        let number = |value: f64, low: f64, high: f64, default: f64| {
-            if value.is_nan() { default } else { value.clamp(low, high) }
-        };
         Self {
-            tests: self.tests.clone(),
-            run_length_rows: number(self.run_length_rows, 100.0, 1e12, default.run_length_rows),
             window_rows: self.window_rows.clamp(200, 4096),
             every_rows: self.every_rows.clamp(1, 4096),
             bins: self.bins.clamp(2, 64),
@@ -98,6 +82,40 @@ impl ColumnSettings {
             share: number(self.share, f64::MIN_POSITIVE, 1.0, default.share),
             mean_level: number(self.mean_level, 1e-9, 0.1, default.mean_level),
             release: number(self.release, 0.1, 1.0, default.release),
+        }
+    }
+}
+
+fn number(value: f64, low: f64, high: f64, default: f64) -> f64 {
+    if value.is_nan() { default } else { value.clamp(low, high) }
+}
+
+/// What a set of columns is to do: which tests, how strictly, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ColumnPlan {
+    /// Tests that run; they see different faults: a changed shape, a small lasting shift, a dying sensor.
+    pub tests: Vec<ColumnTest>,
+    /// Rows to a false alarm of all tests on all columns together, on average; 100 to 1e12. The tests share it evenly, and within a
+    /// test the columns do.
+    pub run_length_rows: f64,
+    /// How columns are compared.
+    pub how: ColumnSettings,
+}
+
+impl Default for ColumnPlan {
+    /// All tests, a false alarm in 10,000 rows.
+    fn default() -> Self {
+        Self { tests: ColumnTest::ALL.to_vec(), run_length_rows: 10_000.0, how: ColumnSettings::default() }
+    }
+}
+
+impl ColumnPlan {
+    /// The nearest plan within range.
+    pub(super) fn within_range(&self) -> Self {
+        Self {
+            tests: self.tests.clone(),
+            run_length_rows: number(self.run_length_rows, 100.0, 1e12, 10_000.0),
+            how: self.how.within_range(),
         }
     }
 
@@ -108,20 +126,19 @@ impl ColumnSettings {
 
     /// Rows to a false alarm of one of the tests, all its columns together.
     pub(super) fn test_run_length_rows(&self) -> f64 {
-        let all = [ColumnTest::Bins, ColumnTest::Mean, ColumnTest::Quality];
-        let tests = all.into_iter().filter(|test| self.has(*test)).count();
+        let tests = ColumnTest::ALL.into_iter().filter(|test| self.has(*test)).count();
         self.run_length_rows * f64::from(u8::try_from(tests.max(1)).unwrap_or(3))
     }
 
     /// Level of one look at the bins of all columns: the false alarms of the looks within a run length add up to one.
     pub(super) fn look_level(&self) -> f64 {
-        (f64::from(self.every_rows) / self.test_run_length_rows()).min(0.05)
+        (f64::from(self.how.every_rows) / self.test_run_length_rows()).min(0.05)
     }
 
     /// ADWIN's delta for one of `columns`.
     #[expect(clippy::cast_precision_loss, reason = "nobody watches 2^53 columns")]
     pub(super) fn mean_delta(&self, columns: usize) -> f64 {
-        let tightened = self.mean_level * (10_000.0 / self.run_length_rows) / columns.max(1) as f64;
+        let tightened = self.how.mean_level * (10_000.0 / self.run_length_rows) / columns.max(1) as f64;
         tightened.clamp(1e-30, 0.5)
     }
 }
@@ -138,8 +155,10 @@ mod tests {
         let short = ColumnSettings { window_rows: 50, ..default.clone() };
         assert_eq!(short.check().unwrap_err().to_string(), "columns: `window_rows` is 50; it must be 200 to 4096");
         assert_eq!(short.within_range().window_rows, 200);
-        let odd = ColumnSettings { psi: f64::NAN, share: 0.0, run_length_rows: f64::INFINITY, ..default };
+        let odd = ColumnSettings { psi: f64::NAN, share: 0.0, ..default };
         assert!(odd.check().is_err() && odd.within_range().check().is_ok());
+        let endless = ColumnPlan { run_length_rows: f64::INFINITY, ..ColumnPlan::default() };
+        assert_eq!(endless.within_range().run_length_rows.to_bits(), 1e12_f64.to_bits());
     }
 
     #[test]

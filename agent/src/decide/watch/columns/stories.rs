@@ -14,7 +14,7 @@ fn category(name: &str, count: u32) -> ColumnSpec {
 /// Columns with a baseline of `rows` rows drawn by `draw`.
 fn frozen(specs: Vec<ColumnSpec>, rows: usize, mut draw: impl FnMut(usize) -> f32) -> Columns {
     let width = specs.len();
-    let mut columns = Columns::new(specs, &ColumnSettings::default());
+    let mut columns = Columns::new(specs, &ColumnPlan::default());
     let rows: Vec<f32> = (0..rows * width).map(|place| draw(place % width)).collect();
     columns.rebaseline(&rows, None);
     columns
@@ -160,9 +160,9 @@ fn a_column_without_a_usable_baseline_is_shown_and_never_judged() {
     assert_eq!(said(&mut columns, 2000, |_| 1.0), []);
     let view = &columns.views()[0];
     assert_eq!((view.baseline_rows, view.rows, view.distances), (0, 0, None));
-    let mut never = Columns::new(vec![number("a")], &ColumnSettings::default());
+    let mut never = Columns::new(vec![number("a")], &ColumnPlan::default());
     assert_eq!(said(&mut never, 2000, |_| 1.0), []);
-    let mut none = Columns::new(Vec::new(), &ColumnSettings::default());
+    let mut none = Columns::new(Vec::new(), &ColumnPlan::default());
     none.rebaseline(&[], None);
     assert_eq!(said(&mut none, 200, |_| 1.0), []);
 }
@@ -191,9 +191,12 @@ fn other_settings_start_the_tests_anew_and_equal_ones_change_nothing() {
     let mut columns = frozen(vec![number("a")], 500, |_| normal(&mut draws));
     said(&mut columns, 500, |_| normal(&mut draws));
     let before = columns.clone();
-    columns.adopt(&ColumnSettings::default());
+    columns.adopt(&ColumnPlan::default());
     assert_eq!(columns, before);
-    columns.adopt(&ColumnSettings { window_rows: 500, ..ColumnSettings::default() });
+    columns.adopt(&ColumnPlan {
+        how: ColumnSettings { window_rows: 500, ..ColumnSettings::default() },
+        ..ColumnPlan::default()
+    });
     assert_eq!((columns.views()[0].rows, columns.views()[0].baseline_rows), (0, 500));
 }
 
@@ -209,7 +212,7 @@ fn a_season_is_learned_kept_by_a_short_baseline_and_dropped_without_times() {
         wave + 0.3 * normal(&mut draws)
     };
     let times = |rows: i64| -> Vec<Timestamp> { (0..rows).map(|row| Timestamp(row * hour / 12)).collect() };
-    let mut columns = Columns::new(vec![number("a")], &ColumnSettings::default());
+    let mut columns = Columns::new(vec![number("a")], &ColumnPlan::default());
     for (rows, given, expected) in [(900, true, true), (300, true, true), (900, false, false), (300, true, false)] {
         let times = times(rows);
         let values: Vec<f32> = times.iter().map(|at| value(*at)).collect();
@@ -232,4 +235,20 @@ fn the_predicted_class_is_a_column_like_any_other() {
     let findings = said(&mut columns, 600, |_| f32::from(u8::try_from(draws.below(2)).unwrap()));
     assert_eq!(alarms(&findings, Watcher::Prediction), [Measure::PredictedClass]);
     assert!(findings.iter().all(|finding| finding.measure != Measure::Features));
+}
+
+#[test]
+fn a_step_is_not_taken_for_rows_that_follow_each_other_and_stays_in_the_picture() {
+    for seed in 0..8 {
+        let mut draws = Draws::new(100 + seed);
+        let mut columns = frozen(vec![number("a")], 400, |_| normal(&mut draws));
+        said(&mut columns, 400, |_| normal(&mut draws));
+        let found = said(&mut columns, 300, |_| normal(&mut draws) + 2.0);
+        assert_eq!(alarms(&found, Watcher::Psi).first(), Some(&feature("a")), "{seed}");
+        for row in 300..3000 {
+            said(&mut columns, 1, |_| normal(&mut draws) + 2.0);
+            assert!(columns.views()[0].distances.is_some(), "{seed}: no distance at row {row} after the step");
+        }
+        assert!(columns.views()[0].step_rows <= 2, "{seed}");
+    }
 }

@@ -81,7 +81,7 @@ struct Device {
 }
 
 impl Device {
-    fn new(stream: Stream, width: usize, times: Times, seed: u64, settings: &ColumnSettings) -> Self {
+    fn new(stream: Stream, width: usize, times: Times, seed: u64, settings: &ColumnPlan) -> Self {
         let spec = |index: usize| ColumnSpec {
             measure: Measure::Feature(format!("c{index}")),
             kind: ColumnKind::Number,
@@ -140,7 +140,7 @@ fn false_alarms(stream: Stream, width: usize, times: Times, runs: u64) -> Tally 
     let mut tally = Tally::default();
     let mut profiled = 0;
     for seed in 0..runs {
-        let mut device = Device::new(stream, width, times, seed, &ColumnSettings::default());
+        let mut device = Device::new(stream, width, times, seed, &ColumnPlan::default());
         for _ in 0..ROWS {
             device.step(0.0).iter().for_each(|finding| tally.count(finding, 1.0 / runs as f64));
         }
@@ -155,7 +155,7 @@ fn false_alarms(stream: Stream, width: usize, times: Times, runs: u64) -> Tally 
 }
 
 #[test]
-#[ignore = "long"]
+#[ignore = "long: false alarms of feature tests, minutes; run by .ci/nightly"]
 fn false_alarms_stay_within_the_run_length() {
     use Stream::{Autoregressive, Gaps, HeavyTail, Normal, Season};
     for (stream, width, times, runs, limit) in [
@@ -185,7 +185,7 @@ fn false_alarms_stay_within_the_run_length() {
 fn delay(stream: Stream, width: usize, times: Times, shift: f64, runs: u64) -> (usize, f64) {
     let mut delays = Vec::new();
     for seed in 0..runs {
-        let mut device = Device::new(stream, width, times, 7000 + seed, &ColumnSettings::default());
+        let mut device = Device::new(stream, width, times, 7000 + seed, &ColumnPlan::default());
         (0..3000).for_each(|_| drop(device.step(0.0)));
         let about =
             |finding: &Finding| finding.grade == Grade::Alarm && finding.measure == Measure::Feature("c0".to_owned());
@@ -197,7 +197,7 @@ fn delay(stream: Stream, width: usize, times: Times, shift: f64, runs: u64) -> (
 }
 
 #[test]
-#[ignore = "long"]
+#[ignore = "long: delays of feature tests among many columns, minutes; run by .ci/nightly"]
 fn shifts_are_found_in_one_of_many_columns() {
     let laws = [
         (Stream::Normal, Times::Withheld),

@@ -115,7 +115,7 @@ fn directions_of_wide_rows_are_not_judged_by_the_rows_they_were_found_in() {
 }
 
 #[test]
-#[ignore = "some minutes; prints the run lengths that were reached"]
+#[ignore = "long: run lengths over 1,500 streams, five minutes; run by .ci/nightly"]
 fn the_promised_run_lengths_are_reached() {
     for (width, run_length_rows, baseline_rows, runs) in [
         (8, 1e3, 2048, 1500),
@@ -152,7 +152,7 @@ fn dependent_rows_do_not_flood() {
 }
 
 #[test]
-#[ignore = "a minute; prints the false alarms of dependent streams"]
+#[ignore = "long: false alarms of dependent streams, a minute; run by .ci/nightly"]
 fn dependent_rows_do_not_flood_in_many_runs() {
     let laws: [Law; 7] = [
         ("independent", |seed| Stream::new(8, seed)),
@@ -187,7 +187,7 @@ fn a_shift_of_all_columns_is_found_within_the_measured_delay() {
 }
 
 #[test]
-#[ignore = "a minute; prints the delays"]
+#[ignore = "long: delays of shifts, a minute; run by .ci/nightly"]
 fn delays_of_shifts() {
     for (width, components) in [(8, 8), (128, 8), (128, 16)] {
         for (run_length_rows, shift) in [(2e3, 0.5), (2e3, 1.0), (1e4, 0.25), (1e4, 0.5), (1e4, 1.0)] {

@@ -30,7 +30,7 @@ fn false_alarms(correlation: f64, reference: impl Fn(u64) -> Reference) -> (f64,
 }
 
 #[test]
-#[ignore = "records figures; run with --nocapture"]
+#[ignore = "long: figures of the overall test on three kinds of reference, minutes; run by .ci/nightly"]
 fn long_figures_of_the_overall_test() {
     type Make = Box<dyn Fn(u64) -> Reference>;
     let sources: [(&str, Make); 3] = [
@@ -55,7 +55,7 @@ fn long_figures_of_the_overall_test() {
 }
 
 #[test]
-#[ignore = "records figures; run with --nocapture"]
+#[ignore = "long: figures of the river tests, minutes; run by .ci/nightly"]
 fn long_figures_of_the_river_tests() {
     for watcher in &ALL[1..9] {
         for correlation in [0.0, 0.3, 0.5] {

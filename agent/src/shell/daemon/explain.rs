@@ -1,0 +1,120 @@
+//! Why a model serves, or does not: its run, the gate's number, who approved it, how its trial went.
+use serde_json::{Value, json};
+
+use super::keeper::Keeper;
+use crate::decide::gate::Verdict;
+use crate::decide::rollout;
+use crate::shell::clock::shown;
+use crate::shell::store::{ModelRow, ModelStatus, RunRow, StoreError};
+
+/// Newest runs that are looked through for the one that judged a model.
+const RUNS_MAX: usize = 1_000;
+
+/// Answers [`super::Question::Explain`] for the model whose digest begins with `wanted`, or the champion.
+pub(super) fn view(keeper: &Keeper, wanted: Option<&str>) -> Result<Value, StoreError> {
+    let champion = keeper.saved.as_ref().map(|saved| saved.cycle.models().0.to_string());
+    let Some(wanted) = wanted.map(str::to_owned).or(champion) else {
+        return Ok(json!({"code": "no_model", "error": "this device has no model yet"}));
+    };
+    let rows = keeper.books.models()?;
+    let found: Vec<_> = rows.iter().filter(|row| row.digest.to_string().starts_with(&wanted)).collect();
+    let row = match found.as_slice() {
+        [row] => *row,
+        [] => {
+            let error = format!("no model's digest begins with `{wanted}` (`hone models` lists them)");
+            return Ok(json!({"code": "unknown_model", "error": error}));
+        }
+        several => {
+            let error = format!("{} models' digests begin with `{wanted}`: give more of it", several.len());
+            return Ok(json!({"code": "ambiguous", "error": error}));
+        }
+    };
+    let runs = keeper.books.runs_newest(RUNS_MAX)?;
+    let of = |run: &&RunRow| run.candidate == Some(row.digest) || Some(run.number) == row.run;
+    let run = runs.iter().find(of);
+    let factory = keeper.saved.as_ref().is_some_and(|saved| saved.cycle.models().2 == row.digest);
+    Ok(json!({
+        "digest": row.digest,
+        "status": row.status.as_str(),
+        "factory": factory,
+        "parent": row.parent,
+        "run": run.map(|run| run.number),
+        "facts": run.and_then(|run| run.verdict.as_ref()).and_then(|text| serde_json::from_str::<Value>(text).ok()),
+        "because": because(row, run, factory),
+    }))
+}
+
+/// One sentence per fact, in the order in which they came about.
+fn because(row: &ModelRow, run: Option<&RunRow>, factory: bool) -> Vec<String> {
+    let mut said = Vec::new();
+    if factory {
+        said.push("it is the model this device came with".to_owned());
+    }
+    if let Some(run) = run {
+        let reason = run.reason.as_deref().unwrap_or("an unknown reason");
+        let energy = run.energy().map_or_else(String::new, |(joules, measured)| {
+            format!(", for {joules:.2} J{}", if measured { "" } else { " (modelled)" })
+        });
+        said.push(match run.strategy.as_str() {
+            "judge" => format!("run {} judged it because of {reason}", run.number),
+            strategy => {
+                format!("run {} trained it ({strategy} on {} rows) because of {reason}{energy}", run.number, run.rows)
+            }
+        });
+        let facts = run.verdict.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let facts = facts.unwrap_or_default();
+        if let Ok(verdict) = serde_json::from_value::<Verdict>(facts.clone()) {
+            let weak = if verdict.weak { ", which is weak evidence" } else { "" };
+            said.push(format!("the gate: {}{weak}", verdict.sentence()));
+        }
+        if let Some(by) = facts["approved"]["answer"]["by"].as_str() {
+            let at = facts["approved"]["answer"]["at"].as_i64().map(|at| shown(crate::decide::time::Timestamp(at)));
+            said.push(format!("approved by {by} at {}", at.unwrap_or_else(|| "-".to_owned())));
+        }
+        if let Ok(report) = serde_json::from_value::<rollout::Report>(facts["trial"].clone()) {
+            said.push(trial(&report));
+        }
+    }
+    said.push(
+        match row.status {
+            ModelStatus::Champion => "it serves now",
+            ModelStatus::Previous => "it served before and is kept to go back to",
+            ModelStatus::Factory => "it is kept as the last resort",
+            ModelStatus::Candidate => "it has not served yet",
+            ModelStatus::Rejected => "it is rejected and is not offered again",
+            ModelStatus::Retired => "it does not serve any more, or never did",
+        }
+        .to_owned(),
+    );
+    said
+}
+
+fn trial(report: &rollout::Report) -> String {
+    let numbers = |standing: &rollout::Standing| {
+        format!(
+            "{} samples, {} agreed, {} labelled, {} missed; evidence of being worse {:.2}, of not being worse {:.2}, {:.0} decides",
+            standing.pairs,
+            standing.agreed,
+            standing.labelled,
+            standing.missed,
+            standing.abort_e,
+            standing.promote_e,
+            standing.limit
+        )
+    };
+    match report {
+        rollout::Report::TrialEnded { why, standing, answer, .. } => {
+            let by = answer.as_ref().map_or_else(String::new, |answer| format!(" ({})", answer.by));
+            format!("the trial ended{by}: {} ({})", why.sentence(), numbers(standing))
+        }
+        rollout::Report::TrialWon { standing, answer: Some(answer), .. } => {
+            format!("{} promoted it ({})", answer.by, numbers(standing))
+        }
+        rollout::Report::TrialWon { standing, .. } => format!("it won its trial ({})", numbers(standing)),
+        rollout::Report::CanaryStep { standing, .. } => format!("it is on trial ({})", numbers(standing)),
+        rollout::Report::ApprovalRequired { .. }
+        | rollout::Report::Approved { .. }
+        | rollout::Report::Regretted { .. }
+        | rollout::Report::ClassShift { .. } => "it is on trial".to_owned(),
+    }
+}

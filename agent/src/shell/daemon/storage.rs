@@ -1,0 +1,214 @@
+//! Keeps the records within the disk and the card within its day, watches the wall clock, and tells when either gives trouble.
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::keeper::Keeper;
+use crate::config::RecordsSettings;
+use crate::decide::clock::{Calendar, Standing};
+use crate::decide::flash::Flash;
+use crate::decide::time::Uptime;
+use crate::shell::clock::{self, Running, shown};
+use crate::shell::flash;
+use crate::shell::recorder::RecorderState;
+use crate::shell::store::Retention;
+
+/// Seconds between two looks at how many bytes the records take.
+const RETENTION_S: u64 = 60;
+/// While the disk refuses it is looked at more often: whatever can go makes room.
+const REFUSED_S: u64 = 5;
+/// Seconds between two looks at how many bytes were written.
+const FLASH_S: u64 = 10;
+/// Of a small disk at most this part stays free.
+const FREE_PART: u64 = 10;
+const DAY_S: u64 = 86_400;
+
+/// What the loop knows of disk, card and clock.
+#[derive(Debug)]
+pub(super) struct Storage {
+    pub(super) settings: RecordsSettings,
+    running: Running,
+    began: Uptime,
+    /// Bytes written at the last look.
+    written_bytes: u64,
+    /// Of how many samples one is recorded.
+    every: u32,
+    /// What the recorder said at the last look.
+    state: RecorderState,
+    /// Counts at the beginning of the trouble: given up, dropped.
+    before: (u64, u64),
+    /// What is over the budget was told.
+    is_over: bool,
+}
+
+impl Storage {
+    /// Running time goes on from `before`.
+    pub(super) fn new(settings: RecordsSettings, before: Uptime) -> Self {
+        Self {
+            settings,
+            running: Running::after(before),
+            began: before,
+            written_bytes: flash::written_bytes().unwrap_or(0),
+            every: 1,
+            state: RecorderState::Recording,
+            before: (0, 0),
+            is_over: false,
+        }
+    }
+}
+
+impl Keeper {
+    /// Every second.
+    pub(super) fn care_for_storage(&mut self) {
+        self.look_at_the_clock();
+        self.look_at_the_recorder();
+        if self.ticks.is_multiple_of(FLASH_S) {
+            self.look_at_the_card();
+        }
+        let refused = self.storage.state != RecorderState::Recording;
+        // The first look tells the recorder what it may take; from then on it makes room by itself as partitions fill.
+        if self.ticks == 1 || self.ticks.is_multiple_of(if refused { REFUSED_S } else { RETENTION_S }) {
+            // The outcome is in the counts; a full queue means that the next time is soon enough.
+            let _ = self.shared.recorder.retain(self.retention());
+            self.books.forget_old();
+        }
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let (now, wall) = (self.storage.running.now(), clock::now());
+        let disciplined = clock::trust() == fleet_protocol::names::Clock::Ntp;
+        let Some(saved) = &mut self.saved else { return };
+        let calendar = saved.calendar.unwrap_or_else(|| Calendar::new(clock::SET_SINCE));
+        let (next, jump) = calendar.step(now, wall, disciplined);
+        saved.calendar = Some(next);
+        clock::has_passed(next.floor());
+        if let Some(jump) = jump {
+            let by_s = (jump.to.0 - jump.from.0) / 1_000_000;
+            tracing::warn!(by_s, "the clock has jumped from {} to {}", shown(jump.from), shown(jump.to));
+            let payload = json!({"kind": "clock_jump", "from": shown(jump.from), "to": shown(jump.to), "by_s": by_s});
+            self.books.say("clock_jump", &payload);
+        }
+    }
+
+    fn look_at_the_recorder(&mut self) {
+        let status = self.shared.recorder.status();
+        let lost = (status.unrecorded, status.dropped);
+        if (&self.storage.state, &status.state) == (&RecorderState::Recording, &RecorderState::Recording) {
+            self.storage.before = lost;
+        }
+        let payload = match (&self.storage.state, &status.state) {
+            (RecorderState::Recording, RecorderState::Degraded { reason }) => {
+                tracing::error!(reason, "the disk takes no records; inference goes on");
+                json!({
+                    "kind": "storage_low", "reason": reason, "held": status.held,
+                    "free_bytes": self.free().map(|(free, _)| free),
+                    "order": ["old records are thinned", "old records are dropped", "new records are held in memory",
+                        "the oldest held are given up and counted", "answers go on"],
+                })
+            }
+            (RecorderState::Degraded { .. }, RecorderState::Recording) => {
+                let (unrecorded, dropped) = self.storage.before;
+                let (unrecorded, dropped) = (lost.0 - unrecorded, lost.1 - dropped);
+                tracing::info!(unrecorded, dropped, "the disk takes records again");
+                json!({"kind": "storage_back", "unrecorded": unrecorded, "dropped": dropped})
+            }
+            (RecorderState::Recording, RecorderState::Recording) if (status.bytes_over > 0) != self.storage.is_over => {
+                self.storage.is_over = status.bytes_over > 0;
+                if !self.storage.is_over {
+                    return;
+                }
+                json!({"kind": "storage_over", "bytes_over": status.bytes_over})
+            }
+            _ => return,
+        };
+        self.storage.state = status.state;
+        let kind = payload["kind"].as_str().unwrap_or("storage").to_owned();
+        self.books.say(&kind, &payload);
+    }
+
+    fn look_at_the_card(&mut self) {
+        let (limit, now) = (self.storage.settings.flash.bytes_per_day, self.storage.running.now());
+        let Some(written) = flash::written_bytes() else { return };
+        let since = written.saturating_sub(self.storage.written_bytes);
+        self.storage.written_bytes = written;
+        let Some(saved) = &mut self.saved else { return };
+        saved.flash = (limit > 0).then(|| match saved.flash {
+            None => Flash::new(limit, now),
+            Some(flash) => flash.after(since, limit, now),
+        });
+        let every = saved.flash.map_or(1, |flash| flash.every(limit));
+        if every != self.storage.every {
+            self.storage.every = every;
+            self.shared.recorder.record_every(every);
+            tracing::info!(every, "the day's bytes of the card: one of so many samples is recorded (0: none)");
+            self.books.say("recording_share", &json!({"kind": "recording_share", "every": every}));
+        }
+    }
+
+    fn free(&self) -> Option<(u64, u64)> {
+        let (free, all) = flash::free_bytes(&self.shared.place.state_dir)?;
+        Some((free, self.storage.settings.retention.free_bytes_min.min(all / FREE_PART)))
+    }
+
+    fn retention(&self) -> Retention {
+        let RecordsSettings { keep_bytes, retention, .. } = &self.storage.settings;
+        let wall = clock::now();
+        let believed = self.saved.as_ref().and_then(|saved| saved.calendar);
+        let believed = believed.is_some_and(|calendar| calendar.standing(wall) == Standing::Steady);
+        let age_s = u64::from(retention.keep_days) * DAY_S;
+        Retention {
+            keep_bytes: *keep_bytes,
+            free: self.free(),
+            age: (age_s > 0 && believed).then_some((age_s, wall)),
+            every: retention.thin_every.into(),
+            thin_share: retention.thin_share,
+            needed_from: self.needed_from(),
+        }
+    }
+
+    /// The oldest label that somebody still reads: the rows of a training under way with its hold-out, and labels that the
+    /// cycle has not counted.
+    fn needed_from(&self) -> i64 {
+        let Some(saved) = &self.saved else { return i64::MAX };
+        let uncounted = saved.ordinal + 1;
+        saved.cycle.orders().work.map_or(uncounted, |order| {
+            let from = i64::try_from(order.rows.from_label).unwrap_or(i64::MAX);
+            let labels = i64::try_from(saved.cycle.counts().1).unwrap_or(i64::MAX);
+            uncounted.min(uncounted.saturating_sub(labels.saturating_sub(from)))
+        })
+    }
+
+    /// For status.
+    pub(super) fn storage_view(&self) -> Value {
+        let (now, wall) = (self.storage.running.now(), clock::now());
+        let ran: Duration = now.0.saturating_sub(self.storage.began.0);
+        let recorded = self.shared.recorder.status().recorded_bytes;
+        let used = self.warden.worn_percent();
+        let mut view = flash::view(&self.storage.settings.flash, recorded, flash::written_bytes(), ran, used);
+        view["recording_every"] = json!(self.storage.every);
+        view["left_bytes_of_day"] = json!(self.saved.as_ref().and_then(|saved| saved.flash).map(|flash| flash.level()));
+        let calendar = self.saved.as_ref().and_then(|saved| saved.calendar);
+        json!({
+            "keep_bytes": self.storage.settings.keep_bytes,
+            "free_bytes": self.free().map(|(free, _)| free),
+            "recording": self.storage.state,
+            "flash": view,
+            "clock": {
+                "trust": clock::trust(),
+                "standing": calendar.map(|calendar| calendar.standing(wall)),
+                "floor": calendar.map(|calendar| shown(calendar.floor())),
+                "now": shown(wall),
+            },
+        })
+    }
+}
+
+/// The size at which a partition is ended: a part of the budget and of the disk, so that dropping one is a small step.
+pub(super) fn partition_bytes(settings: &RecordsSettings, state_dir: &std::path::Path) -> u64 {
+    /// Partitions that fill the budget, at least.
+    const PARTS: u64 = 16;
+    /// Below this a file is mostly its empty tables.
+    const LEAST: u64 = 256 << 10;
+    let disk = flash::free_bytes(state_dir).map_or(u64::MAX, |(_, all)| all / PARTS);
+    settings.files.partition_bytes_max.min(settings.keep_bytes / PARTS).min(disk).max(LEAST)
+}

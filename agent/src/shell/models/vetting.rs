@@ -1,0 +1,239 @@
+//! Vetting: a new model first loads and answers its own rows in a process of its own, with a deadline and a memory limit.
+//!
+//! A thread would not do: it cannot be ended when it hangs, an abort in it takes the agent along, and its memory is the agent's.
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+use trainer_core::bundle;
+use trainer_core::model::{Model, Work};
+
+use super::Refused;
+use crate::shell::trainer::frames::{self, FrameError};
+use crate::shell::trainer::limits::{self, Group};
+use crate::shell::trainer::system;
+
+/// Last words of a process that are kept.
+const WORDS_BYTES_MAX: u64 = 16 * 1024;
+
+/// What a model to be vetted may take.
+#[derive(Clone, Debug)]
+pub struct Vetting {
+    program: Option<PathBuf>,
+    /// Until its answers are there.
+    pub deadline: Duration,
+    /// Memory.
+    pub memory_bytes: u64,
+}
+
+/// What is asked of the process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Question {
+    bundle: Vec<u8>,
+    memory_bytes: u64,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Everything is as it should be.
+    Sound {
+        /// Rows it answered.
+        rows: u64,
+    },
+    /// It is not.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Vetting {
+    /// In a process of `program`, or of the running binary; `None` for the path of a binary that is not known.
+    ///
+    /// # Errors
+    /// The system does not know the running binary's path.
+    pub fn child(program: Option<PathBuf>, deadline: Duration, memory_bytes: u64) -> io::Result<Self> {
+        let program = program.map_or_else(std::env::current_exe, Ok)?;
+        Ok(Self { program: Some(program), deadline, memory_bytes })
+    }
+
+    /// In this thread: for tests and backtests, whose models are their own.
+    #[must_use]
+    pub fn in_process() -> Self {
+        Self { program: None, deadline: Duration::from_mins(1), memory_bytes: u64::MAX }
+    }
+
+    /// Vets the bundle of these bytes.
+    ///
+    /// # Errors
+    /// [`Refused::Vetting`] if it hung, grew, took its process down, or answered no number; nothing is left running.
+    ///
+    /// # Panics
+    /// Never: the pipes of a child that was started with pipes are there.
+    pub fn vet(&self, bytes: &[u8]) -> Result<(), Refused> {
+        let Some(program) = &self.program else {
+            let answer = examine(bytes);
+            return told(answer);
+        };
+        let begun = Instant::now();
+        let question = Question { bundle: bytes.to_vec(), memory_bytes: self.memory_bytes };
+        let refused = |reason: String| Refused::Vetting(reason);
+        let mut child =
+            spawn(program).map_err(|error| refused(format!("cannot start {}: {error}", program.display())))?;
+        let group = Group::make(Path::new("/"), child.id(), self.memory_bytes);
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let words = std::thread::spawn(move || {
+            let mut words = Vec::new();
+            let _ = (&mut stderr).take(WORDS_BYTES_MAX).read_to_end(&mut words);
+            let _ = io::copy(&mut stderr, &mut io::sink());
+            words
+        });
+        let (ended, deadline) = mpsc::channel::<()>();
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let longest = self.deadline;
+        let watch = std::thread::spawn(move || {
+            let late = deadline.recv_timeout(longest) == Err(mpsc::RecvTimeoutError::Timeout);
+            if let Some(pid) = pid.filter(|_| late) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            late
+        });
+        let heard = converse(&mut child, &question);
+        // Its answer is there, or never will be; what it does after that is nobody's business.
+        drop(ended);
+        let late = watch.join().unwrap_or(false);
+        if let Some(pid) = pid {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let status = child.wait();
+        let words = words.join().unwrap_or_default();
+        match heard {
+            Ok(answer) => told(answer),
+            Err(_) if late => {
+                Err(refused(format!("it had not answered its own rows after {} s", begun.elapsed().as_secs())))
+            }
+            Err(_) if group.as_ref().is_some_and(Group::has_killed) || grew(&words) => {
+                Err(refused(format!("it took more than {} MiB of memory", self.memory_bytes >> 20)))
+            }
+            Err(error) => {
+                Err(refused(format!("its process ended without an answer ({}; {error})", ending(status, &words))))
+            }
+        }
+    }
+}
+
+fn told(answer: Answer) -> Result<(), Refused> {
+    match answer {
+        Answer::Sound { .. } => Ok(()),
+        Answer::Refused { reason } => Err(Refused::Vetting(reason)),
+    }
+}
+
+fn spawn(program: &Path) -> io::Result<Child> {
+    Command::new(program)
+        .arg("vet-worker")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // A second arena would hold memory that nobody counts.
+        .env("MALLOC_ARENA_MAX", "1")
+        .spawn()
+}
+
+fn converse(child: &mut Child, question: &Question) -> Result<Answer, FrameError> {
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    // Whoever dies while it is asked has said all it will.
+    frames::write(&mut stdin, question)?;
+    drop(stdin);
+    frames::read(&mut stdout)
+}
+
+/// Whether an allocation was refused.
+fn grew(words: &[u8]) -> bool {
+    String::from_utf8_lossy(words).contains("memory allocation of")
+}
+
+fn ending(status: io::Result<ExitStatus>, words: &[u8]) -> String {
+    let said = String::from_utf8_lossy(words);
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned();
+    status.map_or_else(|error| error.to_string(), |status| format!("{status}, last words: {last}"))
+}
+
+/// Serves one question; what `hone vet-worker` does.
+///
+/// # Errors
+/// The pipes.
+pub fn serve(mut from: impl Read, mut into: impl Write) -> Result<(), FrameError> {
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    // The kernel shall take this process before the agent.
+    let _ = fs::write("/proc/self/oom_score_adj", "900");
+    let question: Question = frames::read(&mut from)?;
+    limits::limit_data(question.memory_bytes);
+    system::limit_heap(question.memory_bytes);
+    frames::write(&mut into, &examine(&question.bundle))
+}
+
+/// Loads a bundle and lets it answer every row it carries.
+fn examine(bytes: &[u8]) -> Answer {
+    let model = match bundle::read(bytes) {
+        Ok(model) => model,
+        Err(error) => return Answer::Refused { reason: error.to_string() },
+    };
+    let (mut work, mut rows) = (Work::default(), 0);
+    for (what, row) in carried(&model) {
+        model.embed(row, &mut work);
+        if !work.answer.iter().chain(&work.h).all(|value| value.is_finite()) {
+            return Answer::Refused { reason: format!("it answers no number to a row of its own {what}") };
+        }
+        rows += 1;
+    }
+    Answer::Sound { rows }
+}
+
+fn carried(model: &Model) -> impl Iterator<Item = (&'static str, &[f32])> {
+    let width = model.schema().features.len();
+    let of = move |what, rows| <[f32]>::chunks_exact(rows, width).map(move |row| (what, row));
+    of("golden rows", &model.golden.0).chain(of("anchors", &model.anchors.x)).chain(of("baseline", &model.baseline))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A program of its own in place of the worker.
+    fn vetted_by(script: &str, memory_bytes: u64) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("worker");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let vetting = Vetting { program: Some(program), deadline: Duration::from_millis(1_500), memory_bytes };
+        vetting.vet(b"bundle").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_process_that_aborts_hangs_or_says_nonsense_is_a_refusal_and_leaves_nothing_running() {
+        assert!(vetted_by("kill -ABRT $$", 1 << 30).contains("ended without an answer"));
+        let begun = Instant::now();
+        assert!(vetted_by("exec sleep 600", 1 << 30).contains("had not answered"));
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        assert!(vetted_by("cat > /dev/null; echo nonsense", 1 << 30).contains("without an answer"));
+        assert!(
+            vetted_by("echo 'memory allocation of 99 bytes failed' >&2; kill -ABRT $$", 64 << 20).contains("64 MiB")
+        );
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_refused_by_name() {
+        let refused = Vetting::in_process().vet(b"no bundle").unwrap_err().to_string();
+        assert!(refused.contains("safetensors"), "{refused}");
+    }
+}

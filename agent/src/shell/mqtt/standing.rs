@@ -1,0 +1,315 @@
+//! What the fleet has told this device for good: desired settings, revoked keys; in one file that survives a power cut.
+//!
+//! ```text
+//! down/desired ─► signed by an admin, newer ─► laid over the files' settings, judged whole ─► stored ─► in force ─► reported
+//!                      └ no: told as an event        └ refused: revision and reasons stored, nothing changes
+//! ```
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fleet_protocol::envelope::{Envelope, EnvelopeError, Kind, Payload, Verified};
+use fleet_protocol::keys::{KeyId, KeySet};
+use fleet_protocol::names::{DeviceId, Digest, Name};
+use fleet_protocol::order::{Desired, Notice, NoticeBody};
+use fleet_protocol::report::SettingError;
+use fleet_protocol::status::ReasonCode;
+use fleet_protocol::wish::WishRefusal;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::config::Config;
+use crate::shell::files::{create_private_folder, set_aside, write_durable};
+
+/// Keys that may be revoked; an admin who revokes more has lost control long ago.
+const REVOKED_MAX: usize = 256;
+
+/// Messages that are remembered as taken: one of settings, one of each group.
+const LAST_MAX: usize = 17;
+
+/// What is stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Held {
+    desired_rev: u64,
+    applied_rev: u64,
+    errors: Vec<SettingError>,
+    config: Map<String, Value>,
+    revoked: BTreeSet<KeyId>,
+    /// Largest counter of a notice, by signer.
+    notices: BTreeMap<KeyId, u64>,
+    /// Digest of the message that was taken last, by where it came from: brokers repeat what they retain.
+    #[serde(default)]
+    last: BTreeMap<String, Digest>,
+}
+
+/// What the fleet has told, and what follows from it.
+#[derive(Debug)]
+pub struct Standing {
+    path: PathBuf,
+    held: Held,
+    /// The settings of the files.
+    files: Config,
+    /// With what the fleet wants over them.
+    config: Config,
+    /// What the process began with.
+    begun: Config,
+}
+
+/// Why a message of the fleet changes nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Untaken {
+    #[error("{0}")]
+    Envelope(#[from] EnvelopeError),
+    #[error("{0}")]
+    Wish(#[from] WishRefusal),
+    #[error("{0} keys are revoked already")]
+    TooMany(usize),
+    #[error("it has come before")]
+    Repeated,
+    #[error("`freeze` is not carried out by this agent")]
+    Freeze,
+    #[error("the disk does not take it: {0}")]
+    Disk(#[from] io::Error),
+}
+
+impl Untaken {
+    pub(super) fn code(&self) -> ReasonCode {
+        match self {
+            Self::Envelope(EnvelopeError::PayloadInvalid(_)) | Self::Freeze => ReasonCode::Unsupported,
+            Self::Envelope(_) => ReasonCode::RejectedSignature,
+            Self::Wish(refusal) => refusal.code(),
+            Self::Repeated => ReasonCode::Replayed,
+            Self::TooMany(_) => ReasonCode::BudgetStorage,
+            Self::Disk(_) => ReasonCode::Internal,
+        }
+    }
+
+    /// The revision that is in force has come again, as it does with every connection.
+    pub(super) fn is_repetition(&self) -> bool {
+        match self {
+            Self::Repeated => true,
+            Self::Wish(WishRefusal::Revision { rev, seen }) => rev == seen,
+            Self::Wish(WishRefusal::Replayed { ctr, high_water, .. }) => ctr == high_water,
+            _ => false,
+        }
+    }
+}
+
+impl Standing {
+    /// Reads what was told before and lays it over `files`. What cannot be read is set aside, what does not fit any more is
+    /// not in force: the files alone are then, and the reasons are reported.
+    #[must_use]
+    pub fn open(state_dir: &Path, files: Config) -> Self {
+        let path = state_dir.join("fleet.json");
+        let held = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::error!(%error, "what the fleet had told cannot be read: the settings of the files are in force");
+                let _ = set_aside(&path);
+                Held::default()
+            }),
+            Err(_) => Held::default(),
+        };
+        let mut standing = Self { path, held, config: files.clone(), begun: files.clone(), files };
+        match standing.files.with(&standing.held.config) {
+            // A device that has left the fleet goes by its own files.
+            Ok(_) if !standing.files.mqtt.is_on() => {}
+            Ok(config) => standing.config = config,
+            Err(errors) => {
+                tracing::error!(?errors, "what the fleet wanted is not in force any more");
+                (standing.held.applied_rev, standing.held.errors) = (0, errors);
+            }
+        }
+        standing.begun = standing.config.clone();
+        standing
+    }
+
+    /// The settings in force, some of them only after the next start.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The keys that count: trusted by the settings, and not revoked.
+    ///
+    /// # Errors
+    /// The entry that is no key, in words.
+    pub fn keys(&self) -> Result<KeySet, String> {
+        let mut keys = self.config.mqtt.keys()?;
+        for key_id in &self.held.revoked {
+            keys.revoke(key_id);
+        }
+        Ok(keys)
+    }
+
+    /// Wanted, in force, reasons, and what waits for a start.
+    pub(super) fn told(&self) -> (u64, u64, Vec<SettingError>, Vec<String>) {
+        let Held { desired_rev, applied_rev, errors, .. } = &self.held;
+        (*desired_rev, *applied_rev, errors.clone(), self.begun.needs_restart(&self.config))
+    }
+
+    /// Takes signed settings; afterwards [`Standing::config`] is what they make of the files', or unchanged with reasons.
+    pub(super) fn desire(&mut self, payload: &[u8], device: &DeviceId, keys: &KeySet) -> Result<(), Untaken> {
+        let last = self.fresh("desired", payload)?;
+        let (signed, desired): (_, Desired) = verified(payload, Kind::Desired, keys)?;
+        desired.admit(&signed, device, self.held.desired_rev)?;
+        let mut held = Held { desired_rev: desired.rev, last, ..self.held.clone() };
+        let config = match self.files.with(&desired.config) {
+            Ok(config) => {
+                (held.applied_rev, held.errors, held.config) = (desired.rev, Vec::new(), desired.config);
+                config
+            }
+            Err(errors) => {
+                held.errors = errors;
+                self.config.clone()
+            }
+        };
+        self.store(held)?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// Takes a signed notice to one of our groups; returns the key that counts no more.
+    pub(super) fn notice(&mut self, payload: &[u8], groups: &[Name], keys: &KeySet) -> Result<KeyId, Untaken> {
+        // Its signer may be the very key that it revoked.
+        let group = groups.iter().map(Name::as_str).collect::<Vec<_>>().join(" ");
+        let last = self.fresh(&group, payload)?;
+        let (signed, notice): (_, Notice) = verified(payload, Kind::Notice, keys)?;
+        notice.admit(&signed, groups, &self.held.notices)?;
+        let NoticeBody::RevokeKey { keyid } = notice.notice else { return Err(Untaken::Freeze) };
+        let mut held = self.held.clone();
+        if held.revoked.len() >= REVOKED_MAX {
+            return Err(Untaken::TooMany(held.revoked.len()));
+        }
+        held.revoked.insert(keyid.clone());
+        held.last = last;
+        held.notices.extend(signed.signers().keys().map(|signer| (signer.clone(), notice.ctr)));
+        self.store(held)?;
+        Ok(keyid)
+    }
+
+    /// The messages taken last with this one, unless it is among them.
+    fn fresh(&self, from: &str, payload: &[u8]) -> Result<BTreeMap<String, Digest>, Untaken> {
+        let (mut last, digest) = (self.held.last.clone(), Digest::of(payload));
+        if last.insert(from.to_owned(), digest) == Some(digest) {
+            return Err(Untaken::Repeated);
+        }
+        // Groups come and go with the settings.
+        while last.len() > LAST_MAX {
+            last.pop_first();
+        }
+        Ok(last)
+    }
+
+    /// Stored first, in force second.
+    fn store(&mut self, held: Held) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            create_private_folder(folder)?;
+        }
+        write_durable(&self.path, &serde_json::to_vec(&held)?)?;
+        self.held = held;
+        Ok(())
+    }
+}
+
+fn verified<T: Payload>(payload: &[u8], kind: Kind, keys: &KeySet) -> Result<(Verified, T), EnvelopeError> {
+    let signed = Envelope::from_json(payload)?.verify(kind, keys)?;
+    let parsed = signed.parse()?;
+    Ok((signed, parsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use ed25519_dalek::SigningKey;
+    use fleet_protocol::Extra;
+    use fleet_protocol::keys::Role;
+    use fleet_protocol::names::Micros;
+    use serde_json::json;
+    use ulid::Ulid;
+
+    use super::*;
+    use crate::shell::mqtt::TrustSettings;
+
+    fn admin() -> SigningKey {
+        SigningKey::from_bytes(&[1; 32])
+    }
+
+    fn files() -> Config {
+        let mut config = Config::default();
+        let public = STANDARD.encode(admin().verifying_key().as_bytes());
+        (config.mqtt.broker, config.mqtt.device) = ("mqtt://b".to_owned(), "press-07".to_owned());
+        config.mqtt.trust = vec![TrustSettings { public, roles: vec![Role::Admin] }];
+        config
+    }
+
+    fn desired(rev: u64, config: &Value) -> Vec<u8> {
+        let (dev, config) = ("press-07".parse().unwrap(), config.as_object().cloned().unwrap());
+        let desired = Desired { v: 1, dev, rev, iat: Micros(1), config, extra: Extra::new() };
+        desired.sign(&[&admin()]).to_json()
+    }
+
+    fn desire(standing: &mut Standing, rev: u64, config: &Value) -> Result<(), Untaken> {
+        let keys = standing.keys().unwrap();
+        standing.desire(&desired(rev, config), &"press-07".parse().unwrap(), &keys)
+    }
+
+    #[test]
+    fn what_was_applied_is_in_force_after_a_restart_and_what_was_refused_is_not_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut standing = Standing::open(folder.path(), files());
+        desire(&mut standing, 3, &json!({"cycle": {"watch": {"columns": {"psi": 0.4}}}})).unwrap();
+        assert_eq!(standing.told(), (3, 3, vec![], vec!["cycle.watch.columns.psi".to_owned()]));
+        desire(&mut standing, 4, &json!({"cycle": {"watch": {"columns": {"psi": -1.0}}}})).unwrap();
+        let (wanted, applied, errors, _) = standing.told();
+        assert_eq!((wanted, applied, errors[0].key.as_str()), (4, 3, "cycle.watch.columns.psi"));
+        let again = Standing::open(folder.path(), files());
+        assert_eq!((again.config().cycle.watch.columns.psi, again.told().0), (0.4, 4));
+        assert!(again.told().3.is_empty(), "a start has made it so");
+        let mut left = files();
+        "off".clone_into(&mut left.mqtt.broker);
+        assert_eq!(Standing::open(folder.path(), left.clone()).config(), &left, "it has left the fleet");
+    }
+
+    #[test]
+    fn an_older_revision_is_refused_and_the_same_one_is_a_repetition() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut standing = Standing::open(folder.path(), files());
+        desire(&mut standing, 3, &json!({})).unwrap();
+        let same = desire(&mut standing, 3, &json!({"mqtt": {"report_s": 9}})).unwrap_err();
+        assert!(same.is_repetition());
+        let older = desire(&mut standing, 2, &json!({"mqtt": {"report_s": 9}})).unwrap_err();
+        assert!(!older.is_repetition() && older.code() == ReasonCode::Replayed);
+        assert_eq!(standing.config().mqtt.report_s, 30);
+    }
+
+    #[test]
+    fn keys_rotate_by_settings_and_a_revoked_one_never_counts_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut standing = Standing::open(folder.path(), files());
+        let new = SigningKey::from_bytes(&[2; 32]);
+        let entry =
+            |key: &SigningKey| json!({"public": STANDARD.encode(key.verifying_key().as_bytes()), "roles": ["admin"]});
+        desire(&mut standing, 1, &json!({"mqtt": {"trust": [entry(&admin()), entry(&new)]}})).unwrap();
+        let keyid = KeyId::of(&admin().verifying_key());
+        let group: Name = "hall-3".parse().unwrap();
+        let (id, notice) = (Ulid::from(1), NoticeBody::RevokeKey { keyid: keyid.clone() });
+        let notice = Notice { v: 1, id, group: group.clone(), iat: Micros(1), ctr: 5, notice, extra: Extra::new() };
+        let keys = standing.keys().unwrap();
+        let signed = notice.sign(&[&new]).to_json();
+        assert_eq!(standing.notice(&signed, std::slice::from_ref(&group), &keys).unwrap(), keyid);
+        assert!(standing.notice(&signed, &[group], &keys).unwrap_err().is_repetition());
+        let mut again = Standing::open(folder.path(), files());
+        assert!(again.keys().unwrap().iter().all(|(known, _)| *known != keyid));
+        assert!(desire(&mut again, 2, &json!({})).is_err(), "not by the revoked key");
+    }
+
+    #[test]
+    fn a_damaged_file_leaves_the_settings_of_the_files_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("fleet.json"), "{").unwrap();
+        let standing = Standing::open(folder.path(), files());
+        assert_eq!((standing.config(), standing.told().0), (&files(), 0));
+        assert!(folder.path().join("fleet.json.damaged-1").exists());
+    }
+}

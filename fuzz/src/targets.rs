@@ -1,0 +1,111 @@
+//! What is fuzzed: each target takes any bytes, and holds what must be true of whatever is accepted. The repository's tests
+//! include this file and replay the corpus through it.
+use fleet_protocol::envelope::{Envelope, Kind};
+use fleet_protocol::keys::{KeySet, Role, SigningKey};
+use fleet_protocol::order::{BundleStatement, Desired, Notice, Order};
+use hone_agent::shell::models::read_signature;
+use hone_agent::shell::models::vetting;
+use hone_agent::shell::trainer::frames::{self, Answer, Job, Word};
+use trainer_core::bundle;
+use trainer_core::digest::Digest;
+use trainer_core::model::Work;
+
+/// All targets by name.
+pub(crate) const TARGETS: [&str; 3] = ["bundle", "envelope", "frame"];
+
+/// Seed of the one key that envelopes of the corpus are signed with.
+pub(crate) const KEY_SEED: [u8; 32] = [1; 32];
+
+/// Runs one target; returns what came of it, in words without numbers: the kind of its end.
+pub(crate) fn run(target: &str, bytes: &[u8]) -> String {
+    let text = match target {
+        "bundle" => bundle(bytes),
+        "envelope" => envelope(bytes),
+        _ => frame(bytes),
+    };
+    text.chars().filter(|c| !c.is_ascii_digit()).take(120).collect()
+}
+
+fn bundle(bytes: &[u8]) -> String {
+    let _ = bundle::tensor_names(bytes);
+    let outline = bundle::outline(bytes);
+    match bundle::read(bytes) {
+        Err(error) => error.to_string(),
+        Ok(mut model) => {
+            assert!(outline.is_ok(), "what reads has an outline");
+            assert_eq!(bundle::frozen_difference(bytes, bytes, None).expect("it reads"), None);
+            let mut work = Work::default();
+            let width = model.schema().features.len();
+            for row in model.baseline.chunks_exact(width).take(4) {
+                model.embed(row, &mut work);
+                assert_eq!(work.answer.len(), model.schema().outputs());
+            }
+            let (again, _) = bundle::write(&mut model);
+            assert!(bundle::read(&again).is_ok(), "what was read can be written and read");
+            "read".to_owned()
+        }
+    }
+}
+
+fn envelope(bytes: &[u8]) -> String {
+    let mut keys = KeySet::default();
+    let public = SigningKey::from_bytes(&KEY_SEED).verifying_key();
+    keys.trust(public.as_bytes(), &[Role::Vendor, Role::Operator, Role::Admin]).expect("a good key");
+    let _ = read_signature(bytes, Digest::of(b"bundle"), &keys, None);
+    let envelope = match Envelope::from_json(bytes) {
+        Ok(envelope) => envelope,
+        Err(error) => return error.to_string(),
+    };
+    assert_eq!(Envelope::from_json(&envelope.to_json()).expect("ours reads"), envelope);
+    for kind in [Kind::Bundle, Kind::Command, Kind::Desired, Kind::Notice] {
+        let Ok(verified) = envelope.verify(kind, &keys) else { continue };
+        let parsed = match kind {
+            Kind::Bundle => verified.parse::<BundleStatement>().map(drop),
+            Kind::Desired => verified.parse::<Desired>().map(drop),
+            Kind::Notice => verified.parse::<Notice>().map(drop),
+            Kind::Command => verified.parse::<Order>().map(|order| drop(order.command())),
+        };
+        let signature =
+            read_signature(bytes, Digest::of(b"bundle"), &keys, None).map(|(_, standing)| standing.as_str());
+        return format!("{kind:?} {parsed:?} {signature:?}");
+    }
+    envelope.verify(Kind::Bundle, &keys).map_or_else(|error| error.to_string(), |_| "verified".to_owned())
+}
+
+fn frame(bytes: &[u8]) -> String {
+    let mut told = String::new();
+    let mut tell = |name: &str, result: Result<(), String>| match result {
+        Ok(()) => told.push_str(name),
+        Err(error) if told.is_empty() => told.push_str(&error),
+        Err(_) => {}
+    };
+    // A macro, for the repository's tests have no name for the bounds of a function.
+    macro_rules! both {
+        ($message:ty) => {
+            frames::read::<$message>(&mut &*bytes).map_err(|error| error.to_string()).map(|message| {
+                let mut again = Vec::new();
+                frames::write(&mut again, &message).expect("what was read can be written");
+                frames::read::<$message>(&mut again.as_slice()).expect("what was written can be read");
+            })
+        };
+    }
+    tell("job ", both!(Job));
+    tell("answer ", both!(Answer));
+    tell("word ", both!(Word));
+    tell("question ", both!(vetting::Question));
+    tell("vetted ", both!(vetting::Answer));
+    told
+}
+
+/// A corpus file as input: a `.delta` is the bytes between a common beginning and a common end of `base`.
+pub(crate) fn expand(name: &str, file: Vec<u8>, base: &[u8]) -> Vec<u8> {
+    if name.strip_suffix(".delta").is_none() {
+        return file;
+    }
+    let length = |at: usize| {
+        file.get(at..at + 4).map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    };
+    let front = (length(0) as usize).min(base.len());
+    let back = (length(4) as usize).min(base.len());
+    [&base[..front], file.get(8..).unwrap_or_default(), &base[base.len() - back..]].concat()
+}

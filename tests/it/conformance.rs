@@ -1,0 +1,238 @@
+//! The Open Inference Protocol v2 over HTTP as its specification words it: every endpoint, every form of error.
+//!
+//! Source: `specification/protocol/inference_rest.md` of the Open Inference Protocol.
+use hone_tests::agent::{Agent, Device};
+use hone_tests::http::Answer;
+use hone_tests::world;
+use serde_json::{Value, json};
+
+/// Name of a member, `?` if it may be absent, and what it must be.
+type Member = (&'static str, fn(&Value) -> bool);
+
+/// `$metadata_server_response`, `$metadata_model_response` and so on: the members and their types, `?` for optional ones.
+fn has_form(what: &str, value: &Value, members: &[Member]) {
+    let object = value.as_object().unwrap_or_else(|| panic!("{what} is no object: {value}"));
+    for (name, is) in members {
+        let (name, optional) = name.strip_suffix('?').map_or((*name, false), |name| (name, true));
+        match object.get(name) {
+            None => assert!(optional, "{what} lacks `{name}`: {value}"),
+            Some(member) => assert!(is(member), "`{name}` of {what} is of another type: {value}"),
+        }
+    }
+    for name in object.keys() {
+        let known = members.iter().any(|(member, _)| member.trim_end_matches('?') == name);
+        assert!(known, "{what} has `{name}`, which the specification does not know: {value}");
+    }
+}
+
+fn texts(value: &Value) -> bool {
+    value.as_array().is_some_and(|texts| texts.iter().all(Value::is_string))
+}
+
+fn metadata_tensors(value: &Value) -> bool {
+    value.as_array().is_some_and(|tensors| {
+        for tensor in tensors {
+            has_form(
+                "a metadata tensor",
+                tensor,
+                &[("name", Value::is_string), ("datatype", is_datatype), ("shape", is_shape)],
+            );
+        }
+        !tensors.is_empty()
+    })
+}
+
+fn is_datatype(value: &Value) -> bool {
+    let known = [
+        "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",
+        "BYTES",
+    ];
+    value.as_str().is_some_and(|name| known.contains(&name))
+}
+
+fn is_shape(value: &Value) -> bool {
+    value.as_array().is_some_and(|sizes| sizes.iter().all(|size| size.as_i64().is_some_and(|size| size >= -1)))
+}
+
+/// `$response_output`: as many values as the shape says, of the datatype it says.
+fn is_output(tensor: &Value) {
+    let any: fn(&Value) -> bool = |_| true;
+    let members: [Member; 5] = [
+        ("name", Value::is_string),
+        ("shape", is_shape),
+        ("datatype", is_datatype),
+        ("parameters?", Value::is_object),
+        ("data", any),
+    ];
+    has_form("an output", tensor, &members);
+    let sizes = tensor["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap());
+    let data = tensor["data"].as_array().unwrap();
+    assert_eq!(data.len() as u64, sizes.product::<u64>(), "{tensor}");
+    let is: fn(&Value) -> bool = if tensor["datatype"] == "BYTES" { Value::is_string } else { Value::is_number };
+    assert!(data.iter().all(is), "{tensor}");
+}
+
+/// `$inference_error_response` with its status; hone adds `code` and `field`.
+fn is_error(answer: &Answer, status: u16) {
+    assert_eq!(answer.status, status, "{}", answer.text);
+    let text = answer.json()["error"].as_str().map(str::to_owned).unwrap_or_default();
+    assert!(!text.is_empty(), "{}", answer.text);
+}
+
+fn agent(device: &Device) -> Agent {
+    device.start(Some(&world::train(device.path(), "base", 1, false)))
+}
+
+fn column(name: &str, values: &[f64]) -> Value {
+    json!({"name": name, "datatype": "FP64", "shape": [values.len(), 1], "data": values})
+}
+
+#[test]
+fn health_and_metadata_have_the_form_of_the_specification() {
+    let device = Device::new();
+    let agent = agent(&device);
+    let get = |path: &str| agent.tcp("GET", path, "");
+    has_form("health/live", &get("/v2/health/live").json(), &[("live", Value::is_boolean)]);
+    has_form("health/ready", &get("/v2/health/ready").json(), &[("live", Value::is_boolean)]);
+    assert_eq!((get("/v2/health/live").status, get("/v2/health/ready").status), (200, 200));
+    has_form(
+        "the server",
+        &get("/v2").json(),
+        &[("name", Value::is_string), ("version", Value::is_string), ("extensions", texts)],
+    );
+    let version = agent.champion();
+    for path in ["/v2/models/main".to_owned(), format!("/v2/models/main/versions/{version}")] {
+        let model = get(&path).json();
+        let members: [Member; 5] = [
+            ("name", Value::is_string),
+            ("versions?", texts),
+            ("platform", Value::is_string),
+            ("inputs", metadata_tensors),
+            ("outputs", metadata_tensors),
+        ];
+        has_form("a model", &model, &members);
+        assert_eq!((&model["name"], &model["versions"]), (&json!("main"), &json!([version])));
+        let ready = get(&format!("{path}/ready"));
+        assert_eq!(ready.status, 200);
+        has_form("model ready", &ready.json(), &[("name", Value::is_string), ("ready", |ready| *ready == json!(true))]);
+    }
+    for path in
+        ["/v2/models/other", "/v2/models/other/ready", "/v2/models/main/versions/7", "/v2/models/main/versions/7/ready"]
+    {
+        is_error(&get(path), 404);
+    }
+    is_error(&get("/v2/nothing"), 404);
+    is_error(&agent.tcp("POST", "/v2/health/live", ""), 405);
+    is_error(&agent.tcp("GET", "/v2/models/main/infer", ""), 405);
+}
+
+#[test]
+fn an_inference_gives_back_the_id_the_wanted_outputs_and_one_answer_per_row() {
+    let device = Device::new();
+    let agent = agent(&device);
+    let version = agent.champion();
+    let inputs = json!([column("a", &[1.0, -1.0]), column("b", &[1.0, -1.0]), column("c", &[0.0, 0.0])]);
+    // Parameters are allowed everywhere, unknown ones are ignored.
+    let body = json!({
+        "id": "call-7",
+        "parameters": {"source": "press-7", "priority": 3, "binary_data_output": false},
+        "inputs": inputs,
+        "outputs": [{"name": "label", "parameters": {"binary_data": false}}, {"name": "probabilities"}],
+    });
+    for path in ["/v2/models/main/infer".to_owned(), format!("/v2/models/main/versions/{version}/infer")] {
+        let answer = agent.tcp("POST", &path, &body.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let answer = answer.json();
+        let members: [Member; 5] = [
+            ("model_name", Value::is_string),
+            ("model_version?", Value::is_string),
+            ("id?", Value::is_string),
+            ("parameters?", |parameters| {
+                let plain = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
+                parameters.as_object().is_some_and(|parameters| parameters.values().all(plain))
+            }),
+            ("outputs", Value::is_array),
+        ];
+        has_form("an inference", &answer, &members);
+        assert_eq!(
+            (&answer["id"], &answer["model_name"], &answer["model_version"]),
+            (&json!("call-7"), &json!("main"), &json!(version))
+        );
+        let outputs = answer["outputs"].as_array().unwrap();
+        outputs.iter().for_each(is_output);
+        let mut names: Vec<_> = outputs.iter().map(|output| output["name"].as_str().unwrap()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["label", "probabilities"], "the wanted ones alone");
+        let label = outputs.iter().find(|output| output["name"] == "label").unwrap();
+        assert_eq!(label["data"], json!(["high", "low"]));
+    }
+    // Nested and flat data mean the same, in row-major order.
+    let matrix =
+        |data: Value| json!({"inputs": [{"name": "input", "shape": [2, 3], "datatype": "FP32", "data": data}]});
+    let said = |body: Value| agent.tcp("POST", "/v2/models/main/infer", &body.to_string()).json()["outputs"].clone();
+    let labels = |outputs: &Value| {
+        outputs.as_array().unwrap().iter().find(|output| output["name"] == "label").unwrap()["data"].clone()
+    };
+    let nested = said(matrix(json!([[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0]])));
+    assert_eq!(labels(&nested), labels(&said(matrix(json!([1.0, 1.0, 0.0, -1.0, -1.0, 0.0])))));
+    nested.as_array().unwrap().iter().for_each(is_output);
+    // Without an id there is none in the answer.
+    let without = agent.tcp("POST", "/v2/models/main/infer", &json!({"inputs": inputs}).to_string()).json();
+    assert!(without.get("id").is_none_or(Value::is_string), "{without}");
+}
+
+#[test]
+fn what_is_wrong_is_answered_with_a_status_and_an_error_in_words() {
+    let device = Device::new();
+    let agent = agent(&device);
+    let post = |body: &str| agent.tcp("POST", "/v2/models/main/infer", body);
+    let rows = |tensor: Value| json!({"inputs": [tensor]}).to_string();
+    let tensor = |name: &str, shape: Value, datatype: &str, data: Value| {
+        rows(json!({"name": name, "shape": shape, "datatype": datatype, "data": data}))
+    };
+    for body in [
+        String::new(),
+        "{".to_owned(),
+        "[]".to_owned(),
+        "{}".to_owned(),
+        json!({"inputs": []}).to_string(),
+        json!({"inputs": 7}).to_string(),
+        rows(json!({"name": "input", "shape": [3], "data": [1, 2, 3]})),
+        rows(json!({"name": "input", "shape": [3], "datatype": "FP32"})),
+        tensor("input", json!([3]), "FP99", json!([1, 2, 3])),
+        tensor("input", json!([4]), "FP32", json!([1, 2, 3, 4])),
+        tensor("input", json!([1, 3]), "FP32", json!([1, 2])),
+        tensor("input", json!([-1, 3]), "FP32", json!([1, 2, 3])),
+        tensor("input", json!([0, 3]), "FP32", json!([])),
+        tensor("input", json!([3]), "FP32", json!([1, 2, "x"])),
+        tensor("nobody", json!([1]), "FP32", json!([1])),
+        json!({"id": 7, "inputs": [column("a", &[1.0])]}).to_string(),
+        json!({"inputs": [column("a", &[1.0]), column("b", &[1.0, 2.0]), column("c", &[1.0])]}).to_string(),
+        json!({"inputs": [column("a", &[1.0]), column("b", &[1.0]), column("c", &[1.0])], "outputs": [{"name": "x"}]})
+            .to_string(),
+    ] {
+        is_error(&post(&body), 400);
+    }
+    let good = world::request([1.0, 1.0, 0.0]).to_string();
+    is_error(&agent.tcp("POST", "/v2/models/other/infer", &good), 404);
+    is_error(&agent.tcp("POST", "/v2/models/main/versions/1/infer", &good), 404);
+    let huge = format!("{{\"id\":\"{}\"}}", "x".repeat(9 << 20));
+    is_error(&post(&huge), 413);
+    assert_eq!(post(&good).status, 200, "and it goes on");
+    let records = agent.socket("GET", "/v1/records", "").json()["records"].clone();
+    assert_eq!(records.as_array().map_or(0, Vec::len), 1, "nothing refused is on record");
+}
+
+#[test]
+fn without_a_model_the_server_lives_and_is_not_ready() {
+    let device = Device::new();
+    let agent = device.start(None);
+    let get = |path: &str| agent.tcp("GET", path, "");
+    assert_eq!((get("/v2").status, get("/v2/health/live").status, get("/v2/health/ready").status), (200, 200, 503));
+    assert_eq!(
+        (get("/v2/models/main/ready").status, get("/v2/models/main/ready").json()["ready"].clone()),
+        (503, json!(false))
+    );
+    is_error(&get("/v2/models/main"), 503);
+    is_error(&agent.tcp("POST", "/v2/models/main/infer", &world::request([1.0, 1.0, 0.0]).to_string()), 503);
+}

@@ -1,0 +1,201 @@
+//! What tests of the fleet share: a device that has joined, signed orders, what came of them, and the console.
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::SigningKey;
+use fleet_protocol::command::Command;
+use fleet_protocol::envelope::Payload as _;
+use fleet_protocol::names::{DeviceId, Micros};
+use fleet_protocol::order::Order;
+use serde_json::Value;
+use ulid::Ulid;
+
+use crate::agent::{Agent, Device};
+use crate::broker::Peer;
+use crate::until;
+
+/// The device of most tests.
+pub const DEVICE: &str = "press-07";
+
+/// The signing key of a number: 1 is the operator's, 2 the observer's, 4 the admin's, others nobody's.
+#[must_use]
+pub fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+/// The public half of [`key`], base64.
+#[must_use]
+pub fn public(seed: u8) -> String {
+    STANDARD.encode(key(seed).verifying_key().as_bytes())
+}
+
+/// A device with a link to the broker on `port`, group `hall-3`, and `more` settings.
+///
+/// # Panics
+/// Its folder cannot be written.
+#[must_use]
+pub fn joined(port: u16, more: &str) -> Device {
+    named(DEVICE, port, more)
+}
+
+/// The same under a name.
+///
+/// # Panics
+/// Its folder cannot be written.
+#[must_use]
+pub fn named(name: &str, port: u16, more: &str) -> Device {
+    let device = Device::new();
+    let text = format!(
+        "[mqtt]\nbroker = \"mqtt://127.0.0.1:{port}\"\ndevice = \"{name}\"\ngroups = [\"hall-3\"]\nwill_delay_s = 0\n\
+         retry_max_s = 1\nreport_s = 1\ntrust = [{{ public = \"{}\", roles = [\"operator\"] }}, \
+         {{ public = \"{}\", roles = [\"observer\"] }}, {{ public = \"{}\", roles = [\"admin\"] }}]\n{more}",
+        public(1),
+        public(2),
+        public(4)
+    );
+    fs::create_dir(device.path().join("conf.d")).expect("a temporary folder can be written");
+    fs::write(device.path().join("conf.d/fleet.toml"), text).expect("a temporary folder can be written");
+    device
+}
+
+/// A topic of the device, below the root.
+#[must_use]
+pub fn up(topic: &str) -> String {
+    format!("d/{DEVICE}/up/{topic}")
+}
+
+/// Its presence, if that is `online`.
+#[must_use]
+pub fn online(peer: &Peer) -> Option<Value> {
+    peer.last(&up("state")).filter(|state| state["state"] == "online")
+}
+
+/// Wall time.
+///
+/// # Panics
+/// Before 1970.
+#[must_use]
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_micros()).expect("not yet")
+}
+
+/// Ids of all stored reports, in the order of their commits.
+///
+/// # Panics
+/// The agent does not answer.
+#[must_use]
+pub fn stored(agent: &Agent) -> Vec<String> {
+    let reports = agent.socket("GET", "/v1/reports?limit=1000", "").json();
+    let reports = reports["reports"].as_array().expect("a list");
+    let mut ids: Vec<_> = reports.iter().map(|report| report["id"].as_str().expect("an id").to_owned()).collect();
+    ids.reverse();
+    ids
+}
+
+/// Ids of all events that came, each where it came first.
+///
+/// # Panics
+/// An event has no id.
+#[must_use]
+pub fn recorded(peer: &Peer) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    let events = peer.came().into_iter().filter(|came| came.topic.contains("/up/evt/"));
+    let ids = events.map(|came| came.payload["id"].as_str().expect("an id").to_owned());
+    ids.filter(|id| known.insert(id.clone())).collect()
+}
+
+/// Commits one report.
+///
+/// # Panics
+/// It is refused.
+pub fn report(agent: &Agent) {
+    let answer = agent.socket("POST", "/v1/rebaseline", "{}");
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
+/// An order for `device`, signed by the key of `seed`.
+///
+/// # Panics
+/// `command` is none.
+#[must_use]
+pub fn signed(seed: u8, device: &str, counter: u64, expires_s: i64, command: &Value) -> (Ulid, Vec<u8>) {
+    let id = Ulid::generate();
+    let device: DeviceId = device.parse().expect("a device id");
+    let command: Command = serde_json::from_value(command.clone()).expect("a command");
+    let order = Order::new(id, device, Micros(now()), Micros(now() + expires_s * 1_000_000), counter, &command);
+    (id, order.sign(&[&key(seed)]).to_json())
+}
+
+/// Publishes an order for the device.
+#[expect(clippy::must_use_candidate, reason = "a test may not care what becomes of it")]
+pub fn send(peer: &Peer, (id, payload): (Ulid, Vec<u8>)) -> Ulid {
+    peer.publish(&format!("d/{DEVICE}/down/cmd/{id}"), payload);
+    id
+}
+
+/// Waits for the end of a command.
+#[must_use]
+pub fn ended(peer: &Peer, id: Ulid) -> Value {
+    let done = |status: &Value| status["status"] == "successful" || status["status"] == "failed";
+    until("the command has ended", || peer.last(&up(&format!("cmd/{id}"))).filter(done))
+}
+
+/// `hone-fleet` in a folder, with its broker.
+#[derive(Debug)]
+pub struct Console {
+    folder: PathBuf,
+    broker: Vec<String>,
+}
+
+impl Console {
+    /// Commands run in `folder` and speak to the broker that `broker` names: `["--broker", URL, …]`.
+    #[must_use]
+    pub fn new(folder: &Path, broker: &[&str]) -> Self {
+        Self { folder: folder.to_owned(), broker: broker.iter().map(|&word| word.to_owned()).collect() }
+    }
+
+    /// The process of a command, not started yet.
+    #[must_use]
+    pub fn process(&self, arguments: &[&str]) -> Process {
+        let mut process = Process::new(crate::hone_fleet());
+        process.current_dir(&self.folder).args(arguments).args(&self.broker).stdin(Stdio::null());
+        process
+    }
+
+    /// Runs a command to its end and returns exit code, standard output and standard error.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    #[must_use]
+    pub fn ask(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.process(arguments).output().expect("hone-fleet can be started");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// The JSON of a command that must end well.
+    ///
+    /// # Panics
+    /// It does not.
+    #[must_use]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let (code, out, err) = self.ask(&[arguments, &["--json"]].concat());
+        assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error} in {out}"))
+    }
+
+    /// Makes a key in its folder and returns its public half.
+    ///
+    /// # Panics
+    /// It is there already.
+    #[must_use]
+    pub fn keygen(&self, file: &str) -> String {
+        self.json(&["keygen", file])["public"].as_str().expect("a key").to_owned()
+    }
+}
