@@ -268,7 +268,7 @@ mod tests {
         refused(
             "[cycle.gate]\nunheard = 1\n",
             &expect![[
-                r"hone.toml:2: unknown key `cycle.gate.unheard`: known here are margin, z, rows_full, margin_weak, z_weak, rows_min"
+                r"hone.toml:2: unknown key `cycle.gate.unheard`: known here are margin, z, rows_full, margin_weak, z_weak, rows_min, segment_alpha, segment_rows, anchor_margin, calibration_margin, latency_factor, latency_floor_us, size_factor"
             ]],
         );
     }

@@ -60,11 +60,12 @@ fn answers_follow_their_labels_without_a_retrain_and_say_which_head_gave_them() 
     let noted = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let noted = noted.filter(|line| line["adaptation"] == json!(number)).count();
     assert_eq!(noted, 1, "{lines}");
-    // A pin to the champion gets what the champion serves; the bundle itself stays what it is.
+    // A version that is named answers as its bundle says, the champion's too.
     let body = world::request([2.0, 2.0, 0.0]).to_string();
     let answer = agent.tcp("POST", "/v2/models/main/infer", &body).json();
     let pinned = format!("/v2/models/main/versions/{}/infer", agent.champion());
-    assert_eq!(agent.tcp("POST", &pinned, &body).json()["outputs"], answer["outputs"]);
+    let bare = agent.tcp("POST", &pinned, &body).json();
+    assert!(bare["parameters"].get("adaptation").is_none() && bare["outputs"] != answer["outputs"], "{bare}");
     assert!(answer["parameters"]["adaptation"].as_u64().is_some(), "{answer}");
 }
 
@@ -107,4 +108,17 @@ fn a_device_that_must_not_adapt_by_itself_answers_with_the_bare_bundle() {
     agent.live(&mut World::new(3), Law::Old, 100);
     assert_eq!(agent.status()["continual"]["serve"], json!(false));
     assert_eq!(one(&agent).get("adaptation"), None);
+}
+
+#[test]
+fn where_a_person_approves_every_candidate_nothing_adapts_by_itself_unless_told_to() {
+    let device = adaptive("[rollout]\napproval = \"ask\"\n");
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    agent.live(&mut World::new(3), Law::Old, 100);
+    assert_eq!(agent.status()["continual"]["serve"], json!(false));
+    assert_eq!(one(&agent).get("adaptation"), None);
+    drop(agent);
+    let device = adaptive("[rollout]\napproval = \"ask\"\n[continual]\nserve = true\n");
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    assert_eq!(agent.status()["continual"]["serve"], json!(true));
 }

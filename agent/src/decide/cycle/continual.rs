@@ -178,6 +178,7 @@ mod tests {
 
     use super::*;
     use crate::decide::cycle::Event;
+    use crate::decide::rollout::{self, RolloutSettings};
     use crate::decide::sample::{Label, Sample};
 
     fn model() -> (Model, Digest) {
@@ -205,7 +206,8 @@ mod tests {
     impl Story {
         fn new() -> Self {
             let (model, digest) = model();
-            let settings = CycleSettings { mixture: true, ..CycleSettings::default() };
+            let rollout = RolloutSettings { mode: rollout::Mode::Gate, ..RolloutSettings::default() };
+            let settings = CycleSettings { mixture: true, rollout, ..CycleSettings::default() };
             Self { cycle: Cycle::new(&model, digest, &settings), settings, labels: 0 }
         }
 
@@ -254,6 +256,23 @@ mod tests {
         assert_eq!(story.cycle.orders().serve, Digest::of(b"frozen"));
         assert!(!story.cycle.contest().wants_frozen() && story.cycle.earlier().any(|digest| digest == factory));
         assert!(story.consolidate(b"frozen").is_empty(), "the champion is no candidate");
+    }
+
+    #[test]
+    fn a_frozen_mixture_is_tried_like_every_candidate_and_nothing_else_is_frozen_or_ordered_meanwhile() {
+        let mut story = Story::new();
+        story.settings.rollout = RolloutSettings::default();
+        let factory = story.cycle.orders().serve;
+        story.live(300, 3, 40);
+        let reports = story.consolidate(b"frozen");
+        assert!(matches!(&reports[1], Report::Gate { verdict, .. } if verdict.passed), "{reports:?}");
+        assert_eq!(story.cycle.orders().serve, factory, "the gate alone promotes nobody");
+        assert_eq!(story.cycle.orders().trial.compare, Some(Digest::of(b"frozen")));
+        let meanwhile = story.live(600, 3, 40);
+        assert!(!story.cycle.contest().wants_frozen() && story.cycle.contest().is_better());
+        assert!(story.consolidate(b"another").is_empty());
+        let ordered = |report: &Report| matches!(report, Report::Retrain { .. } | Report::Consolidated { .. });
+        assert!(!meanwhile.iter().any(ordered), "{meanwhile:?}");
     }
 
     #[test]

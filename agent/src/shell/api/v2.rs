@@ -142,7 +142,7 @@ fn respond(
     Ok(Json(InferResponse::new(&app.shared.name, schema, &request, &answered.answers, ids, served)))
 }
 
-/// Who serves, and the version that is named, if it is in memory. The champion named by its digest answers as it does unnamed.
+/// Who serves, and the version that is named, if it is in memory. The champion named by its digest answers without its mixture.
 fn find(app: &App, model: &str, version: Option<&str>) -> Result<(Arc<Serving>, Option<Loaded>), Problem> {
     if model != app.shared.name {
         let error = format!("there is no model `{model}` here, only `{}`", app.shared.name);
