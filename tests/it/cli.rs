@@ -1,19 +1,19 @@
 //! The command line without a running agent: what it prints, what it refuses, and what it leaves behind.
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
 
+use hone_tests::bench::{Bench, Ended, flow, lines, press};
 use hone_tests::hone;
 use serde_json::Value;
 
 /// Every command a person may type.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 37] = [
     "demo",
     "doctor",
     "run",
     "init",
+    "join",
     "status",
     "drift",
     "drift scan",
@@ -24,6 +24,14 @@ const COMMANDS: [&str; 25] = [
     "label",
     "retrain",
     "promote",
+    "approve",
+    "reject",
+    "canary",
+    "explain",
+    "replay",
+    "backup",
+    "restore",
+    "models gc",
     "energy",
     "lineage",
     "reproduce",
@@ -33,166 +41,12 @@ const COMMANDS: [&str; 25] = [
     "train",
     "model",
     "model inspect",
+    "model sign",
+    "model verify",
+    "model install",
     "backtest",
     "completions",
 ];
-
-/// A folder in which commands are run, and what lies in it.
-pub(crate) struct Bench {
-    folder: tempfile::TempDir,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Bench {
-    pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder") }
-    }
-
-    /// With `press.csv`: 300 rows of a stream whose rule turns round after 200.
-    fn with_press() -> Self {
-        let bench = Self::new();
-        bench.write("press.csv", press(300, 200));
-        bench
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        fs::write(self.path(name), content).expect("a temporary folder can be written");
-    }
-
-    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
-        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-    }
-
-    /// Every file and folder below, hidden ones too.
-    fn names(&self) -> BTreeSet<PathBuf> {
-        fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
-            for entry in fs::read_dir(folder).expect("a folder of ours") {
-                let path = entry.expect("a folder of ours").path();
-                if path.is_dir() {
-                    walk(&path, found);
-                }
-                found.insert(path);
-            }
-        }
-        let mut found = BTreeSet::new();
-        walk(self.folder.path(), &mut found);
-        found
-    }
-
-    /// A command that runs in this folder and finds nothing of the machine's own settings.
-    pub(crate) fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.current_dir(self.folder.path()).stdin(Stdio::null());
-        for name in ["STATE_DIRECTORY", "RUNTIME_DIRECTORY", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
-            command.env_remove(name);
-        }
-        command
-    }
-
-    /// Runs `hone` with these arguments to its end.
-    pub(crate) fn hone(&self, arguments: &[&str]) -> Ended {
-        let output = self.command(hone()).args(arguments).output();
-        Ended::new(output.expect("hone can be started"))
-    }
-
-    /// Runs a command that must do what it is asked; returns what it printed.
-    #[track_caller]
-    pub(crate) fn does(&self, arguments: &[&str]) -> String {
-        let ended = self.hone(arguments);
-        assert_eq!(ended.code, Some(0), "hone {arguments:?}: {}", ended.err);
-        ended.out
-    }
-
-    /// The same with `--json`; returns the last line, parsed.
-    #[track_caller]
-    pub(crate) fn facts(&self, arguments: &[&str]) -> Value {
-        let printed = self.does(&[arguments, &["--json"]].concat());
-        lines(&printed).pop().expect("a line of JSON")
-    }
-
-    /// Runs a command that must be refused with `code`, saying all of `says`, and must leave no file behind.
-    #[track_caller]
-    pub(crate) fn refuses(&self, arguments: &[&str], code: i32, says: &[&str]) {
-        let before = self.names();
-        self.hone(arguments).refused(code, says);
-        assert_eq!(self.names(), before, "hone {arguments:?} left something behind");
-    }
-}
-
-impl Ended {
-    fn new(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("hone prints UTF-8");
-        let ended = Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
-        assert!(!ended.err.contains("panicked"), "{}", ended.err);
-        ended
-    }
-
-    #[track_caller]
-    fn refused(&self, code: i32, says: &[&str]) {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        assert!(self.err.starts_with("error: "), "{self:?}");
-        for part in says {
-            assert!(self.err.contains(part), "`{part}` is missing in: {}", self.err);
-        }
-    }
-}
-
-/// Every printed line, each of which must be JSON.
-pub(crate) fn lines(printed: &str) -> Vec<Value> {
-    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
-    printed.lines().map(parse).collect()
-}
-
-/// Numbers in [0, 1), the same in every run.
-pub(crate) struct Chance(pub(crate) u64);
-
-impl Chance {
-    pub(crate) fn next(&mut self) -> f64 {
-        // SplitMix64 (Steele, Lea and Flood, 2014).
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
-/// A press with two sensors that say whether it is `on`, and one that says nothing; from row `change` on the opposite holds.
-pub(crate) fn press(rows: usize, change: usize) -> String {
-    let mut chance = Chance(1);
-    let mut text = String::from("temp,load,noise,state\n");
-    for row in 0..rows {
-        let [temp, load, noise] = [(); 3].map(|()| chance.next());
-        let on = (temp + load > 1.0) != (row >= change);
-        let state = if on { "on" } else { "off" };
-        writeln!(text, "{temp:.4},{load:.4},{noise:.4},{state}").expect("writing to a text");
-    }
-    text
-}
-
-/// Two sensors and a flow that depends on them otherwise from row `change` on.
-pub(crate) fn flow(rows: usize, change: usize) -> String {
-    let mut chance = Chance(2);
-    let mut text = String::from("valve,pressure,flow\n");
-    for row in 0..rows {
-        let [valve, pressure, noise] = [(); 3].map(|()| chance.next());
-        let slope = if row < change { 3.0 } else { 5.0 };
-        let flow = slope * valve - 2.0 * pressure + 0.1 * (noise - 0.5);
-        writeln!(text, "{valve:.4},{pressure:.4},{flow:.4}").expect("writing to a text");
-    }
-    text
-}
 
 const TRAIN: [&str; 5] = ["train", "--data", "press.csv", "--label", "state"];
 

@@ -10,7 +10,7 @@ use hone_tests::until;
 use hone_tests::world::{self, Law, World, sample};
 use serde_json::Value;
 
-use crate::cli::{Bench, Chance};
+use hone_tests::bench::{Bench, Chance};
 
 /// Directories with published figures: the one of the repository, and the one of `HONE_VECTORS` if it is set.
 fn directories() -> Vec<PathBuf> {
@@ -111,7 +111,7 @@ fn press(seed: u64, rows: usize, shift: f64) -> String {
     let mut chance = Chance(seed);
     let mut text = "at,temp,load,mode,extra\n".to_owned();
     for row in 0..rows {
-        let [temp, load, mode] = [(); 3].map(|()| chance.next());
+        let [temp, load, mode] = [(); 3].map(|()| chance.draw());
         let mode = if (mode < 0.8) == (shift == 0.0) { "run" } else { "idle" };
         let temp = if row % 50 == 0 { String::new() } else { format!("{:.6}", temp + shift) };
         writeln!(text, "t{row},{temp},{load:.6},{mode},1").expect("writing to a text");

@@ -48,8 +48,9 @@ fn a_broker_is_asked_what_it_grants() {
     let (code, findings) = doctor(&device);
     let broker = findings.iter().find(|finding| finding["check"] == "broker").expect("a finding");
     assert_eq!((code, broker["level"].as_str()), (Some(9), Some("bad")), "{broker}");
-    // mosquitto ends a connection whose last will it would not publish; the agent's own would fare the same.
-    assert!(broker["found"].as_str().expect("words").contains("does not let us in"), "{broker}");
+    // Some versions of mosquitto end a connection whose last will they would not publish, others refuse the first report.
+    let found = broker["found"].as_str().expect("words");
+    assert!(found.contains("does not let us in") || found.contains("denies reporting"), "{broker}");
 }
 
 #[test]

@@ -87,7 +87,8 @@ fn every_bad_command_is_refused_with_its_reason_and_has_no_effect() {
     refused((Ulid::generate(), Envelope::sign(Kind::Command, b"{}", &[&key(1)]).to_json()), "unsupported");
     refused((Ulid::generate(), b"\xff\x00 nothing".to_vec()), "rejected_signature");
     refused((Ulid::generate(), vec![b'x'; 250_000]), "rejected_signature");
-    refused(signed(1, DEVICE, 11, 600, &json!({"cmd": "canary.hold", "args": {"slot": "main"}})), "unsupported");
+    // Nothing is tried: there is nothing to hold.
+    refused(signed(1, DEVICE, 11, 600, &json!({"cmd": "canary.hold", "args": {"slot": "main"}})), "refused");
     let purge = json!({"cmd": "data.purge", "args": {"since": 1, "until": 2}});
     refused(signed(1, DEVICE, 12, 600, &purge), "not_authorized");
     assert_eq!(reports(), 1, "no effect");

@@ -90,7 +90,7 @@ fn whatever_dies_fifty_times_every_event_arrives_once_in_effect_and_in_order() {
 }
 
 #[test]
-#[ignore = "long: 1,000 faults; run by `.ci/nightly`"]
+#[ignore = "long: 1,000 faults; run by .ci/nightly"]
 fn a_thousand_faults_lose_nothing() {
     faults(1_000, 3);
 }
@@ -126,7 +126,7 @@ fn a_network_that_swallows_everything_is_noticed_and_nothing_is_lost() {
 }
 
 #[test]
-#[ignore = "long: the network is away for four minutes; run by `.ci/nightly`"]
+#[ignore = "long: the network is away for four minutes; run by .ci/nightly"]
 fn a_network_that_is_away_for_minutes_costs_nothing() {
     silence(Duration::from_mins(4));
 }

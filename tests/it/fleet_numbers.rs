@@ -76,7 +76,7 @@ fn a_full_outbox_drains_within_little_memory() {
 }
 
 #[test]
-#[ignore = "long: 100,000 queued events; run by `.ci/nightly`"]
+#[ignore = "long: 100,000 queued events; run by .ci/nightly"]
 fn a_hundred_thousand_events_drain_at_two_thousand_a_second_within_two_megabytes() {
     let (rate, growth) = drain(100_000);
     assert!(rate >= 2_000.0 && growth <= 2 << 20, "{rate} per second, {growth} bytes");
@@ -212,7 +212,7 @@ fn a_small_fleet_is_listed_and_its_presence_is_right() {
 }
 
 #[test]
-#[ignore = "long: 200 agents on one machine; run by `.ci/nightly`"]
+#[ignore = "long: 200 agents on one machine; run by .ci/nightly"]
 fn two_hundred_devices_are_listed_and_their_presence_is_right() {
     fleet(200);
 }

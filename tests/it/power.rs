@@ -108,7 +108,7 @@ fn an_agent_killed_at_random_moments_under_load_corrupts_nothing_serves_and_keep
 }
 
 #[test]
-#[ignore = "long: 500 kills of the agent under load; run by `.ci/nightly`"]
+#[ignore = "long: 500 kills of the agent under load; run by .ci/nightly"]
 fn an_agent_killed_five_hundred_times_corrupts_nothing_serves_and_keeps_its_reports() {
     killed(500);
 }
@@ -183,7 +183,7 @@ fn swaps_under_load_refuse_no_request() {
 }
 
 #[test]
-#[ignore = "long: 200 swaps under two clients, alone on the machine; run by `.ci/nightly`"]
+#[ignore = "long: 200 swaps under two clients, alone on the machine; run by .ci/nightly"]
 fn two_hundred_swaps_refuse_no_request_and_slow_none_beyond_twice() {
     let begun = Instant::now();
     let (calm, swapping, answers) = swapped(100);

@@ -325,7 +325,7 @@ fn a_byte_recorded_costs_at_most_four_written() {
 }
 
 #[test]
-#[ignore = "long: write amplification at 3, 16 and 128 features; run by `.ci/nightly`"]
+#[ignore = "long: write amplification at 3, 16 and 128 features; run by .ci/nightly"]
 fn what_a_recorded_byte_costs_at_each_width() {
     for (features, rows) in [(128, 50_000), (16, 100_000), (3, 100_000)] {
         let flash = amplification(features, rows);

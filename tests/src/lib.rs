@@ -1,5 +1,6 @@
 //! A real device in a temporary folder: the built binary, its socket, and a small world it measures.
 pub mod agent;
+pub mod bench;
 pub mod broker;
 pub mod fleet;
 pub mod http;

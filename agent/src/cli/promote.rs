@@ -27,13 +27,16 @@ pub struct Args {
     /// Bundle, as `hone train` writes it; without one, the candidate that is being tried serves now
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Who says so, without a file [default: $USER]
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    by: Option<String>,
 }
 
 /// Offers and waits for the verdict.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let client = agent(global)?;
     let Some(file) = &args.file else {
-        let answer = trial(global, "promote", None)?;
+        let answer = trial(global, "promote", args.by.as_deref())?;
         if !global.json {
             println!("model {} serves now; `hone rollback` brings the former one back", short(&answer["champion"]));
         }

@@ -186,6 +186,13 @@ impl Loading {
         }
     }
 
+    /// `model` won a trial beside the champion: it begins its own time as champion with all tries.
+    pub fn won(&mut self, model: &Digest, rules: &LoadingRules) {
+        if let Some(trial) = self.trials.iter_mut().find(|trial| trial.model == *model) {
+            trial.tries_left = rules.tries;
+        }
+    }
+
     /// `model` serves no more, by a decision: its start is over.
     pub fn left(&mut self, model: &Digest) {
         self.begun.retain(|begun| begun != model);
@@ -216,6 +223,20 @@ mod tests {
     use super::*;
 
     const RULES: LoadingRules = LoadingRules { tries: 3, good_answers: 100, good_s: 300 };
+
+    #[test]
+    fn a_winner_of_a_trial_has_all_its_tries_again() {
+        let (mut loading, model) = (Loading::default(), Digest::of(b"challenger"));
+        let strict = LoadingRules { tries: 2, ..RULES };
+        loading.begin(model, false, &strict);
+        loading.begin(model, false, &strict);
+        assert_eq!(loading.tries_left(&model, &RULES), 0);
+        loading.won(&model, &RULES);
+        for _ in 0..RULES.tries {
+            assert_ne!(loading.begin(model, false, &RULES), Admission::Denied);
+        }
+        assert_eq!(loading.begin(model, false, &RULES), Admission::Denied);
+    }
 
     fn model(name: u8) -> Digest {
         Digest::of(&[name])

@@ -24,6 +24,7 @@ mod storage;
 mod sweep;
 mod trial;
 mod views;
+mod wishes;
 mod work;
 
 use std::fs;
@@ -40,8 +41,9 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use commands::{REBASELINE_ROWS_MAX, strategy};
 pub use link::{Answer, LinkAsk, News};
-pub use orders::{SUPPORTED, Task, TaskKind};
+pub use orders::{Task, TaskKind};
 pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Shared};
+pub use wishes::SUPPORTED;
 
 use crate::config::Config;
 use crate::decide::budget::Budget;

@@ -40,8 +40,7 @@ impl Agent {
         let state = place(&directory, "state");
         let text = format!(
             "[agent]\nstate_dir = {:?}\nsocket = {:?}\nlisten = \"off\"\n\n[cycle]\npolicy = \"trigger:any\"\nseed = {seed}\n\n\
-             [budget]\ncpu_share = 1.0\n\n[rollout]\n\
-             stages = [100]\ndwell_rows = 30\ndwell_s = 0\nsamples_max = 1000\n",
+             [budget]\ncpu_share = 1.0\n\n[rollout]\nmode = \"gate\"\n",
             state.display().to_string(),
             socket.display().to_string(),
         );

@@ -180,7 +180,7 @@ fn a_hundred_trials_of_each_kind_end_as_promised() {
 }
 
 #[test]
-#[ignore = "long: 2,000 simulated rollouts of each kind; run by `.ci/nightly`"]
+#[ignore = "long: 2,000 simulated rollouts of each kind; run by .ci/nightly"]
 fn rollout_study() {
     promises(2_000, 0.0);
 }

@@ -14,34 +14,19 @@ use fleet_protocol::names::{Clock, DeviceId, Micros, Name};
 use fleet_protocol::order::{Admission, Order};
 use fleet_protocol::status::{CommandStatus, ReasonCode, Status};
 use serde_json::{Value, json};
-use trainer_core::bundle;
 use trainer_core::digest::Digest;
-use trainer_core::model::Strategy;
 use ulid::Ulid;
 
 use super::keeper::Keeper;
 use super::link::Answer;
 use super::shared::{Command, Declined};
+use super::wishes::{Refused, Step};
 use crate::decide::cycle::Report;
 use crate::decide::rollout;
 use crate::decide::time::Timestamp;
 use crate::shell::clock;
-use crate::shell::mqtt::{Signed, installed};
+use crate::shell::mqtt::Signed;
 use crate::shell::store::{CommandRow, Control};
-
-/// What this agent carries out; everything else is answered with `unsupported`.
-pub const SUPPORTED: [&str; 10] = [
-    "model.install",
-    "model.promote",
-    "model.rollback",
-    "retrain.start",
-    "retrain.cancel",
-    "drift.rebaseline",
-    "labels.push",
-    "data.export",
-    "agent.selftest",
-    "agent.restart",
-];
 
 /// A command that has not ended after a day has failed.
 const DEADLINE_US: i64 = 86_400_000_000;
@@ -175,18 +160,6 @@ fn ended(row: CommandRow, outcome: Result<Value, (ReasonCode, String)>) -> Comma
     }
 }
 
-/// What a wish comes to.
-enum Step {
-    /// The loop does it now, and a run of it may take its time.
-    Loop(Command),
-    /// The link does it.
-    Task(TaskKind),
-    /// There is nothing to do.
-    Done,
-}
-
-type Refused = (ReasonCode, String);
-
 impl Keeper {
     /// Takes a signed command; none if the disk does not, and it comes again with the next connection.
     pub(super) fn order(&mut self, signed: Signed) -> Option<Answer> {
@@ -228,15 +201,16 @@ impl Keeper {
             self.changed += 1;
         }
         tracing::info!(id = %order.id, cmd = order.cmd, "a signed command was admitted");
-        let task = self.execute(row, command);
+        let by = verified.signers().keys().next().map(ToString::to_string).unwrap_or_default();
+        let task = self.execute(row, command, &by);
         self.shared.stored.notify_one();
         Some(Answer::Stored(task))
     }
 
     /// Carries out what is admitted; returns what the link has to do for it.
-    fn execute(&mut self, row: CommandRow, command: command::Command) -> Option<Task> {
+    fn execute(&mut self, row: CommandRow, command: command::Command, by: &str) -> Option<Task> {
         let id = row.id;
-        let step = match self.step_of(command) {
+        let step = match self.step_of(command, by) {
             Ok(step) => step,
             Err(refused) => {
                 self.put(ended(row, Err(refused)));
@@ -270,78 +244,6 @@ impl Keeper {
         None
     }
 
-    fn step_of(&self, command: command::Command) -> Result<Step, Refused> {
-        let cmd = command.name();
-        let unsupported = |what: &str| Err((ReasonCode::Unsupported, what.to_owned()));
-        let digest_of = |digest: &fleet_protocol::names::Digest| Digest::from(*digest.as_bytes());
-        // These need no model.
-        match command {
-            command::Command::ModelInstall { digest, size_bytes, .. } => {
-                return Ok(Step::Task(TaskKind::Install { digest: digest_of(&digest), size_bytes }));
-            }
-            command::Command::DataExport { stream, since, until, rows_max } => {
-                return Ok(Step::Task(TaskKind::Export { stream, since, until, rows_max }));
-            }
-            command::Command::AgentRestart {} => return Ok(Step::Task(TaskKind::Restart)),
-            _ => {}
-        }
-        let champion = self.saved.as_ref().map(|saved| saved.cycle.models());
-        let Some((champion, previous, _)) = champion else {
-            // The first model of a device comes over the fleet as well.
-            if let command::Command::ModelPromote { digest, .. } = &command {
-                return self.bundle(digest_of(digest));
-            }
-            return Err((ReasonCode::Other("no_model".to_owned()), "this device has no model yet".to_owned()));
-        };
-        Ok(match command {
-            command::Command::RetrainStart { strategy, .. } => Step::Loop(Command::Retrain(match strategy {
-                None | Some(command::Strategy::Head) => Strategy::Head,
-                Some(command::Strategy::Tail) => Strategy::Tail,
-                Some(command::Strategy::Full) => Strategy::Full,
-            })),
-            command::Command::ModelPromote { digest, .. } if digest.to_string() == champion.to_string() => Step::Done,
-            command::Command::ModelPromote { digest, .. } => return self.bundle(digest_of(&digest)),
-            command::Command::ModelRollback { to: Some(to), .. }
-                if previous.is_none_or(|previous| previous.to_string() != to.to_string()) =>
-            {
-                return unsupported("only the previous model can be brought back: name it, or name none");
-            }
-            command::Command::ModelRollback { .. } => Step::Loop(Command::RollBack),
-            command::Command::DriftRebaseline { until: Some(_), .. } => {
-                return unsupported("`until` is not supported: the newest rows are taken, from `since` on");
-            }
-            command::Command::DriftRebaseline { since, .. } => {
-                Step::Loop(Command::Rebaseline { rows: None, since: since.map(|since| Timestamp(since.0)) })
-            }
-            command::Command::LabelsPush { labels } => Step::Task(TaskKind::Labels(labels)),
-            command::Command::AgentSelftest {} => Step::Task(TaskKind::Selftest),
-            command::Command::RetrainCancel { .. } => Step::Loop(Command::Cancel),
-            command::Command::ModelInstall { .. }
-            | command::Command::ModelApprove { .. }
-            | command::Command::ModelReject { .. }
-            | command::Command::CanaryHold { .. }
-            | command::Command::CanaryAbort { .. }
-            | command::Command::DataExport { .. }
-            | command::Command::DataPurge { .. }
-            | command::Command::AgentRestart {}
-            | command::Command::SnapshotVerify { .. }
-            | command::Command::LogLevel { .. } => {
-                return unsupported(&format!("this agent does not carry out `{cmd}`; `birth` lists what it does"));
-            }
-        })
-    }
-
-    /// A bundle that is judged, and serves if it passes: from the store, else from what `model.install` has brought.
-    fn bundle(&self, digest: Digest) -> Result<Step, Refused> {
-        let stored = self.models.get(&digest).or_else(|_| installed(&self.shared.place.state_dir)?.get(&digest));
-        let bytes = stored.map_err(|error| {
-            (ReasonCode::Other("unknown_model".to_owned()), format!("{}; bring it with model.install", error.chain()))
-        })?;
-        let model =
-            bundle::read(&bytes).map_err(|error| (ReasonCode::Other("bundle".to_owned()), error.to_string()))?;
-        Ok(Step::Loop(Command::Offer { bytes, model: Box::new(model) }))
-    }
-
     /// What the last start had admitted and not ended: runs go on by themselves, the rest is begun again.
     pub(super) fn unfinished(&mut self) -> Vec<Task> {
         let open = self.books.control().commands_open().unwrap_or_default();
@@ -353,7 +255,8 @@ impl Keeper {
                 Some(command::Command::AgentRestart {}) => {
                     self.put(ended(row, Ok(json!({"agent": env!("CARGO_PKG_VERSION")}))));
                 }
-                Some(command) => tasks.extend(self.execute(row, command)),
+                // Who signed it is not kept with the row.
+                Some(command) => tasks.extend(self.execute(row, command, "fleet")),
                 None => {
                     self.put(ended(row, Err((ReasonCode::Internal, "its wish cannot be read any more".to_owned()))))
                 }

@@ -366,7 +366,7 @@ fn a_cut_at_any_step_of_the_loop_corrupts_nothing_and_a_model_serves() {
 }
 
 #[test]
-#[ignore = "long: every page of every commit is a cut; run by `.ci/nightly`"]
+#[ignore = "long: every page of every commit is a cut; run by .ci/nightly"]
 fn a_cut_at_any_page_of_any_commit_corrupts_nothing_and_a_model_serves() {
     let (folder, cuts) = run();
     let (count, moments) = check(&cuts, folder.path(), true);

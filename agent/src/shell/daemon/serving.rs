@@ -92,11 +92,11 @@ impl Keeper {
                 }
                 Err(reason) => reason,
             };
-            return self.fall_back(champion, previous, factory, reason);
+            return self.fall_back(champion, previous, factory, &reason);
         }
     }
 
-    fn fall_back(&mut self, champion: Digest, previous: Option<Digest>, factory: Digest, reason: String) {
+    fn fall_back(&mut self, champion: Digest, previous: Option<Digest>, factory: Digest, reason: &str) {
         if self.unloadable.replace(champion) != Some(champion) {
             tracing::error!(reason, "the champion cannot be served");
             self.books.say("model_damaged", &json!({"digest": champion, "reason": reason}));

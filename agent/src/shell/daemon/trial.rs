@@ -180,6 +180,9 @@ impl Keeper {
         let Some(saved) = &mut self.saved else { return };
         let before = saved.cycle.orders().trial;
         let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
+        if let Some(challenger) = orders.promote {
+            saved.loading.won(&challenger, &self.gatehouse.rules);
+        }
         self.changed += 1;
         if !reports.is_empty() {
             self.after(&reports);

@@ -88,7 +88,7 @@ fn an_hour_of_a_hundred_samples_a_second_holds_its_disk_budget() {
 }
 
 #[test]
-#[ignore = "long: 24 simulated hours of 100 samples a second; run by `.ci/nightly`"]
+#[ignore = "long: 24 simulated hours of 100 samples a second; run by .ci/nightly"]
 fn a_day_of_a_hundred_samples_a_second_holds_its_disk_budget() {
     const KEEP: u64 = 256 << 20;
     // Not in memory: what is written is part of what is measured.

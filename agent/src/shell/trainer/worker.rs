@@ -291,12 +291,15 @@ impl<W: Write> Surroundings for Desk<'_, W> {
     }
 }
 
-/// Highest resident memory of this process; 0 where `/proc` does not tell.
+/// Highest resident memory of this process without the pages of files it maps, which are those of the binary: it shares them with the
+/// agent, and the system may drop them; 0 where `/proc` does not tell.
 pub(super) fn peak_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
+    let kilobytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    kilobytes("VmHWM:").saturating_sub(kilobytes("RssFile:")) * 1024
 }
 
 /// An error with every cause, in one line.
