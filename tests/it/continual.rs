@@ -32,18 +32,21 @@ fn one(agent: &Agent) -> Value {
 
 #[test]
 fn answers_follow_their_labels_without_a_retrain_and_say_which_head_gave_them() {
-    let device = adaptive("");
+    // No retrain is worth its price here, so what gets better is the doing of the heads.
+    let device = adaptive("[cycle.value]\ncost_errors = 1000.0\n");
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
     let champion = agent.champion();
     let mut world = World::new(3);
     assert!(agent.live(&mut world, Law::Old, 60) > 54);
     let stale = agent.live(&mut world, Law::New, 200);
+    caught_up(&agent);
     agent.live(&mut world, Law::New, 400);
     let status = caught_up(&agent);
     assert_eq!(status["continual"]["answers"], json!(true), "{}", status["continual"]);
     let fresh = agent.live(&mut world, Law::New, 200);
     assert!(stale < 150 && fresh > 170, "{stale}, then {fresh} of 200");
-    assert!(agent.reports("retrain").is_empty(), "no layer was trained for it");
+    let retrains = agent.reports("retrain");
+    assert!(retrains.is_empty(), "no layer was trained for it: {retrains:?} {:?}", agent.reports("considered"));
 
     let answer = one(&agent);
     let number = answer["adaptation"].as_i64().expect("the head that answered");

@@ -178,7 +178,7 @@ fn sensors_of_the_air_are_kept_in_tune() {
 
 /// The default policy on streams with timely labels.
 #[test]
-#[ignore = "long: the default policy on four public streams, three seeds each; run by `.ci/nightly`"]
+#[ignore = "long: the default policy on four public streams, three seeds each; run by .ci/nightly"]
 fn the_default_policy_keeps_its_promises_with_timely_labels() {
     let Some(folder) = data() else { return };
     let [gas, cpu_s] = means(&folder, &GAS, &["value"], [ACCURACY, TRAIN_CPU])[0];
@@ -195,7 +195,7 @@ fn the_default_policy_keeps_its_promises_with_timely_labels() {
 }
 
 #[test]
-#[ignore = "long: the default policy on five public streams with late labels, three seeds each; run by `.ci/nightly`"]
+#[ignore = "long: the default policy on five public streams with late labels, three seeds each; run by .ci/nightly"]
 fn the_default_policy_keeps_its_promises_with_late_labels() {
     let Some(folder) = data() else { return };
     let [gas] = means(&folder, &GAS_LATE, &["value"], [ACCURACY])[0];

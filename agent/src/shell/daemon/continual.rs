@@ -6,15 +6,14 @@
 //!                       └─ better ─► frozen ─► gate
 //! ```
 mod file;
+mod freeze;
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use trainer_core::adaptive::{Adaptive, REBUILT_ROWS};
-use trainer_core::bundle;
 use trainer_core::digest::Digest;
 use trainer_core::horizons::HorizonSettings;
 use trainer_core::model::Model;
@@ -22,16 +21,12 @@ use trainer_core::schema::Rows;
 use ulid::Ulid;
 
 use super::keeper::Keeper;
-use super::work::{baseline, rows_of};
+use super::work::rows_of;
 use crate::config::Config;
 use crate::decide::continual::ContinualSettings;
-use crate::decide::cycle::{Event, Report};
-use crate::decide::gate::Measures;
 use crate::decide::policy::Policy;
 use crate::decide::rollout::{Approval, Silence};
 use crate::decide::value::CPU_S_PER_MAC;
-use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::{Timing, measure};
 use crate::shell::inference::{Adapted, Loaded};
 use crate::shell::store::{NewRecord, RecordReader};
 use file::Folder;
@@ -314,62 +309,6 @@ impl Keeper {
             self.after(&reports);
         }
         self.freeze();
-    }
-
-    /// Freezes the mixture where the cycle wants it, and offers it as a candidate.
-    fn freeze(&mut self) {
-        let (Some(saved), Some(learner)) = (&mut self.saved, &mut self.heads.learner) else { return };
-        if !saved.cycle.contest().wants_frozen() {
-            return;
-        }
-        let seed = u64::try_from(learner.through).unwrap_or(0);
-        let mut frozen = match learner.adaptive.consolidate(&learner.model, seed) {
-            Ok(frozen) => frozen,
-            Err(reason) => {
-                tracing::info!(%reason, "the mixture is not frozen");
-                return saved.cycle.not_frozen();
-            }
-        };
-        frozen.manifest.parent = Some(learner.champion);
-        let (bytes, _) = bundle::write(&mut frozen);
-        let candidate = match self.models.put(&bytes) {
-            Ok(candidate) => candidate,
-            Err(error) => {
-                tracing::warn!(error = %error.chain(), "the frozen mixture cannot be stored; it is tried again later");
-                return;
-            }
-        };
-        let (parent, model) = (learner.champion, Arc::clone(&learner.model));
-        if let Err(reason) = self.answer_for(candidate, parent) {
-            tracing::info!(reason, "this device may not answer for its frozen mixture");
-            return self.give_up_freezing();
-        }
-        let recent = self.shared.reader.recent(BASELINE_ROWS_MAX, None).unwrap_or_default();
-        let width = frozen.schema().features.len();
-        let fitting = recent.into_iter().rev().filter(|record| record.record.features.len() == width);
-        let recent = baseline(fitting.map(|record| record.record));
-        let parent_bytes = fs::metadata(self.models.path(&parent)).map(|file| file.len()).ok();
-        let measures = Measures {
-            bytes: parent_bytes.map(|parent| (parent, bytes.len() as u64)),
-            // The pairs of the contest are the hold-out; the anchors come with the model.
-            ..measure(&model, &frozen, &model.anchors.slice(0..0), &[], Timing::Left)
-        };
-        let event = Event::Consolidated { candidate, measures: Box::new(measures), recent };
-        let Some(saved) = &mut self.saved else { return };
-        let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
-        let run = reports.iter().find_map(|report| match report {
-            Report::Consolidated { order } => i64::try_from(order.run).ok(),
-            _ => None,
-        });
-        self.books.candidate(candidate, Some(parent), run, "device");
-        self.changed += 1;
-        self.after(&reports);
-    }
-
-    fn give_up_freezing(&mut self) {
-        if let Some(saved) = &mut self.saved {
-            saved.cycle.not_frozen();
-        }
     }
 
     /// Every second: gives learning its share, serves what was learnt, saves now and then.
