@@ -1,12 +1,13 @@
 //! Whom to follow: weights over experts, learnt from their losses at several speeds at once.
 //!
-//! Intuition: how fast to follow the best expert is itself unknown and differs from stream to stream. So nine mixers of
+//! Intuition: how fast to follow the best expert is itself unknown and differs from stream to stream. So a dozen mixers of
 //! different speed and memory run side by side, and one more follows those of them that lately answered best. All of it is
 //! arithmetic on a few hundred numbers per label, and a mixture of mixtures is one set of weights.
 use serde::{Deserialize, Serialize};
 
-/// Step sizes of the mixers in units of `rate`: a factor of four between neighbours covers two orders of magnitude.
-const SPEEDS: [f64; 3] = [0.25, 1.0, 4.0];
+/// Step sizes of the mixers in units of `rate`: a factor of four between neighbours covers two orders of magnitude; the
+/// slowest one is for labels so noisy that a run of luck must not decide whom to follow.
+const SPEEDS: [f64; 4] = [0.0625, 0.25, 1.0, 4.0];
 /// Shares of the mixers in units of `share`: an expert is found again after about 1/share labels.
 const SHARES: [f64; 3] = [0.1, 1.0, 10.0];
 /// Mixers.

@@ -157,7 +157,7 @@ fn shown_record(record: &Record, schema: Option<&Schema>) -> Value {
             )
         },
     );
-    json!({
+    let mut view = json!({
         "seq": seq,
         "record_id": record.id.to_string(),
         "time": shown(record.event_at),
@@ -167,7 +167,11 @@ fn shown_record(record: &Record, schema: Option<&Schema>) -> Value {
         "features": features,
         "output": schema.map_or_else(|| json!(record.output), |schema| output(schema, &record.output)),
         "missing": record.missing,
-    })
+    });
+    if record.adaptation > 0 {
+        view["adaptation"] = json!(record.adaptation);
+    }
+    view
 }
 
 /// A command as it is sent.
