@@ -248,7 +248,7 @@ impl Cycle {
             let serving = if sound { candidate } else { judged };
             return self.admit(&order, serving, self.judged, recent, settings);
         }
-        let mut verdict = gate::judge_all(&evidence, measures, &settings.gate);
+        let mut verdict = gate::judge_all(&evidence, &order.reason.measures(measures), &settings.gate);
         if verdict.passed && matches!(order.reason, Reason::Staleness | Reason::Continual) {
             let (gain, error) = evidence.gain();
             let (worth, pays) = value::worth(gain, error, &settings.value);

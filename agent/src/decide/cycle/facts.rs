@@ -34,6 +34,15 @@ pub enum Reason {
     Continual,
 }
 
+impl Reason {
+    /// What counts beside the losses of the newest rows. After an alarm the factory's anchors do not: they follow the law that is gone,
+    /// and a candidate that forgets them is what the alarm asked for.
+    pub(super) fn measures(self, measures: &Measures) -> Measures {
+        let anchors = if self == Self::Drift { Evidence::default() } else { measures.anchors };
+        Measures { anchors, ..measures.clone() }
+    }
+}
+
 /// Work for the trainer or for the judge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
@@ -284,4 +293,20 @@ pub struct Orders {
     pub work: Option<Order>,
     /// What is compared, dealt and promoted.
     pub trial: rollout::Orders,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_an_alarm_and_only_then_the_anchors_of_the_old_law_do_not_count() {
+        let mut anchors = Evidence::default();
+        (0..200).for_each(|row| anchors.push(0.0, f64::from(u8::from(row < 60))));
+        let measures = Measures { anchors, ..Measures::default() };
+        assert_eq!(Reason::Drift.measures(&measures).anchors, Evidence::default());
+        for reason in [Reason::Schedule, Reason::Staleness, Reason::Labels, Reason::Command, Reason::Offer] {
+            assert_eq!(reason.measures(&measures), measures, "{reason:?}");
+        }
+    }
 }

@@ -127,7 +127,7 @@ pub struct Standing {
     pub served: u64,
     /// Evidence that the challenger is worse.
     pub abort_e: f64,
-    /// Evidence that it is not worse by the margin.
+    /// Highest evidence so far that it is not worse by the margin: that it has reached the limit once decides.
     pub promote_e: f64,
     /// Evidence at which either decides.
     pub limit: f64,

@@ -35,6 +35,9 @@ pub(super) struct Live {
     pub(super) held: Option<Answer>,
     /// The challenger was shown not to be worse.
     decided: bool,
+    /// Highest evidence of that so far, as a logarithm.
+    #[serde(default)]
+    ln_promote_most: f64,
     pub(super) paired: Paired,
     guards: Guards,
     was_shifted: bool,
@@ -67,6 +70,7 @@ impl Live {
             by_source: false,
             held: None,
             decided: false,
+            ln_promote_most: 0.0,
             paired: Paired::new(settings.margin, alpha_of(settings.alpha, number)),
             guards,
             was_shifted: false,
@@ -127,6 +131,7 @@ impl Live {
 
     /// What is due: an end before a step, the worse end before the better one.
     fn look(&mut self, now: Uptime, settings: &RolloutSettings) -> Move {
+        self.ln_promote_most = self.ln_promote_most.max(self.paired.ln_evidence().1);
         match self.paired.leaning() {
             Leaning::Worse => return Move::Lost(Why::Worse),
             Leaning::NotWorse => self.decided = true,
@@ -255,7 +260,8 @@ impl Live {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        standing(&self.paired, self.number, self.served)
+        let now = standing(&self.paired, self.number, self.served);
+        Standing { promote_e: now.promote_e.max(self.ln_promote_most.clamp(-690.0, 690.0).exp()), ..now }
     }
 }
 

@@ -279,7 +279,7 @@ fn half_of_the_samples_for_a_fixed_period_end_with_a_report() {
         0       approved by policy
         0       Shadow after 0 pairs
         600     Ab { until: Uptime(4200s) } after 601 pairs
-        4200    won after 4201 pairs, promote 25124923420064557043724002000896.0, 0 missed, 18/1823 against 50/1777
+        4200    won after 4201 pairs, promote 83748794259806787717896117157888.0, 0 missed, 18/1823 against 50/1777
         --
         0       approved by policy
         0       Shadow after 0 pairs
