@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::consolidate::{ConsolidateError, Seen, consolidate};
+use crate::consolidate::{ConsolidateError, Seen, consolidate, may_freeze};
 use crate::digest::Digest;
 use crate::horizons::{HorizonSettings, Horizons, Opinions, RestoreError, Saved, Scoring};
 use crate::model::{Model, Work};
@@ -42,7 +42,7 @@ impl Mixture {
         }
         let mut mixed = std::mem::take(&mut work.mixed);
         mixed.clear();
-        mixed.extend(work.standard.iter().map(|own| self.champion * own));
+        mixed.extend(work.voice.iter().map(|own| self.champion * own));
         affine(&self.head, &work.h, &mut mixed);
         // Asked before scores become probabilities: a negative one is cut off there, and so is one that is no number.
         let answered = mixed.iter().all(|x| x.is_finite());
@@ -125,13 +125,23 @@ impl Adaptive {
 
     /// Heads of `model` that know `rows`, the newest labelled ones in the order their labels came, at most [`REBUILT_ROWS`] of them.
     ///
-    /// Fails with [`SolveError`] as [`Adaptive::new`] does.
-    pub fn rebuilt(model: &Model, settings: &HorizonSettings, rows: &Rows) -> Result<Self, SolveError> {
+    /// `before` are the heads of the champion of before, if there are any: which horizon tells the truth is a matter of the stream, so their
+    /// weights go on with other features too. Fails with [`SolveError`] as [`Adaptive::new`] does.
+    pub fn rebuilt(
+        model: &Model,
+        settings: &HorizonSettings,
+        rows: &Rows,
+        before: Option<&Self>,
+    ) -> Result<Self, SolveError> {
         let mut memory = SolveMemory::default();
         let newest = rows.len().saturating_sub(REBUILT_ROWS)..rows.len();
         let (features, targets) = learnt(model, rows, newest);
         let pairs = features.iter().zip(&targets).map(|(h, y)| (h.as_slice(), y.as_slice()));
-        let horizons = Horizons::rebuild(model.factory.clone(), model.scoring(), settings.clone(), pairs, &mut memory)?;
+        let (factory, settings) = (model.factory.clone(), settings.clone());
+        let mut horizons = Horizons::rebuild(factory, model.scoring(), settings, pairs, &mut memory)?;
+        if let Some(before) = before {
+            horizons.trust_as(&before.horizons);
+        }
         Ok(Self::of(horizons, memory))
     }
 
@@ -173,7 +183,7 @@ impl Adaptive {
     /// Takes a sample that was answered: every expert's answer is kept until its label comes. Keys grow with time.
     pub fn sampled(&mut self, model: &Model, key: u128, row: &[f32]) {
         self.embed(model, key, row);
-        let said = self.horizons.answer(&self.work.h, &self.work.standard, &mut self.mixture);
+        let said = self.horizons.answer(&self.work.h, &self.work.voice, &mut self.mixture);
         if self.waiting.len() == WAITING_MAX {
             self.waiting.pop_first();
         }
@@ -195,6 +205,18 @@ impl Adaptive {
     #[must_use]
     pub fn bare(&self) -> &[f32] {
         &self.work.answer
+    }
+
+    /// Learns a labelled row of which nobody knows any more what was said to it: the sums learn, the weights do not.
+    ///
+    /// Fails with [`SolveError`] if the heads cannot be solved any more.
+    pub fn caught_up(&mut self, model: &Model, row: &[f32], truth: &[f32]) -> Result<(), SolveError> {
+        self.embedded = None;
+        model.embed(row, &mut self.work);
+        model.target(truth, &mut self.target);
+        self.horizons.learn(&self.work.h, &self.target, None, &mut self.memory)?;
+        self.learnt += 1;
+        Ok(())
     }
 
     /// Learns the label of the sample `key`. Fails with [`SolveError`] if the heads cannot be solved any more.
@@ -225,6 +247,13 @@ impl Adaptive {
     /// Fails with [`ConsolidateError`] if there is nothing to freeze, or too few of its answers were labelled yet.
     pub fn consolidate(&mut self, parent: &Model, seed: u64) -> Result<Model, ConsolidateError> {
         consolidate(parent, &self.horizons, self.seen.make_contiguous(), seed)
+    }
+
+    /// Whether [`Adaptive::consolidate`] would find something to freeze.
+    ///
+    /// Fails with [`ConsolidateError`] as that does.
+    pub fn may_freeze(&self, parent: &Model) -> Result<(), ConsolidateError> {
+        may_freeze(parent, &self.horizons, self.seen.len())
     }
 
     fn embed(&mut self, model: &Model, key: u128, row: &[f32]) {
@@ -403,6 +432,34 @@ mod tests {
         assert_eq!(again.mixture(), adaptive.mixture());
         let error = Adaptive::restored(adaptive.saved(), &model, &settings(), &stream.slice(0..3)).unwrap_err();
         assert!(matches!(error, RestoreError::Rows { found: 3, .. }), "{error}");
+    }
+
+    #[test]
+    fn rows_that_are_caught_up_with_teach_each_its_own_features() {
+        let model = factory();
+        let stream = rows(320, true, 2);
+        let mut live = Adaptive::new(&model, &settings()).unwrap();
+        let mut late = live.clone();
+        for row in 0..stream.len() {
+            // Nothing was said to these samples, so that both learn sums alone.
+            live.labelled(&model, row as u128, stream.x(row), stream.y(row)).unwrap();
+            late.caught_up(&model, stream.x(row), stream.y(row)).unwrap();
+        }
+        assert_eq!(late.mixture(), live.mixture());
+    }
+
+    #[test]
+    fn a_new_backbone_keeps_what_is_known_of_the_horizons() {
+        let model = factory();
+        let mut adaptive = Adaptive::new(&model, &settings()).unwrap();
+        live(&mut adaptive, &model, &rows(500, true, 2), 0);
+        let newest = rows(200, true, 2);
+        let again = Adaptive::rebuilt(&model, &settings(), &newest, Some(&adaptive)).unwrap();
+        assert!(again.horizons.weights().eq(adaptive.horizons.weights()));
+        let fresh = Adaptive::rebuilt(&model, &settings(), &newest, None).unwrap();
+        assert!(fresh.mixture().champion > 2.0 * again.mixture().champion, "the champion of before was wrong");
+        let other = HorizonSettings { horizons: 5, ..settings() };
+        assert!(Adaptive::rebuilt(&model, &other, &newest, Some(&adaptive)).is_ok(), "other experts begin as equals");
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Shape {
     pub recompute: bool,
     /// Heads of all horizons and ridges.
     pub heads: u64,
-    /// Whether checkpoints of a head are made: its settled sums, once as they are and once as bytes.
+    /// Whether checkpoints are made, which hold a head under way once more, as bytes.
     pub checkpoint: bool,
     /// Whether a layer that is trained has columns that fill whole vectors.
     pub in_place: bool,
@@ -175,8 +175,8 @@ impl Shape {
         let levels = 2 * u64::from((self.rows / 64 + 1).next_power_of_two().ilog2()) + 3;
         let solving = 2 * d * d + 2 * d * outputs;
         let said = 2 * self.rows.div_ceil(2) * outputs;
-        let settled = 2 * u64::from((self.rows / 1_024 + 1).next_power_of_two().ilog2()) + 1;
-        let kept = if self.checkpoint { 2 * (sums * settled + d * outputs * self.heads + said) } else { 0 };
+        // A checkpoint holds the sums, the factory's too, the heads and what they said once more, as bytes.
+        let kept = if self.checkpoint { sums * (levels - 1) + d * outputs * self.heads + said } else { 0 };
         F32 * (sums * levels + d * outputs * self.heads + solving + said + kept).max(sample) + held
     }
 }

@@ -150,6 +150,7 @@ impl Cycle {
         if label.answered_by == self.champion {
             self.staleness.push(loss, self.lately.best_known.map_or(self.reference, |best| best.max(self.reference)));
             self.lately.push(loss);
+            self.lately.awaited(sample);
             let findings = self.watch.label(label, ordinal);
             reports = self.notice(findings, settings);
         }
@@ -211,7 +212,7 @@ impl Cycle {
             return Err(TooFew { known, missing: plan::HOLDOUT_MIN - known }.into());
         }
         self.runs += 1;
-        let rows = RowsWanted { from_label: self.labels - known, newest: known, holdout: known, history: 0 };
+        let rows = RowsWanted { from_label: self.labels - known, newest: known, holdout: known, history: 0, gap: 0 };
         let task = OrderTask::Judge { candidate };
         let order = Order { run: self.runs, reason: Reason::Offer, task, parent: self.champion, rows, refit_of: None };
         self.work = Some(order.clone());

@@ -98,9 +98,29 @@ pub struct Lately {
     pub refusals: u32,
     /// Mean loss at which the last attempt found nothing better.
     pub best_known: Option<f64>,
-    /// The label up to which the heads may catch up by themselves, if layers would be worth a try.
+    /// The time in which the heads may catch up by themselves, if layers would be worth a try.
     #[serde(default)]
-    pub heads_until: Option<u64>,
+    pub patience: Option<Patience>,
+}
+
+/// Labels the heads are given: only those of samples answered since count, however late labels come. In the first half they may
+/// catch up, by the second half they are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patience {
+    /// Number of the first sample that counts.
+    pub since_sample: u64,
+    /// Labels still to come.
+    pub labels: u64,
+    /// Labels from which on what is known of service lately begins anew.
+    judged_from: u64,
+}
+
+impl Patience {
+    /// So many labels, of samples from `since_sample` on.
+    #[must_use]
+    pub fn new(since_sample: u64, labels: u64) -> Self {
+        Self { since_sample, labels, judged_from: labels / 2 }
+    }
 }
 
 impl Lately {
@@ -124,6 +144,15 @@ impl Lately {
         Some((mean, (variance / self.weight).sqrt()))
     }
 
+    /// Counts the label of the sample with this number.
+    pub fn awaited(&mut self, sample: u64) {
+        let Some(patience) = self.patience.as_mut().filter(|patience| sample >= patience.since_sample) else { return };
+        patience.labels = patience.labels.saturating_sub(1);
+        if patience.labels == patience.judged_from {
+            (self.weight, self.loss, self.square) = (0.0, 0.0, 0.0);
+        }
+    }
+
     /// An attempt that gained.
     pub fn gained(&mut self) {
         *self = Self::default();
@@ -132,7 +161,7 @@ impl Lately {
     /// An attempt that found nothing better than what serves.
     pub fn refused(&mut self) {
         self.refusals += 1;
-        self.heads_until = None;
+        self.patience = None;
         self.best_known = self.mean().map(|(mean, _)| mean);
     }
 }
@@ -164,12 +193,14 @@ impl Prospect {
 
     /// In one sentence.
     #[must_use]
-    pub fn sentence(&self, settings: &ValueSettings, heads_until: Option<u64>) -> String {
+    pub fn sentence(&self, settings: &ValueSettings, patience: Option<Patience>) -> String {
         let Self { lately, floor, errors, cost, pays } = self;
         let rows = settings.horizon_rows;
-        let verdict = match (*pays, heads_until) {
+        let verdict = match (*pays, patience) {
             (true, None) => "worth a try".to_owned(),
-            (true, Some(label)) => format!("worth a try if the heads have not caught up by label {label}"),
+            (true, Some(patience)) => {
+                format!("worth a try if the heads have not caught up after {} labels of newer samples", patience.labels)
+            }
             (false, _) => "declined".to_owned(),
         };
         format!(
@@ -210,6 +241,25 @@ mod tests {
         let stale = after(&mut std::iter::repeat_n(0.5, 80));
         assert!(opens(stale) && !stale.opens_after(1, &settings), "each attempt without gain doubles the wait");
         assert!(!opens(after(&mut std::iter::repeat_n(1.0, 10))), "too soon after the last attempt");
+    }
+
+    #[test]
+    fn heads_are_judged_by_answers_given_after_their_time_to_catch_up_however_late_labels_come() {
+        let mut lately = Lately { patience: Some(Patience::new(1_000, 400)), ..Lately::default() };
+        let tell = |lately: &mut Lately, sample: u64, loss: f64| {
+            lately.push(loss);
+            lately.awaited(sample);
+        };
+        (700..1_000).for_each(|sample| tell(&mut lately, sample, 1.0));
+        assert_eq!(
+            lately.patience.map(|patience| patience.labels),
+            Some(400),
+            "answers of before say nothing of the heads now"
+        );
+        (1_000..1_150).for_each(|sample| tell(&mut lately, sample, 1.0));
+        (1_150..1_400).for_each(|sample| tell(&mut lately, sample, 0.0));
+        assert_eq!(lately.patience.map(|patience| patience.labels), Some(0));
+        assert_eq!(lately.mean().map(|(mean, _)| mean), Some(0.0), "they have caught up, and that is what counts");
     }
 
     #[test]

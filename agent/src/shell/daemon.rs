@@ -42,7 +42,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub use commands::{REBASELINE_ROWS_MAX, strategy};
 pub use link::{Answer, LinkAsk, News};
 pub use orders::{Task, TaskKind};
-pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Shared};
+pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Retraining, Shared};
 pub use wishes::SUPPORTED;
 
 use crate::config::Config;

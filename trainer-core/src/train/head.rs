@@ -27,30 +27,30 @@ pub(super) fn fit_head(
     let block = if settings.heads.block == 0 { FROZEN_BLOCK } else { settings.heads.block };
     let heads = HorizonSettings { block, ..settings.heads.clone() };
     let mut memory = SolveMemory::default();
-    let mut horizons = Horizons::new(model.factory.clone(), model.scoring(), heads.clone(), &mut memory)?;
     // A retrained network has seen these rows, so only the parent may stand as the expert that speaks for the old model.
     let (mut work, mut voice) = (Work::default(), Work::default());
     let (mut mixture, mut y) = (Vec::new(), Vec::new());
     // What the heads said alone, and what was true: from the first row on that the temperature is fitted on.
     let outputs = model.network.outputs;
     let (first, judged) = (rows.len() / 2, newest(rows).start);
-    let (mut said_alone, mut truths) = (Vec::new(), Vec::new());
-    said_alone.reserve_exact((rows.len() - first) * outputs);
-    truths.reserve_exact((rows.len() - first) * outputs);
-    let mut begin = 0;
-    if let Some(under_way) = session.journal.head.take()
-        && let Some(resumed) = resumed(model, rows, &under_way, &heads)
-    {
-        horizons = resumed;
-        (begin, said_alone, truths) = (under_way.rows, under_way.said_alone, under_way.truths);
-    }
-    for row in begin..rows.len() {
+    let known = session.journal.head.take().filter(|known| fits(known, model, &heads, first, rows.len()));
+    let mut under_way = if let Some(known) = known {
+        known
+    } else {
+        let horizons = Horizons::new(model.factory.clone(), model.scoring(), heads, &mut memory)?;
+        HeadUnderWay { rows: 0, heads: horizons, said_alone: Vec::new(), truths: Vec::new() }
+    };
+    let numbers = (rows.len() - first) * outputs;
+    under_way.said_alone.reserve_exact(numbers - under_way.said_alone.len());
+    under_way.truths.reserve_exact(numbers - under_way.truths.len());
+    for row in under_way.rows..rows.len() {
         model.embed(rows.x(row), &mut work);
         model.target(rows.y(row), &mut y);
         if strategy != Strategy::Head {
             parent.answer(rows.x(row), &mut voice);
         }
         let champion = if strategy == Strategy::Head { &work.standard } else { &voice.standard };
+        let HeadUnderWay { heads: horizons, said_alone, truths, .. } = &mut under_way;
         let share = horizons.weights().next().unwrap_or(0.0);
         let said = horizons.answer(&work.h, champion, &mut mixture);
         if row >= first {
@@ -59,13 +59,10 @@ pub(super) fn fit_head(
             truths.extend_from_slice(&y);
         }
         horizons.learn(&work.h, &y, Some(&said), &mut memory)?;
-        session.head_row_done(|| HeadUnderWay {
-            rows: row + 1,
-            heads: horizons.save(),
-            said_alone: said_alone.clone(),
-            truths: truths.clone(),
-        })?;
+        under_way.rows = row + 1;
+        session.head_row_done(&under_way)?;
     }
+    let HeadUnderWay { heads: mut horizons, mut said_alone, truths, .. } = under_way;
     horizons.flush(&mut memory)?;
     model.head = Some(horizons.collapse());
     if model.scoring() == Scoring::Classes {
@@ -84,22 +81,10 @@ pub(super) fn fit_head(
     Ok(horizons.work_mac() + rows.len() as u64 * model.work_mac(true))
 }
 
-/// The heads of a checkpoint, with the newer sums made again from the rows; none if they belong to other heads.
-fn resumed(model: &Model, rows: &Rows, under_way: &HeadUnderWay, heads: &HorizonSettings) -> Option<Horizons> {
-    let (mut work, mut newer) = (Work::default(), Vec::new());
-    let needed = under_way.heads.rows_needed();
-    for row in (0..under_way.rows.min(rows.len())).rev() {
-        if newer.len() == needed {
-            break;
-        }
-        model.embed(rows.x(row), &mut work);
-        let mut y = Vec::new();
-        model.target(rows.y(row), &mut y);
-        // A row with a number that is not finite taught nothing.
-        if work.h.iter().chain(&y).all(|x| x.is_finite()) {
-            newer.push((work.h.clone(), y));
-        }
-    }
-    newer.reverse();
-    Horizons::restore(under_way.heads.clone(), model.factory.clone(), model.scoring(), heads, &newer).ok()
+/// Whether a head under way is of this model, these settings and so many rows; `first` is the first one whose answer is kept.
+fn fits(under_way: &HeadUnderWay, model: &Model, heads: &HorizonSettings, first: usize, rows: usize) -> bool {
+    let kept = under_way.rows.saturating_sub(first) * model.network.outputs;
+    under_way.rows <= rows
+        && [&under_way.said_alone, &under_way.truths].iter().all(|numbers| numbers.len() == kept)
+        && under_way.heads.is_of(&model.factory, model.scoring(), heads)
 }

@@ -1,13 +1,13 @@
 //! The cycle around a champion that adapts: the contest of mixture and bare champion, and what the value policy makes of it.
 use trainer_core::digest::Digest;
 
-use super::{Cycle, CycleSettings, Order, OrderTask, Reason, Report};
+use super::{Cycle, CycleSettings, Order, OrderTask, Reason, Refusal, Report};
 use crate::decide::continual::{Change, Contest};
 use crate::decide::gate::{Evidence, Measures};
 use crate::decide::plan::{self, RowsWanted, TooFew};
 use crate::decide::policy::Policy;
 use crate::decide::sample::BaselineRows;
-use crate::decide::value::{self, Prospect, Staleness};
+use crate::decide::value::{self, Patience, Prospect, Staleness};
 
 /// Earlier champions that are kept to be restored.
 pub(super) const EARLIER_MAX: usize = 3;
@@ -58,6 +58,16 @@ impl Cycle {
         reports.into_iter().collect()
     }
 
+    /// A person wants the mixture frozen, whether or not it has been shown to be better: the gate decides.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] or a trial that is under way.
+    pub fn freeze_now(&mut self) -> Result<(), Refusal> {
+        self.idle()?;
+        self.contest.want(true);
+        Ok(())
+    }
+
     /// A frozen mixture cannot be made, or not yet; it has to be shown better anew.
     pub fn not_frozen(&mut self) {
         self.contest.answered();
@@ -80,7 +90,7 @@ impl Cycle {
         }
         self.runs += 1;
         let rows = evidence.rows.min(self.labels);
-        let rows = RowsWanted { from_label: self.labels - rows, newest: rows, holdout: rows, history: 0 };
+        let rows = RowsWanted { from_label: self.labels - rows, newest: rows, holdout: rows, history: 0, gap: 0 };
         let task = OrderTask::Judge { candidate };
         let order =
             Order { run: self.runs, reason: Reason::Continual, task, parent: self.champion, rows, refit_of: None };
@@ -104,9 +114,9 @@ impl Cycle {
         if alarmed {
             self.trigger.attempted(false, self.labels, &settings.trigger);
         }
-        let waited = match self.lately.heads_until {
-            Some(until) if self.labels < until => return Some(Vec::new()),
-            until => until.is_some(),
+        let waited = match self.lately.patience {
+            Some(patience) if patience.labels > 0 => return Some(Vec::new()),
+            patience => patience.is_some(),
         };
         let opens = self.staleness.opens_after(self.lately.refusals, &settings.value);
         if !(waited || opens || alarmed && self.lately.refusals == 0) {
@@ -115,8 +125,8 @@ impl Cycle {
         self.staleness = Staleness::default();
         let prospect = Prospect::of(&self.lately, self.reference, &settings.value);
         // The heads are the cheapest remedy and at work already: layers are trained for what they leave.
-        let patience = (prospect.pays && !waited).then(|| self.labels + settings.value.window_rows);
-        self.lately.heads_until = patience;
+        let patience = (prospect.pays && !waited).then(|| Patience::new(self.samples, settings.value.window_rows));
+        self.lately.patience = patience;
         let sentence = prospect.sentence(&settings.value, patience);
         let mut reports = vec![Report::Considered { labels: self.labels, prospect, sentence }];
         if prospect.pays && waited {
@@ -127,11 +137,18 @@ impl Cycle {
 
     fn worth_a_try(&mut self, settings: &CycleSettings) -> Report {
         let (newest, older) = (settings.trigger.rows_max.min(self.labels), settings.trigger.rows_older);
-        match plan::plan(self.labels - newest, self.labels, newest, older, self.trained_through) {
+        let rows = plan::plan(self.labels - newest, self.labels, newest, older, self.trained_through);
+        match rows.map(|rows| rows.behind(self.outstanding())) {
             Ok(rows) if self.earlier().next().is_some() => self.restoring(rows),
             Ok(rows) => self.order(Reason::Staleness, value::strategy_after(self.lately.refusals), rows, settings),
             Err(TooFew { missing, .. }) => Report::Waiting { reason: Reason::Staleness, missing },
         }
+    }
+
+    /// Labels of answered samples that are still to come, if they come as often as up to now.
+    fn outstanding(&self) -> u64 {
+        let behind = self.traced.back().map_or(0, |sample| self.samples.saturating_sub(sample + 1));
+        u64::try_from(u128::from(behind) * u128::from(self.labels) / u128::from(self.samples.max(1))).unwrap_or(behind)
     }
 
     fn restoring(&mut self, rows: RowsWanted) -> Report {
@@ -305,7 +322,7 @@ mod tests {
                 _ => None,
             })
             .collect();
-        let patient = |sentence: &&str| sentence.contains("if the heads have not caught up by label");
+        let patient = |sentence: &&str| sentence.contains("if the heads have not caught up after 400 labels");
         assert!(sentences.iter().any(patient), "{sentences:?}");
         let order = story.cycle.orders().work.expect("the heads did not help, so layers are trained");
         assert!(matches!(order.task, OrderTask::Train { strategy: Strategy::Tail, .. }), "{order:?}");

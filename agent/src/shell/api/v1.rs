@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::{App, Door};
 use crate::decide::rollout;
 use crate::shell::clock::{self, shown};
-use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX};
+use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX, Retraining};
 use crate::shell::ingest::answers::output;
 use crate::shell::models;
 use crate::shell::store::Record;
@@ -200,7 +200,10 @@ pub(super) async fn command(
     let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
     let command = match serde_json::from_slice(&body).map_err(|error| malformed(format!("not a command: {error}")))? {
         Wire::Retrain { strategy } => {
-            Command::Retrain(daemon::strategy(strategy.as_deref().unwrap_or("head")).map_err(malformed)?)
+            match daemon::strategy(strategy.as_deref().unwrap_or("head")).map_err(malformed)? {
+                Retraining::Train(strategy) => Command::Retrain(strategy),
+                Retraining::Continual => Command::Consolidate,
+            }
         }
         Wire::Cancel {} => Command::Cancel,
         Wire::Rollback {} => Command::RollBack,

@@ -52,7 +52,7 @@ impl<'a> Learner<'a> {
         }
         let meter = Meter::thread();
         self.ended_mac += self.adaptive.horizons().work_mac();
-        self.adaptive = Adaptive::rebuilt(model, &self.test.training.heads, rows)?;
+        self.adaptive = Adaptive::rebuilt(model, &self.test.training.heads, rows, Some(&self.adaptive))?;
         self.cpu_s += meter.cpu_s();
         Ok(())
     }

@@ -68,7 +68,7 @@ pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result
             let reports = replay.cycle.label(&label, &replay.settings);
             replay.note(row, reports);
             replay.told(row, known, test.rows.y(known));
-            replay.learn(known, row)?;
+            replay.learn(known, row, answered_by)?;
             replay.carry_out(row)?;
         }
     }
@@ -96,11 +96,12 @@ impl Replay<'_> {
     }
 
     /// Lets the heads learn the label of row `known`, and freezes them where that is wanted.
-    fn learn(&mut self, known: usize, row: usize) -> Result<(), BacktestError> {
+    fn learn(&mut self, known: usize, row: usize, answered_by: Digest) -> Result<(), BacktestError> {
         let Some(learner) = &mut self.learner else { return Ok(()) };
         let champion = self.shelf[&self.cycle.orders().serve].clone();
         let learnt = learner.label(&champion.model, known)?;
-        if let Some(mixed) = learnt.mixed {
+        // What was answered beside an earlier champion says nothing of the two that stand beside each other now.
+        if let Some(mixed) = learnt.mixed.filter(|_| answered_by == champion.digest) {
             let reports = self.cycle.compared(learnt.bare, mixed, &self.settings);
             self.note(row, reports);
         }
@@ -238,7 +239,9 @@ impl Replay<'_> {
             let champion = &self.shelf[&order.parent].model;
             plan::history_of(&older, &champion.schema().task, count)
         };
-        let new = self.test.rows.slice(from..if order.refit_of.is_some() { row(labels) } else { split });
+        let gap = usize::try_from(wanted.gap).expect("a row count");
+        let new = from..if order.refit_of.is_some() { row(labels) } else { split.saturating_sub(gap).max(from) };
+        let new = self.test.rows.slice(new);
         train.x.extend_from_slice(&new.x);
         train.y.extend_from_slice(&new.y);
         (train, self.test.rows.slice(split..row(labels)))

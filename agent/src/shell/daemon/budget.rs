@@ -279,8 +279,8 @@ impl Keeper {
     fn forecast(&self, order: &Order, strategy: Strategy) -> Result<Forecast, String> {
         let parent = self.load(&order.parent)?;
         let bundle_bytes = self.models.path(&order.parent).metadata().map_or(0, |facts| facts.len());
-        let RowsWanted { newest, holdout, history, .. } = order.rows;
-        let held = if order.refit_of.is_some() { 0 } else { holdout };
+        let RowsWanted { newest, holdout, history, gap, .. } = order.rows;
+        let held = if order.refit_of.is_some() { 0 } else { holdout.saturating_add(gap) };
         let rows = newest.saturating_sub(held).saturating_add(history);
         let (training, watts) = (&self.rules.training, self.warden.watts_per_core);
         Ok(forecast(&parent.model, bundle_bytes, strategy, rows, training, watts))

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use trainer_core::adaptive::{Adaptive, REBUILT_ROWS};
+use trainer_core::adaptive::{Adaptive, Learnt, REBUILT_ROWS};
 use trainer_core::digest::Digest;
 use trainer_core::horizons::HorizonSettings;
 use trainer_core::model::Model;
+use trainer_core::ridge::SolveError;
 use trainer_core::schema::Rows;
 use ulid::Ulid;
 
@@ -122,8 +123,9 @@ impl Heads {
             }
             _ => {}
         }
-        let number = self.learner.take().map_or_else(|| self.folder.last_number(reader), |learner| learner.number);
-        let begun = self.begin(champion, reader, through, number);
+        let before = self.learner.take();
+        let number = before.as_ref().map_or_else(|| self.folder.last_number(reader), |learner| learner.number);
+        let begun = self.begin(champion, reader, through, number, before.as_ref());
         match begun {
             Ok(learner) => {
                 let bytes = learner.adaptive.size_bytes_max() as u64;
@@ -146,7 +148,14 @@ impl Heads {
     }
 
     /// Heads from what was saved of them, else from the newest labelled records.
-    fn begin(&self, champion: &Loaded, reader: &RecordReader, through: i64, number: i64) -> Result<Learner, String> {
+    fn begin(
+        &self,
+        champion: &Loaded,
+        reader: &RecordReader,
+        through: i64,
+        number: i64,
+        before: Option<&Learner>,
+    ) -> Result<Learner, String> {
         let model = &champion.model;
         let labelled = |after: i64, limit: usize| reader.labelled_since(after, limit).map_err(|error| error.chain());
         let saved = self.folder.read(&champion.digest);
@@ -159,7 +168,9 @@ impl Heads {
                 let newest = reader.newest_labelled(REBUILT_ROWS).map_err(|error| error.chain())?;
                 let known: Vec<_> = newest.into_iter().filter(|row| row.ordinal <= through).collect();
                 let rows = rows_of(model.schema(), &known);
-                (Adaptive::rebuilt(model, &self.training, &rows).map_err(|error| error.to_string())?, through)
+                let before = before.map(|learner| &learner.adaptive);
+                let rebuilt = Adaptive::rebuilt(model, &self.training, &rows, before);
+                (rebuilt.map_err(|error| error.to_string())?, through)
             }
         };
         let now = Instant::now();
@@ -183,7 +194,7 @@ impl Heads {
                 let fits =
                     row.features.len() == model.schema().features.len() && row.truth.len() == model.schema().truths();
                 if fits {
-                    learner.learn(u128::MAX, &row.features, &row.truth)?;
+                    learner.catch_up(&row.features, &row.truth)?;
                 }
             }
             learner.through = last.min(through);
@@ -238,9 +249,18 @@ impl Heads {
 
 impl Learner {
     /// Learns one label and books what that took: beyond the allowance, blocks become twice as long.
-    fn learn(&mut self, key: u128, row: &[f32], truth: &[f32]) -> Result<trainer_core::adaptive::Learnt, String> {
+    fn learn(&mut self, key: u128, row: &[f32], truth: &[f32]) -> Result<Learnt, String> {
+        self.booked(|adaptive, model| adaptive.labelled(model, key, row, truth))
+    }
+
+    /// Learns one label of before this start.
+    fn catch_up(&mut self, row: &[f32], truth: &[f32]) -> Result<(), String> {
+        self.booked(|adaptive, model| adaptive.caught_up(model, row, truth))
+    }
+
+    fn booked<T>(&mut self, learn: impl FnOnce(&mut Adaptive, &Model) -> Result<T, SolveError>) -> Result<T, String> {
         let before = self.adaptive.horizons().work_mac();
-        let learnt = self.adaptive.labelled(&self.model, key, row, truth).map_err(|error| error.to_string())?;
+        let learnt = learn(&mut self.adaptive, &self.model).map_err(|error| error.to_string())?;
         let spent = self.adaptive.horizons().work_mac() - before;
         self.allowance -= spent as f64;
         if self.allowance < 0.0 && self.adaptive.stretch() {
@@ -308,7 +328,8 @@ impl Keeper {
             let reports = saved.cycle.compared(learnt.bare, mixed, &self.rules.cycle);
             self.after(&reports);
         }
-        self.freeze();
+        // Why it was not frozen is logged where it is found out.
+        let _ = self.freeze();
     }
 
     /// Every second: gives learning its share, serves what was learnt, saves now and then.

@@ -91,7 +91,7 @@ pub enum Question {
     /// Every model with the run that made it.
     Lineage,
     /// What a retrain would be, were it ordered now.
-    Plan(Strategy),
+    Plan(Retraining),
     /// Records whose labels would decide a trial, oldest first.
     LabelRequests(usize),
     /// Why the model whose digest begins so was promoted or refused; none for the champion.
@@ -103,6 +103,8 @@ pub enum Question {
 pub enum Command {
     /// Train a candidate now.
     Retrain(Strategy),
+    /// Freeze the heads that learn from every label into a candidate now.
+    Consolidate,
     /// End the training or comparison under way, or the one that waits.
     Cancel,
     /// Measure features against the newest stored rows from now on.
@@ -137,6 +139,15 @@ pub enum Command {
         /// Say only.
         dry: bool,
     },
+}
+
+/// What a person may have retrained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retraining {
+    /// A training on a snapshot of rows.
+    Train(Strategy),
+    /// The heads that learn from every label, as they are.
+    Continual,
 }
 
 /// A command that is not followed.

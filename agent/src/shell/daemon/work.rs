@@ -199,7 +199,8 @@ impl Bench {
     fn labelled(&self, schema: &Schema, newest: &Rows, held: usize, before: i64) -> Result<Rows, Undone> {
         let mut rows = self.history(schema, before, self.order.rows.history)?;
         // A refit has nothing left to prove, so it learns from the held-out rows too.
-        let kept = if self.order.refit_of.is_some() { 0 } else { held };
+        let gap = usize::try_from(self.order.rows.gap).unwrap_or(usize::MAX);
+        let kept = if self.order.refit_of.is_some() { 0 } else { held.saturating_add(gap).min(newest.len()) };
         let fresh = newest.slice(0..newest.len() - kept);
         (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
         Ok(rows)
