@@ -24,6 +24,8 @@ const BLOCK: usize = 445;
 const FEATURES: usize = 128;
 /// Classes of the rows that are drawn.
 const CLASSES: usize = 6;
+/// Rows summed at once.
+const SUMMED: usize = 64;
 /// Refits of a block, of which the median counts.
 const REPEATS: usize = 9;
 
@@ -40,10 +42,18 @@ fn ridge(parent: &Model, rows: &Rows) -> Vec<f32> {
     let settings = HorizonSettings::default();
     let (mut work, mut y, mut memory) = (Work::default(), Vec::new(), SolveMemory::default());
     let mut sums = Gram::new(parent.factory.width, parent.factory.outputs);
+    // As the heads themselves learn: a block of rows at a time, which is one matrix product.
+    let (mut block_h, mut block_y) = (Vec::new(), Vec::new());
     for row in 0..rows.len() {
         parent.embed(rows.x(row), &mut work);
         parent.target(rows.y(row), &mut y);
-        sums.push(&work.h, &y);
+        block_h.extend_from_slice(&work.h);
+        block_y.extend_from_slice(&y);
+        if (row + 1).is_multiple_of(SUMMED) || row + 1 == rows.len() {
+            sums.push_rows(&block_h, &block_y);
+            block_h.clear();
+            block_y.clear();
+        }
     }
     solve(&[(settings.weight, &sums), (1.0, &parent.factory)], settings.ridges[0], &mut memory).expect("finite rows")
 }

@@ -12,6 +12,7 @@ pub use desired::{DEVICE_ONLY, LIVE};
 pub use settings::{AgentSettings, RecordsSettings, SnapshotSettings};
 
 use crate::decide::budget::BudgetSettings;
+use crate::decide::continual::ContinualSettings;
 use crate::decide::cycle::CycleSettings;
 use crate::decide::prices::PriceSettings;
 use crate::decide::rollout::RolloutSettings;
@@ -36,6 +37,8 @@ pub struct Config {
     pub records: RecordsSettings,
     /// When to retrain, and what may serve.
     pub cycle: CycleSettings,
+    /// The champion's adaptive form.
+    pub continual: ContinualSettings,
     /// How a candidate that passed the gate is tried.
     pub rollout: RolloutSettings,
     /// How training is done.
@@ -63,6 +66,7 @@ impl Default for Config {
             agent: AgentSettings::default(),
             records: RecordsSettings::default(),
             cycle: CycleSettings::default(),
+            continual: ContinualSettings::default(),
             rollout: RolloutSettings::default(),
             training: TrainSettings::default(),
             budget: BudgetSettings::default(),

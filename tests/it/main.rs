@@ -4,6 +4,7 @@ mod budgets;
 mod cli;
 mod compare;
 mod conformance;
+mod continual;
 mod corpus;
 mod daemon;
 mod doctor;

@@ -217,7 +217,7 @@ epochs = 100000
 [training.fit]
 patience = 100000
 ";
-    let settings = hone_tests::agent::QUICK.replace("[cycle.watch]", "[cycle]\npolicy = \"static\"\n[cycle.watch]");
+    let settings = hone_tests::agent::QUICK.replace("trigger:any", "static");
     fs::write(device.path().join("hone.toml"), settings + endless).expect("a temporary folder can be written");
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
     let mut world = World::new(5);

@@ -36,6 +36,41 @@ const NITROGEN: Stream = Stream {
     arguments: &["--label", "no2_ug_m3", "--features", AIR, "--drop-incomplete", "--first-rows", "1000"],
 };
 
+const SINE_LATE: Stream = Stream {
+    file: "sine_abrupt.csv",
+    arguments: &["--label", "class", "--first-rows", "1000", "--label-delay", "250"],
+};
+const ELEC_LATE: Stream =
+    Stream { file: "elec2.csv", arguments: &["--label", "class", "--first-rows", "2000", "--label-delay", "500"] };
+const CARBON_LATE: Stream = Stream {
+    file: "air_quality.csv",
+    arguments: &[
+        "--label",
+        "co_mg_m3",
+        "--features",
+        AIR,
+        "--drop-incomplete",
+        "--first-rows",
+        "1000",
+        "--label-delay",
+        "24",
+    ],
+};
+const NITROGEN_LATE: Stream = Stream {
+    file: "air_quality.csv",
+    arguments: &[
+        "--label",
+        "no2_ug_m3",
+        "--features",
+        AIR,
+        "--drop-incomplete",
+        "--first-rows",
+        "1000",
+        "--label-delay",
+        "24",
+    ],
+};
+
 /// Where the public streams lie, as CSV files; `docs` says how to get them.
 fn data() -> Option<PathBuf> {
     let folder = std::env::var_os("HONE_DATA").map(PathBuf::from);
@@ -139,4 +174,37 @@ fn sensors_of_the_air_are_kept_in_tune() {
     assert!(carbon <= 0.34, "RMSE of CO is {carbon} mg/m³");
     let [nitrogen] = means(&folder, &NITROGEN, &["continual"], [RMSE])[0];
     assert!(nitrogen <= 14.6, "RMSE of NO2 is {nitrogen} µg/m³");
+}
+
+/// The default policy on streams with timely labels.
+#[test]
+#[ignore = "long: the default policy on four public streams, three seeds each; run by .ci/nightly"]
+fn the_default_policy_keeps_its_promises_with_timely_labels() {
+    let Some(folder) = data() else { return };
+    let [gas, cpu_s] = means(&folder, &GAS, &["value"], [ACCURACY, TRAIN_CPU])[0];
+    assert!(gas >= 0.987, "gas {gas}");
+    let cpu_s_max = if cfg!(debug_assertions) { 0.9 } else { 0.3 };
+    assert!(cpu_s <= cpu_s_max, "{cpu_s} CPU seconds of training, promised are {cpu_s_max}");
+    let [sine] = means(&folder, &SINE, &["value"], [ACCURACY])[0];
+    assert!(sine >= 0.972, "sine {sine}");
+    let [elec] = means(&folder, &ELEC, &["value"], [ACCURACY])[0];
+    assert!(elec >= 0.795, "elec2 {elec}");
+    let [carbon] = means(&folder, &CARBON, &["value"], [RMSE])[0];
+    let [nitrogen] = means(&folder, &NITROGEN, &["value"], [RMSE])[0];
+    assert!(carbon <= 0.34 && nitrogen <= 14.6, "CO {carbon} mg/m³, NO2 {nitrogen} µg/m³");
+}
+
+#[test]
+#[ignore = "long: the default policy on five public streams with late labels, three seeds each; run by .ci/nightly"]
+fn the_default_policy_keeps_its_promises_with_late_labels() {
+    let Some(folder) = data() else { return };
+    let [gas] = means(&folder, &GAS_LATE, &["value"], [ACCURACY])[0];
+    assert!(gas >= 0.967, "gas {gas}");
+    let [sine] = means(&folder, &SINE_LATE, &["value"], [ACCURACY])[0];
+    assert!(sine >= 0.940, "sine {sine}");
+    let [elec] = means(&folder, &ELEC_LATE, &["value"], [ACCURACY])[0];
+    assert!(elec >= 0.780, "elec2 {elec}");
+    let [carbon] = means(&folder, &CARBON_LATE, &["value"], [RMSE])[0];
+    let [nitrogen] = means(&folder, &NITROGEN_LATE, &["value"], [RMSE])[0];
+    assert!(carbon <= 0.52 && nitrogen <= 22.8, "CO {carbon} mg/m³, NO2 {nitrogen} µg/m³");
 }

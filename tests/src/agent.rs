@@ -13,6 +13,9 @@ use crate::{hone, until};
 pub const QUICK: &str =
     concat!("[agent]\nlisten = \"127.0.0.1:0\"\ncommit_s = 1\n", include_str!("../../deploy/vm/quick.toml"));
 
+/// The policy of [`QUICK`], left out where a test has its own.
+const POLICY: &str = "[cycle]\npolicy = \"trigger:any\"\n";
+
 /// A device: its folder outlives its agents.
 #[derive(Debug)]
 pub struct Device {
@@ -84,7 +87,9 @@ impl Device {
     /// They cannot be written.
     pub fn set(&self, text: &str) {
         let gate = if text.contains("[rollout]") { "" } else { "\n[rollout]\nmode = \"gate\"\n" };
-        let text = format!("{QUICK}{gate}{text}");
+        // A section is written once.
+        let quick = if text.contains("[cycle]\n") { QUICK.replace(POLICY, "") } else { QUICK.to_owned() };
+        let text = format!("{quick}{gate}{text}");
         fs::write(self.path().join("hone.toml"), text).expect("a temporary folder can be written");
     }
 

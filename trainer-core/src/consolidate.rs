@@ -52,20 +52,11 @@ pub enum ConsolidateError {
 /// four fifths give the temperature, the newest fifth the reference loss and metrics. The snapshot of a consolidation is the sums
 /// and weights themselves ([`Horizons::save`]). Fails with [`ConsolidateError`] if there is nothing to freeze.
 pub fn consolidate(parent: &Model, horizons: &Horizons, seen: &[Seen], seed: u64) -> Result<Model, ConsolidateError> {
-    let (heads, width) = (horizons.width(), parent.factory.width);
-    if heads != width {
-        return Err(ConsolidateError::Width { heads, model: width });
-    }
-    let share = horizons.weights().next().unwrap_or(1.0);
-    if share > CHAMPION_MAX {
-        return Err(ConsolidateError::ChampionLeads { share });
-    }
+    may_freeze(parent, horizons, seen.len())?;
     let outputs = parent.schema().outputs();
     let whole = |seen: &&Seen| seen.scores.len() == outputs && seen.scores.iter().all(|x| x.is_finite());
     let seen: Vec<&Seen> = seen.iter().filter(whole).collect();
-    if seen.len() < SEEN_MIN {
-        return Err(ConsolidateError::TooFew { found: seen.len() });
-    }
+    may_freeze(parent, horizons, seen.len())?;
     let head = horizons.collapse();
     if !head.iter().all(|x| x.is_finite()) {
         return Err(ConsolidateError::NotFinite);
@@ -96,6 +87,22 @@ pub fn consolidate(parent: &Model, horizons: &Horizons, seen: &[Seen], seed: u64
         Provenance { strategy: Strategy::Head, seed, rows: horizons.rows(), snapshot: None, version };
     model.golden.1 = bundle::golden_answers(&model);
     Ok(model)
+}
+
+/// Whether there is something to freeze, with so many labelled answers. Fails with [`ConsolidateError`] as [`consolidate`] does.
+pub(crate) fn may_freeze(parent: &Model, horizons: &Horizons, seen: usize) -> Result<(), ConsolidateError> {
+    let (heads, width) = (horizons.width(), parent.factory.width);
+    if heads != width {
+        return Err(ConsolidateError::Width { heads, model: width });
+    }
+    let share = horizons.weights().next().unwrap_or(1.0);
+    if share > CHAMPION_MAX {
+        return Err(ConsolidateError::ChampionLeads { share });
+    }
+    if seen < SEEN_MIN {
+        return Err(ConsolidateError::TooFew { found: seen });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ impl Fit<'_> {
             let run = if self.held == 0 { Run::Whole(self.settings.epochs) } else { Run::Judged };
             let mut best = (f64::INFINITY, 0, Vec::new());
             if run == Run::Judged {
-                let loss = self.mean_loss(&network, session).inspect_err(|_| session.save(&mut None))?;
+                let loss = self.mean_loss(&network, session).inspect_err(|_| session.save(None))?;
                 best = (loss, 0, network.numbers(self.from));
             }
             open = Some(Open { run, trainee: self.trainee(first), epoch: 1, batch: 0, best, work_mac: 0 });
@@ -214,7 +214,7 @@ impl Fit<'_> {
                 state.work_mac += 3 * batch.len() as u64 * network.work_mac(self.from);
                 state.batch += 1;
                 session.journal.steps += 1;
-                session.step_done(open)?;
+                session.step_done(open.as_ref())?;
             }
             if judged && !self.judge(network, open, train, session)? {
                 return Ok(());
@@ -235,7 +235,7 @@ impl Fit<'_> {
         session: &mut Session<'_>,
     ) -> Result<bool, Stopped> {
         self.conclude(network, open, train, session)?;
-        let now = self.mean_loss(network, session).inspect_err(|_| session.save(open))?;
+        let now = self.mean_loss(network, session).inspect_err(|_| session.save(open.as_ref()))?;
         let state = open.as_mut().expect("a fit under way");
         if now < state.best.0 {
             state.best = (now, state.epoch, network.numbers(self.from));
@@ -258,7 +258,7 @@ impl Fit<'_> {
             self.examples.input(row, into);
             stopped = stopped.and_then(|()| session.row_done());
         });
-        stopped.inspect_err(|_| session.save(open))
+        stopped.inspect_err(|_| session.save(open.as_ref()))
     }
 
     fn mean_loss(&self, network: &Network, session: &mut Session<'_>) -> Result<f64, Stopped> {

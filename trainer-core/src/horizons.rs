@@ -5,6 +5,7 @@
 //! predict, and follow those that have lately been right. Linear heads add up to one linear head, so what is served costs one head.
 mod saved;
 mod settings;
+mod work;
 
 use std::collections::VecDeque;
 
@@ -24,6 +25,8 @@ const STRIDE: usize = 1;
 const HEARD: f32 = 0.01;
 /// Refits of a head that is heard for one of a head that is not; more would find an expert again too late after a change.
 const UNHEARD_EVERY: u64 = 4;
+/// How steps shrink with the delay of labels: between none at all and the root that the worst case asks for.
+const DELAY_POWER: f64 = 0.25;
 /// Most labels a block is stretched to when work is scarce.
 const BLOCK_MAX: usize = 4_096;
 /// Blocks that may stand in levels which are not saved: two of each size.
@@ -141,11 +144,30 @@ impl Horizons {
         said: Option<&Opinions>,
         memory: &mut SolveMemory,
     ) -> Result<(), SolveError> {
+        self.learn_late(h, y, said, 0, memory)
+    }
+
+    /// [`Horizons::learn`] for a label that comes `late` labels after its sample: the longer the answers to a question are outstanding,
+    /// the slower the weights follow, by `(1 + late/block)^-¼`.
+    ///
+    /// Intuition: while a label is outstanding the same mistake is made again and again, and then punished as often. The worst case asks for
+    /// steps that shrink with the root of the delay; after an abrupt change such steps are too slow, so half of that, in logarithms, is
+    /// taken. Delay counts in blocks, since heads change once per block.
+    /// Source: Joulani, György and Szepesvári, Online learning under delayed feedback, ICML 2013.
+    pub fn learn_late(
+        &mut self,
+        h: &[f32],
+        y: &[f32],
+        said: Option<&Opinions>,
+        late: u64,
+        memory: &mut SolveMemory,
+    ) -> Result<(), SolveError> {
         if !self.takes(h, y) {
             return Ok(());
         }
         if let Some(said) = said {
-            self.reweigh(y, said);
+            let pace = (1.0 + late as f64 / self.block as f64).powf(-DELAY_POWER);
+            self.reweigh(y, said, pace);
         }
         self.open_row(h, y);
         self.work_mac += self.factory.push_work_mac();
@@ -160,31 +182,6 @@ impl Horizons {
             blocks.is_multiple_of(every(horizon) * rest)
         };
         self.refit(due, memory)
-    }
-
-    /// Labels per block.
-    #[must_use]
-    pub fn block(&self) -> usize {
-        self.block
-    }
-
-    /// Makes blocks as long as it takes for a label to cost at most `mac_per_label` multiply-adds on average, up to 4,096 labels,
-    /// and never shorter than the settings say. Returns the labels per block from now on.
-    pub fn limit_work(&mut self, mac_per_label: u64) -> usize {
-        self.block = first_block(&self.settings, self.scoring);
-        while self.block < BLOCK_MAX && self.work_mac_per_label(self.block) > mac_per_label {
-            self.block *= 2;
-        }
-        self.block
-    }
-
-    /// Multiply-adds that a label costs on average in blocks of `block` labels: its sums, and its part of the solutions.
-    #[must_use]
-    pub fn work_mac_per_label(&self, block: usize) -> u64 {
-        let Gram { width, outputs, .. } = self.factory;
-        let each = self.settings.ridges.len() as u64 * ridge::solve_work_mac(width, outputs);
-        let refits: u64 = (0..self.settings.horizons.max(1)).map(|horizon| each / every(horizon)).sum::<u64>() + each;
-        self.factory.push_work_mac() + refits / block.max(1) as u64
     }
 
     /// Takes the labels of an unfinished block in, and refits every head.
@@ -243,15 +240,6 @@ impl Horizons {
         self.histogram.rows() + self.open_rows() as u64
     }
 
-    /// Most bytes that sums, heads and the unfinished block can ever need.
-    #[must_use]
-    pub fn size_bytes_max(&self) -> usize {
-        let row = self.factory.width + self.factory.outputs;
-        let numbers = self.heads.len() + self.block * row;
-        // The sum that a refit builds up counts too; the mixers' weights are a few kilobytes.
-        self.histogram.size_bytes_max() + 2 * self.factory.size_bytes() + 4 * numbers + 8 * 16 * self.settings.heads()
-    }
-
     /// Whether a row can be learnt; counts it if not.
     fn takes(&mut self, h: &[f32], y: &[f32]) -> bool {
         let finite = |values: &[f32], count: usize| values.len() == count && values.iter().all(|x| x.is_finite());
@@ -269,18 +257,18 @@ impl Horizons {
         self.open.1.len() / self.factory.outputs.max(1)
     }
 
-    fn reweigh(&mut self, y: &[f32], said: &Opinions) {
+    fn reweigh(&mut self, y: &[f32], said: &Opinions, pace: f64) {
         let experts = self.settings.heads() + 1;
         match said {
             Opinions::Classes(classes) if classes.len() == experts + MIXERS => {
                 let truth = argmax(y);
                 let wrong: Vec<bool> = classes.iter().map(|class| usize::from(*class) != truth).collect();
                 let (experts, mixers) = wrong.split_at(experts);
-                self.mix.judge(experts, mixers);
+                self.mix.judge(experts, mixers, pace);
             }
             Opinions::Targets(answers) if answers.len() == (experts + MIXERS) * y.len() => {
                 let (experts, mixers) = answers.split_at(experts * y.len());
-                self.mix.pull(experts, mixers, y);
+                self.mix.pull(experts, mixers, y, pace);
             }
             // Said under other settings: nothing to learn from it.
             Opinions::Classes(_) | Opinions::Targets(_) => {}

@@ -3,6 +3,7 @@
 //! A row goes `normalize` → `network` → `embed` → head; `train` makes models, `bundle` reads and writes them, `horizons`
 //! learns from every label.
 #![warn(missing_docs)]
+pub mod adaptive;
 mod autodiff;
 pub mod bundle;
 pub mod chance;
@@ -20,6 +21,7 @@ mod mix;
 pub mod model;
 pub mod network;
 pub mod normalize;
+mod norms;
 pub mod ridge;
 pub mod schema;
 pub mod session;

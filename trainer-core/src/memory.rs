@@ -18,11 +18,17 @@ const ACTIVATION_COPIES: u64 = 4;
 const MODEL_TENTHS: u64 = 33;
 /// What a process holds before it trains anything, small vectors and reserve.
 const FIXED_BYTES: u64 = 256 * 1024;
-/// What burn and its matrix products hold once any layer is trained, and go on holding while the head is fitted.
-const GRADIENT_BYTES: u64 = 2_250_000;
+/// What burn and its matrix products hold once any layer is trained.
+const GRADIENT_BYTES: u64 = 150_000;
+/// The buffer of the size of the second-level cache that the matrix product takes once, for good, on its first product whose right
+/// matrix it can read in place.
+const SLAB_BYTES: u64 = 2_100_000;
+/// It reads a right matrix in place if its columns fill whole vectors of the processor.
+const LANES: u64 = if cfg!(target_arch = "aarch64") { 4 } else { 8 };
 
 /// The numbers that a training's memory depends on.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each says by its name what a training does or keeps")]
 pub struct Shape {
     /// What is trained.
     pub strategy: Strategy,
@@ -58,6 +64,10 @@ pub struct Shape {
     pub recompute: bool,
     /// Heads of all horizons and ridges.
     pub heads: u64,
+    /// Whether checkpoints are made, which hold a head under way once more, as bytes.
+    pub checkpoint: bool,
+    /// Whether a layer that is trained has columns that fill whole vectors.
+    pub in_place: bool,
 }
 
 impl Shape {
@@ -111,6 +121,11 @@ impl Shape {
             quantised: settings.tail.quantised,
             recompute: false,
             heads: heads as u64,
+            checkpoint: false,
+            in_place: (from..network.layers.len()).any(|index| {
+                matches!(network.layers[index], Weights::Linear { .. })
+                    && (network.after(index) as u64).is_multiple_of(LANES)
+            }),
         }
     }
 
@@ -127,7 +142,7 @@ impl Shape {
     }
 
     fn fit_bytes(&self) -> u64 {
-        if self.strategy == Strategy::Head {
+        if let Strategy::Head | Strategy::Norm = self.strategy {
             return 0;
         }
         let part = if self.micro_batch == 0 { self.batch } else { self.micro_batch.min(self.batch) };
@@ -140,15 +155,19 @@ impl Shape {
             _ => 0,
         };
         let order = 8 * self.rows;
-        F32 * (weights + step) + cache + order + GRADIENT_BYTES
+        let slab = if self.in_place { SLAB_BYTES } else { 0 };
+        F32 * (weights + step) + cache + order + GRADIENT_BYTES + slab
     }
 
     fn head_bytes(&self) -> u64 {
+        if self.strategy == Strategy::Norm {
+            return 16 * self.inputs.max(self.activations);
+        }
         let (d, outputs) = (self.embedding, self.outputs);
         let sums = d * (d + 1) / 2 + d * outputs;
         let sample = self.rows.min(SCALE_ROWS as u64) * self.inputs;
-        // The matrix products of the sums pack their operands into the same kind of buffer as those of the gradients, and keep it.
-        let held = GRADIENT_BYTES;
+        // The sums are products of the rows with themselves, whose panels fill whole vectors.
+        let held = GRADIENT_BYTES + SLAB_BYTES;
         if self.strategy == Strategy::Base {
             return F32 * (sums + sample + self.weights) + held;
         }
@@ -156,7 +175,9 @@ impl Shape {
         let levels = 2 * u64::from((self.rows / 64 + 1).next_power_of_two().ilog2()) + 3;
         let solving = 2 * d * d + 2 * d * outputs;
         let said = 2 * self.rows.div_ceil(2) * outputs;
-        F32 * (sums * levels + d * outputs * self.heads + solving + said).max(sample) + held
+        // A checkpoint holds the sums, the factory's too, the heads and what they said once more, as bytes.
+        let kept = if self.checkpoint { sums * (levels - 1) + d * outputs * self.heads + said } else { 0 };
+        F32 * (sums * levels + d * outputs * self.heads + solving + said + kept).max(sample) + held
     }
 }
 
@@ -192,6 +213,8 @@ mod tests {
             quantised: false,
             recompute: false,
             heads: 16,
+            checkpoint: false,
+            in_place: true,
         }
     }
 

@@ -1,12 +1,13 @@
 //! Whom to follow: weights over experts, learnt from their losses at several speeds at once.
 //!
-//! Intuition: how fast to follow the best expert is itself unknown and differs from stream to stream. So nine mixers of
-//! different speed and memory run side by side, and a tenth follows those of the nine that lately answered best. All of it is
+//! Intuition: how fast to follow the best expert is itself unknown and differs from stream to stream. So a dozen mixers of
+//! different speed and memory run side by side, and one more follows those of them that lately answered best. All of it is
 //! arithmetic on a few hundred numbers per label, and a mixture of mixtures is one set of weights.
 use serde::{Deserialize, Serialize};
 
-/// Step sizes of the mixers in units of `rate`: a factor of four between neighbours covers two orders of magnitude.
-const SPEEDS: [f64; 3] = [0.25, 1.0, 4.0];
+/// Step sizes of the mixers in units of `rate`: a factor of four between neighbours covers two orders of magnitude; the
+/// slowest one is for labels so noisy that a run of luck must not decide whom to follow.
+const SPEEDS: [f64; 4] = [0.0625, 0.25, 1.0, 4.0];
 /// Shares of the mixers in units of `share`: an expert is found again after about 1/share labels.
 const SHARES: [f64; 3] = [0.1, 1.0, 10.0];
 /// Mixers.
@@ -59,16 +60,18 @@ impl Mix {
         self.weights.chunks_exact(self.experts)
     }
 
-    /// Learns from right and wrong answers: fixed share on 0/1 losses, for the experts and, above them, for the mixers.
+    /// Learns from right and wrong answers, with steps of `pace` times their size: fixed share on 0/1 losses, for the experts and,
+    /// above them, for the mixers.
     ///
     /// Source: Herbster and Warmuth, Tracking the best expert, Machine Learning 32, 1998.
-    pub(crate) fn judge(&mut self, wrong: &[bool], mixer_wrong: &[bool]) {
+    pub(crate) fn judge(&mut self, wrong: &[bool], mixer_wrong: &[bool], pace: f64) {
         let price = |wrong: bool, rate: f64| if wrong { (-rate).exp() } else { 1.0 };
-        let rate = self.rate;
+        let rate = self.rate * pace;
         follow(&mut self.trust, mixer_wrong.iter().map(|wrong| price(*wrong, rate)), self.share);
         for (index, weights) in self.weights.chunks_exact_mut(self.experts).enumerate() {
-            let (rate, share) = speed(index, self.rate, self.share);
-            follow(weights, wrong.iter().map(|wrong| price(*wrong, rate)), share);
+            let (rate, share) = speed(index, rate, self.share);
+            let mistake = price(true, rate);
+            follow(weights, wrong.iter().map(|wrong| if *wrong { mistake } else { 1.0 }), share);
         }
     }
 
@@ -79,9 +82,9 @@ impl Mix {
     /// Source: exponentiated gradient with the second-order correction of Wintenberger, Optimal learning with Bernstein online
     /// aggregation, Machine Learning 106, 2017, with a share for tracking; several step sizes side by side as in van Erven
     /// and Koolen, `MetaGrad`, `NeurIPS` 2016.
-    pub(crate) fn pull(&mut self, answers: &[f32], mixer_answers: &[f32], truth: &[f32]) {
+    pub(crate) fn pull(&mut self, answers: &[f32], mixer_answers: &[f32], truth: &[f32], pace: f64) {
         let targets = truth.len().max(1);
-        let rate = self.rate;
+        let rate = self.rate * pace;
         // A mixer is judged by what it said then: with late labels, the fast ones have meanwhile seen what they could not know.
         let loss = |answer: &[f32]| {
             let errors = answer.iter().zip(truth).map(|(x, y)| bounded(f64::from(*x - *y), ERROR_MAX).powi(2));
@@ -144,7 +147,7 @@ mod tests {
         for (good, bad) in [(0, 1), (1, 0)] {
             for _ in 0..400 {
                 let wrong = [0, 1, 2].map(|expert| chance.unit() < if expert == good { 0.1 } else { 0.6 });
-                mix.judge(&wrong, &[false; MIXERS]);
+                mix.judge(&wrong, &[false; MIXERS], 1.0);
             }
             let weights: Vec<f64> = mix.weights().collect();
             assert!(weights[good] > 0.8 && weights[bad] > 0.0, "{weights:?}");
@@ -158,7 +161,7 @@ mod tests {
         let mut chance = Chance::new(2, Purpose::Sample, 0);
         for _ in 0..1_000 {
             let y = chance.normal();
-            mix.pull(&[y + 0.5, y - 0.5, y + 0.4], &[y; MIXERS], &[y]);
+            mix.pull(&[y + 0.5, y - 0.5, y + 0.4], &[y; MIXERS], &[y], 1.0);
         }
         let weights: Vec<f64> = mix.weights().collect();
         let error: f64 = weights.iter().zip([0.5, -0.5, 0.4]).map(|(weight, error)| weight * error).sum();
@@ -169,12 +172,12 @@ mod tests {
     fn answers_that_are_not_numbers_cost_weight_and_never_poison_the_sums() {
         let mut mix = Mix::new(2, 0.2, 1e-3);
         for _ in 0..50 {
-            mix.pull(&[f32::NAN, 0.0], &[f32::NAN; MIXERS], &[0.0]);
-            mix.pull(&[f32::INFINITY, f32::NEG_INFINITY], &[0.0; MIXERS], &[f32::NAN]);
+            mix.pull(&[f32::NAN, 0.0], &[f32::NAN; MIXERS], &[0.0], 1.0);
+            mix.pull(&[f32::INFINITY, f32::NEG_INFINITY], &[0.0; MIXERS], &[f32::NAN], 1.0);
         }
         assert!((sum(&mix) - 1.0).abs() < 1e-9 && mix.weights().all(|weight| weight > 0.0));
         let mut alone = Mix::new(1, 0.2, 0.0);
-        alone.judge(&[true], &[true; MIXERS]);
+        alone.judge(&[true], &[true; MIXERS], 1.0);
         assert!((sum(&alone) - 1.0).abs() < 1e-9);
     }
 }

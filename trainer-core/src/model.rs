@@ -67,6 +67,8 @@ pub enum Strategy {
     Tail,
     /// All layers, from the parent's weights.
     Full,
+    /// The statistics of the batch norms, or of the inputs where there are none; needs no labels.
+    Norm,
 }
 
 /// Mean loss per row, in [0, 1], on rows the model was not trained on: 0/1 error, or `min(|error| / sd, 4) / 4`.
@@ -114,10 +116,15 @@ pub struct Work {
     pub answer: Vec<f32>,
     /// `[outputs]`: probabilities, or standardised targets; what the heads learn in.
     pub standard: Vec<f32>,
+    /// `[outputs]`: what the champion says as an expert among heads: the scores of its head as they are, since those of the others are
+    /// no probabilities either and the louder voice would win; without a head what `standard` says.
+    pub voice: Vec<f32>,
     /// `[width]`: features of the heads; filled by [`Model::embed`] and by [`Model::answer`] of a model with a head.
     pub h: Vec<f32>,
     encoded: Vec<f32>,
     scratch: Scratch,
+    /// `[outputs]`: what a mixture of heads says.
+    pub(crate) mixed: Vec<f32>,
 }
 
 impl Model {
@@ -245,8 +252,16 @@ impl Model {
             work.standard.extend_from_slice(&work.scratch.output);
             1.0
         };
-        if matches!(self.schema().task, Task::Classification { .. }) {
+        let classes = matches!(self.schema().task, Task::Classification { .. });
+        let loud = classes && self.head.is_none();
+        if !loud {
+            work.voice.clone_from(&work.standard);
+        }
+        if classes {
             softmax(&mut work.standard, scale);
+        }
+        if loud {
+            work.voice.clone_from(&work.standard);
         }
         let (standard, answer) = (&work.standard, &mut work.answer);
         self.answer_of(standard, answer);

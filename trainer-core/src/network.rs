@@ -179,6 +179,17 @@ impl Network {
     /// Exact statistics of the final weights instead of a running average: same rows, same numbers. Rows are streamed once
     /// per norm, so that memory does not grow with them.
     pub fn estimate_norms(&mut self, from: usize, rows: usize, fill: &mut dyn FnMut(usize, &mut Vec<f32>)) {
+        self.blend_norms(from, rows, 1.0, fill);
+    }
+
+    /// [`Network::estimate_norms`], of which a `share` in [0, 1] is taken and the rest is left as it was, layer by layer.
+    pub(crate) fn blend_norms(
+        &mut self,
+        from: usize,
+        rows: usize,
+        share: f64,
+        fill: &mut dyn FnMut(usize, &mut Vec<f32>),
+    ) {
         let (mut current, mut next) = (Vec::new(), Vec::new());
         for index in from..self.layers.len() {
             let is_batch_norm = self.spec.layers.get(index) == Some(&Layer::BatchNorm);
@@ -199,8 +210,10 @@ impl Network {
             }
             if let Weights::Norm { mean, variance, .. } = &mut self.layers[index] {
                 #[expect(clippy::cast_possible_truncation, reason = "f64 sums kept as f32")]
-                let statistics = sums.iter().map(|(mean, square)| (*mean as f32, (square / rows as f64) as f32));
-                (*mean, *variance) = statistics.unzip();
+                for ((mean, variance), (new, square)) in mean.iter_mut().zip(variance).zip(&sums) {
+                    let blend = |old: f32, new: f64| ((1.0 - share) * f64::from(old) + share * new) as f32;
+                    (*mean, *variance) = (blend(*mean, *new), blend(*variance, square / rows as f64));
+                }
             }
         }
     }
@@ -278,11 +291,27 @@ fn apply(layer: &Weights, current: &mut Vec<f32>, next: &mut Vec<f32>) {
     }
 }
 
-/// Adds `inputᵀ · weight` to `output`; rows of inputs that are zero (half of them after a relu) are skipped.
+/// Inputs that are added at once: sums then go through memory once for four products.
+const TOGETHER: usize = 4;
+
+/// Adds `inputᵀ · weight` to `output`; inputs that are zero (half of them after a relu) are skipped.
+///
+/// The order of the additions to each output is that of the inputs, so that grouping them changes no bit.
 pub(crate) fn affine(weight: &[f32], input: &[f32], output: &mut [f32]) {
-    for (row, &x) in weight.chunks_exact(output.len()).zip(input) {
-        if x != 0.0 {
-            output.iter_mut().zip(row).for_each(|(sum, w)| *sum += x * w);
+    let width = output.len();
+    let mut rows = weight.chunks_exact(width).zip(input).filter(|(_, x)| **x != 0.0);
+    loop {
+        let group: [_; TOGETHER] = std::array::from_fn(|_| rows.next());
+        let [Some(first), Some(second), Some(third), Some(fourth)] = group else {
+            for (row, x) in group.into_iter().flatten() {
+                output.iter_mut().zip(row).for_each(|(sum, w)| *sum += x * w);
+            }
+            return;
+        };
+        let others = third.0.iter().zip(fourth.0);
+        let weights = first.0.iter().zip(second.0).zip(others);
+        for (sum, ((a, b), (c, d))) in output.iter_mut().zip(weights) {
+            *sum = *sum + first.1 * a + second.1 * b + third.1 * c + fourth.1 * d;
         }
     }
 }

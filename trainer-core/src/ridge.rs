@@ -76,8 +76,9 @@ impl Gram {
             }
         }
         for (h, y) in h.chunks_exact(self.width).zip(y.chunks_exact(self.outputs)) {
-            for (into, x) in self.r.chunks_exact_mut(self.outputs).zip(h) {
-                into.iter_mut().zip(y).for_each(|(sum, y)| *sum += x * y);
+            // A class is one number among zeros.
+            for (column, y) in y.iter().enumerate().filter(|(_, y)| **y != 0.0) {
+                self.r.iter_mut().skip(column).step_by(self.outputs).zip(h).for_each(|(sum, x)| *sum += x * y);
             }
         }
         self.rows += rows as u64;

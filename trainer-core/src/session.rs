@@ -2,11 +2,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fit::{Ended, Open};
+use crate::horizons::Horizons;
 
 /// Rows between two pauses in loops over rows; some milliseconds of work on a gateway.
 const ROWS_PER_PAUSE: usize = 16;
 /// Layout of checkpoints.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 3;
 
 /// What the surroundings answer at a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +96,29 @@ pub(crate) struct Journal {
     pub(crate) open: Option<Open>,
     /// Gradient steps of all of them.
     pub(crate) steps: u64,
+    /// The head that is fitted behind them.
+    pub(crate) head: Option<HeadUnderWay>,
+}
+
+/// A head under way, as a checkpoint keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HeadUnderWay {
+    /// Rows it has run through.
+    pub(crate) rows: usize,
+    /// Sums, heads and weights, whole: rounding in a sum that is made again in another order would change the candidate.
+    pub(crate) heads: Horizons,
+    /// What the heads said alone, and what was true.
+    pub(crate) said_alone: Vec<f32>,
+    pub(crate) truths: Vec<f32>,
+}
+
+/// A journal to write, without copying what it holds: heads are megabytes.
+#[derive(Serialize)]
+struct JournalRef<'a> {
+    ended: &'a [Ended],
+    open: Option<&'a Open>,
+    steps: u64,
+    head: Option<&'a HeadUnderWay>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -162,7 +186,7 @@ impl<'a> Session<'a> {
     }
 
     /// Lets the surroundings have their way between two gradient steps; `open` is what a checkpoint needs.
-    pub(crate) fn step_done(&mut self, open: &mut Option<Open>) -> Result<(), Stopped> {
+    pub(crate) fn step_done(&mut self, open: Option<&Open>) -> Result<(), Stopped> {
         match self.ask() {
             Wish::Continue => {}
             Wish::Save => self.save(open),
@@ -184,23 +208,47 @@ impl<'a> Session<'a> {
         match self.ask() {
             Wish::Continue | Wish::Save => {}
             Wish::Finish => self.choices.last_step = Some(self.journal.steps),
-            Wish::Stop => return Err(Stopped),
+            Wish::Stop => {
+                // What is over already is kept; whoever has a fit under way keeps that behind this.
+                self.save(None);
+                return Err(Stopped);
+            }
         }
         Ok(())
     }
 
+    /// [`Session::row_done`] while a head is fitted; `state` is what a checkpoint needs of it.
+    pub(crate) fn head_row_done(&mut self, state: &HeadUnderWay) -> Result<(), Stopped> {
+        self.rows += 1;
+        if !self.rows.is_multiple_of(ROWS_PER_PAUSE) {
+            return Ok(());
+        }
+        let wish = self.ask();
+        match wish {
+            Wish::Continue => {}
+            Wish::Finish => self.choices.last_step = Some(self.journal.steps),
+            Wish::Save | Wish::Stop => self.keep(None, Some(state)),
+        }
+        if wish == Wish::Stop { Err(Stopped) } else { Ok(()) }
+    }
+
     /// Hands a checkpoint over.
-    pub(crate) fn save(&mut self, open: &mut Option<Open>) {
-        self.journal.open = open.take();
+    pub(crate) fn save(&mut self, open: Option<&Open>) {
+        self.keep(open, None);
+    }
+
+    fn keep(&mut self, open: Option<&Open>, head: Option<&HeadUnderWay>) {
+        let Journal { ended, open: waiting, steps, .. } = &self.journal;
         let checkpoint = Checkpoint {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             key: self.key,
             choices: self.choices,
-            journal: &self.journal,
+            journal: JournalRef { ended, open: open.or(waiting.as_ref()), steps: *steps, head },
         };
-        let bytes = postcard::to_stdvec(&checkpoint).expect("a checkpoint is plain data");
-        *open = self.journal.open.take();
+        // Measured first: a vector that grows would need twice the memory.
+        let size = postcard::experimental::serialized_size(&checkpoint).expect("a checkpoint is plain data");
+        let bytes = postcard::to_extend(&checkpoint, Vec::with_capacity(size)).expect("a checkpoint is plain data");
         self.surroundings.keep(&bytes);
     }
 

@@ -1,4 +1,6 @@
 //! The trainer: rows, settings and a seed in, a model out; a function of these alone.
+mod head;
+
 use serde::{Deserialize, Serialize};
 
 use crate::autodiff::Loss;
@@ -9,18 +11,17 @@ use crate::dataset::{
 };
 use crate::embed::Embedding;
 use crate::fit::{Examples, Fit, FitSettings};
-use crate::horizons::{HorizonSettings, Horizons, Scoring};
-use crate::judge::{Losses, judge, mean_loss, temperature};
-use crate::model::{FORMAT, Manifest, Model, Provenance, Reference, Strategy, Work, softmax};
+use crate::horizons::{HorizonSettings, Scoring};
+use crate::judge::{judge, mean_loss};
+use crate::model::{FORMAT, Manifest, Model, Provenance, Reference, Strategy};
 use crate::network::{Network, Scratch};
 use crate::normalize::Normalizer;
-use crate::ridge::{Gram, SolveError, SolveMemory};
+use crate::norms;
+use crate::ridge::{Gram, SolveError};
 use crate::schema::{Rows, Schema};
 use crate::session::{RunChoices, Session, Stopped, Undisturbed};
 use crate::spec::{Spec, SpecError};
 
-/// Labels per block while a head is trained that will be frozen.
-const FROZEN_BLOCK: usize = 32;
 /// Fewest rows a model can be trained on at all.
 pub const ROWS_MIN: usize = 20;
 
@@ -171,7 +172,7 @@ pub(crate) fn base_in(
     session.steps_max = fit.steps_max();
     let mut network = model.network.clone();
     let report = fit.train(&mut network, session)?;
-    session.save(&mut None);
+    session.save(None);
     finite(&network)?;
     if let Some(judged) = report.judged {
         model.network = judged;
@@ -187,7 +188,8 @@ pub(crate) fn base_in(
     Ok(Trained { model, work_mac: report.work_mac + work, epochs: report.epochs })
 }
 
-/// Trains a candidate from `parent` on `rows` (time order): a ridge head, the tail, or all layers.
+/// Trains a candidate from `parent` on `rows` (time order): a ridge head, the tail, all layers, or, without any label, the
+/// statistics of its norms alone.
 ///
 /// `head` lets the multi-horizon heads run through the rows and freezes their mixture. `tail` and `full` retrain layers with
 /// the anchors mixed in or left out, whichever does better on the newest fifth, then fit a head on the new features and
@@ -214,6 +216,9 @@ pub(crate) fn adapt_in(
     if rows.len() < ROWS_MIN {
         return Err(TrainError::TooFewRows { found: rows.len(), needed: ROWS_MIN });
     }
+    if strategy == Strategy::Norm {
+        return Ok(norms::adapt(session, parent, rows, seed)?);
+    }
     let mut model = parent.clone();
     let (mut work_mac, mut epochs) = (0, 0);
     if let Strategy::Tail | Strategy::Full | Strategy::Base = strategy {
@@ -224,7 +229,7 @@ pub(crate) fn adapt_in(
         Strategy::Head => None,
         _ => Some(mean_loss(&model, rows, newest(rows), session)?),
     };
-    work_mac += fit_head(session, &mut model, parent, rows, settings, strategy)?;
+    work_mac += head::fit_head(session, &mut model, parent, rows, settings, strategy)?;
     if own.is_some_and(|own| own <= model.manifest.reference.mean) {
         model.head = None;
         model.manifest.temperature = 1.0;
@@ -278,7 +283,7 @@ fn retrain(
         session.steps_max = session.steps_max.max(2 * fit.steps_max());
         let mut network = model.network.clone();
         let report = fit.train(&mut network, session)?;
-        session.save(&mut None);
+        session.save(None);
         work_mac += report.work_mac + all * network.work_mac(0);
         if best.as_ref().is_none_or(|(loss, _, _)| report.held_loss < *loss) {
             best = Some((report.held_loss, network, report.epochs));
@@ -294,67 +299,6 @@ fn retrain(
     model.embedding.scale = scale;
     model.factory = gram(model, &model.anchors, session)?;
     Ok((work_mac, epochs))
-}
-
-/// Runs the multi-horizon heads through the rows in time order and freezes their mixture; returns multiply-adds.
-///
-/// Each row is first answered by the heads alone, without the champion's voice, as the frozen head will: that is what the newest
-/// fifth is judged on. The temperature is fitted on the rows between the first half and that fifth.
-fn fit_head(
-    session: &mut Session<'_>,
-    model: &mut Model,
-    parent: &Model,
-    rows: &Rows,
-    settings: &TrainSettings,
-    strategy: Strategy,
-) -> Result<u64, TrainError> {
-    // A head that is frozen afterwards needs no refit at every label: blocks cost a thirtieth, for regression too.
-    let block = if settings.heads.block == 0 { FROZEN_BLOCK } else { settings.heads.block };
-    let heads = HorizonSettings { block, ..settings.heads.clone() };
-    let mut memory = SolveMemory::default();
-    let mut horizons = Horizons::new(model.factory.clone(), model.scoring(), heads, &mut memory)?;
-    // A retrained network has seen these rows, so only the parent may stand as the expert that speaks for the old model.
-    let (mut work, mut voice) = (Work::default(), Work::default());
-    let (mut mixture, mut y) = (Vec::new(), Vec::new());
-    // What the heads said alone, and what was true: from the first row on that the temperature is fitted on.
-    let outputs = model.network.outputs;
-    let (first, judged) = (rows.len() / 2, newest(rows).start);
-    let (mut said_alone, mut truths) = (Vec::new(), Vec::new());
-    said_alone.reserve_exact((rows.len() - first) * outputs);
-    truths.reserve_exact((rows.len() - first) * outputs);
-    for row in 0..rows.len() {
-        model.embed(rows.x(row), &mut work);
-        model.target(rows.y(row), &mut y);
-        if strategy != Strategy::Head {
-            parent.answer(rows.x(row), &mut voice);
-        }
-        let champion = if strategy == Strategy::Head { &work.standard } else { &voice.standard };
-        let share = horizons.weights().next().unwrap_or(0.0);
-        let said = horizons.answer(&work.h, champion, &mut mixture);
-        if row >= first {
-            let pairs = mixture.iter().zip(champion);
-            said_alone.extend(pairs.map(|(mixed, own)| (mixed - share * own) / (1.0 - share).max(1e-6)));
-            truths.extend_from_slice(&y);
-        }
-        horizons.learn(&work.h, &y, Some(&said), &mut memory)?;
-        session.row_done()?;
-    }
-    horizons.flush(&mut memory)?;
-    model.head = Some(horizons.collapse());
-    if model.scoring() == Scoring::Classes {
-        let fitted = 0..(judged - first) * outputs;
-        model.manifest.temperature = temperature(&said_alone[fitted.clone()], &truths[fitted], outputs);
-    }
-    let mut losses = Losses::new(model);
-    for row in judged..rows.len() {
-        let standard = &mut said_alone[(row - first) * outputs..(row - first + 1) * outputs];
-        if model.scoring() == Scoring::Classes {
-            softmax(standard, model.manifest.temperature);
-        }
-        losses.push(model, standard, rows.y(row));
-    }
-    losses.write_into(model);
-    Ok(horizons.work_mac() + rows.len() as u64 * model.work_mac(true))
 }
 
 /// A training that nobody disturbs.
@@ -383,6 +327,7 @@ fn finite(network: &Network) -> Result<(), TrainError> {
 mod tests {
     use super::*;
     use crate::chance::{Chance, Purpose};
+    use crate::model::Work;
     use crate::schema::{Feature, FeatureKind, Task};
 
     /// Three classes around centres that `turn` rotates; the first feature is sometimes missing.
@@ -458,6 +403,56 @@ mod tests {
         let mut work = Work::default();
         adapted.answer(&[0.0, 0.0, 0.0], &mut work);
         assert!((work.answer[0] - 1_000.0).abs() < 20.0, "{:?}", work.answer);
+    }
+
+    /// Stops at the pause with this number and keeps the checkpoint.
+    struct Stopping(usize, Vec<u8>);
+
+    impl crate::session::Surroundings for Stopping {
+        fn pause(&mut self, _: crate::session::Progress) -> crate::session::Wish {
+            self.0 = self.0.saturating_sub(1);
+            if self.0 == 0 { crate::session::Wish::Stop } else { crate::session::Wish::Continue }
+        }
+
+        fn keep(&mut self, checkpoint: &[u8]) {
+            self.1 = checkpoint.to_vec();
+        }
+    }
+
+    #[test]
+    fn a_training_stopped_at_any_pause_of_any_phase_goes_on_from_there_to_the_same_bits() {
+        let model = factory();
+        let turned = rows(700, 1.0, 3);
+        let mut settings = TrainSettings::default();
+        (settings.tail.epochs, settings.fit.batch) = (2, 64);
+        for strategy in [Strategy::Head, Strategy::Tail] {
+            let mut whole = adapt(&model, strategy, &turned, &settings, 5).unwrap().model;
+            let (mut checkpoint, mut stops, mut with_head) = (None::<Vec<u8>>, 0, 0);
+            let mut resumed = loop {
+                let mut surroundings = Stopping(7, Vec::new());
+                let session = Session::new(&mut surroundings, [3; 32], RunChoices::default(), checkpoint.as_deref());
+                let mut session = session.unwrap();
+                with_head += usize::from(session.journal.head.is_some());
+                let result = adapt_in(&mut session, &model, strategy, &turned, &settings, 5);
+                drop(session);
+                match result {
+                    Ok(trained) => break trained.model,
+                    Err(TrainError::Stopped(_)) => checkpoint = Some(surroundings.1),
+                    Err(error) => panic!("{error}"),
+                }
+                stops += 1;
+                // A phase that begins anew at each resume gets a longer run, or it would never end.
+                if stops > 60 {
+                    let mut undisturbed = Undisturbed;
+                    let session = Session::new(&mut undisturbed, [3; 32], RunChoices::default(), checkpoint.as_deref());
+                    break adapt_in(&mut session.unwrap(), &model, strategy, &turned, &settings, 5).unwrap().model;
+                }
+            };
+            assert!(stops > 2 && (with_head > 2) == (strategy == Strategy::Head), "{strategy:?}: {stops}, {with_head}");
+            // Compared as bundles: models hold gaps, which equal nothing.
+            let same = bundle::write(&mut resumed).0 == bundle::write(&mut whole).0;
+            assert!(same, "{strategy:?} after {stops} stops is another candidate");
+        }
     }
 
     #[test]

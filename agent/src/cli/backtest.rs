@@ -79,7 +79,7 @@ enum Rollout {
 /// Replays and prints.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let trainer = trainer(args.in_process)?;
-    let Config { cycle, rollout, training, value: prices, .. } = settings(global)?;
+    let Config { cycle, rollout, training, value: prices, continual, .. } = settings(global)?;
     let rollout = match args.rollout {
         Rollout::Gate => RolloutSettings { mode: Mode::Gate, approval: Approval::Auto, ..rollout },
         Rollout::Full => RolloutSettings { mode: Mode::Full, approval: Approval::Auto, ..rollout },
@@ -132,6 +132,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         settings: CycleSettings { seed: args.seed, rollout, ..cycle },
         training,
         trainer: &trainer,
+        serves: continual.serves(false),
         changes: &changes,
     };
     let mut summaries = Vec::new();
@@ -267,7 +268,7 @@ fn marks(series: usize, summary: &Summary) -> impl Iterator<Item = Mark> + '_ {
     summary.events.iter().filter_map(move |event| {
         let kind = match &event.report {
             Report::Drift { .. } => MarkKind::Drift,
-            Report::Retrain { .. } => MarkKind::Retrain,
+            Report::Retrain { .. } | Report::Consolidated { .. } => MarkKind::Retrain,
             Report::Promote { .. } => MarkKind::Promoted,
             Report::Rollback { .. } => MarkKind::RolledBack,
             Report::Gate { verdict, .. } if !verdict.passed => MarkKind::Rejected,
@@ -275,6 +276,8 @@ fn marks(series: usize, summary: &Summary) -> impl Iterator<Item = Mark> + '_ {
             | Report::Waiting { .. }
             | Report::Failed { .. }
             | Report::Rebaseline { .. }
+            | Report::Considered { .. }
+            | Report::Adaptation { .. }
             | Report::Rollout(_) => {
                 return None;
             }

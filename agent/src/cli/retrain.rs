@@ -15,8 +15,9 @@ use super::promote::verdict;
     Too few labels are an answer of --dry-run, with the number that is missing."
 )]
 pub struct Args {
-    /// What is trained: a ridge head, the layers above the cut, or all layers
-    #[arg(long, default_value = "head", value_parser = ["head", "tail", "full"])]
+    /// What is trained: a ridge head, the layers above the cut, all layers, without labels the statistics of the norms alone
+    /// (`norm` or `bn-only`), or `continual`: the heads that learn from every label are frozen as they are
+    #[arg(long, default_value = "head", value_parser = ["head", "tail", "full", "norm", "bn-only", "continual"])]
     strategy: String,
     /// Wait for the gate's verdict; exit code 9 if the candidate is refused
     #[arg(long)]

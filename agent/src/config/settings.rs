@@ -117,6 +117,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         agent,
         records,
         cycle,
+        continual,
         rollout,
         training,
         budget,
@@ -291,9 +292,12 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     hold((0.0..0.5).contains(&heads.share), "training.heads.share", &heads.share, "0 to below 0.5");
     hold(heads.block <= 10_000, "training.heads.block", &heads.block, "0 to 10000");
     hold(ridges, "training.heads.ridges", &format!("{:?}", heads.ridges), "a list of numbers above 0");
-    for (section, wrong) in
-        [("budget", budget.out_of_range()), ("sensors", sensors.out_of_range()), ("value", prices.out_of_range())]
-    {
+    for (section, wrong) in [
+        ("budget", budget.out_of_range()),
+        ("sensors", sensors.out_of_range()),
+        ("value", prices.out_of_range()),
+        ("continual", continual.out_of_range()),
+    ] {
         if let Some((key, value, range)) = wrong {
             hold(false, &format!("{section}.{key}"), &value, range);
         }

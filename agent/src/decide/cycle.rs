@@ -7,6 +7,8 @@
 //!  commands ─────────┘     (plan)    train └─ passed ───► rollout ─► champion, old champion kept as previous
 //! ```
 mod admitted;
+mod back;
+mod continual;
 mod drifts;
 mod facts;
 mod reasons;
@@ -19,13 +21,14 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Reference, Strategy};
 
+use super::continual::Contest;
 use super::gate::{self, Check, Evidence, Measures, Verdict};
 use super::plan::{self, RowsWanted, TooFew};
 use super::rollout::Rollout;
 use super::sample::{BaselineRows, Label, Sample};
 use super::time::Uptime;
 use super::trigger::{Outcome, Trigger};
-use super::value::{self, Staleness};
+use super::value::{self, Lately, Staleness};
 use super::watch::{BASELINE_ROWS_MIN, Watch};
 use admitted::Admitted;
 use drifts::Drifts;
@@ -77,6 +80,15 @@ pub struct Cycle {
     /// Running time as last told.
     #[serde(default)]
     uptime: Uptime,
+    /// The champion's adaptive form against its bare one.
+    #[serde(default)]
+    contest: Contest,
+    /// What was served lately, for the value policy.
+    #[serde(default)]
+    lately: Lately,
+    /// Champions before the previous one, oldest first.
+    #[serde(default)]
+    earlier: VecDeque<Digest>,
 }
 
 impl Cycle {
@@ -102,6 +114,9 @@ impl Cycle {
             traced: VecDeque::new(),
             rejected: VecDeque::new(),
             drifts: Drifts::default(),
+            contest: Contest::default(),
+            lately: Lately::default(),
+            earlier: VecDeque::new(),
             verdict: None,
             rollout: Rollout::default(),
             admitted: None,
@@ -133,7 +148,9 @@ impl Cycle {
         let mut reports = Vec::new();
         // The late errors of an earlier model say nothing about this one.
         if label.answered_by == self.champion {
-            self.staleness.push(loss, self.reference);
+            self.staleness.push(loss, self.lately.best_known.map_or(self.reference, |best| best.max(self.reference)));
+            self.lately.push(loss);
+            self.lately.awaited(sample);
             let findings = self.watch.label(label, ordinal);
             reports = self.notice(findings, settings);
         }
@@ -163,6 +180,9 @@ impl Cycle {
                 Ok(vec![self.order(Reason::Command, strategy, rows, settings)])
             }
             Event::Offered { candidate } => self.offered(candidate),
+            Event::Consolidated { candidate, measures, recent } => {
+                Ok(self.consolidated(candidate, &measures, &recent, settings))
+            }
             Event::Rebaseline { baseline } => self.rebaseline(&baseline),
             Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
             Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
@@ -192,7 +212,7 @@ impl Cycle {
             return Err(TooFew { known, missing: plan::HOLDOUT_MIN - known }.into());
         }
         self.runs += 1;
-        let rows = RowsWanted { from_label: self.labels - known, newest: known, holdout: known, history: 0 };
+        let rows = RowsWanted { from_label: self.labels - known, newest: known, holdout: known, history: 0, gap: 0 };
         let task = OrderTask::Judge { candidate };
         let order = Order { run: self.runs, reason: Reason::Offer, task, parent: self.champion, rows, refit_of: None };
         self.work = Some(order.clone());
@@ -207,33 +227,6 @@ impl Cycle {
         }
         self.watch.rebaseline(baseline);
         Ok(vec![Report::Rebaseline { rows: known }])
-    }
-
-    fn roll_back(&mut self, reference: Reference, baseline: &BaselineRows) -> Result<Vec<Report>, Refusal> {
-        let previous = self.previous.ok_or(Refusal::NoPrevious)?;
-        // Work that began from the model being left is void.
-        self.work = None;
-        let from = self.champion;
-        self.reject(from);
-        let mut reports = self.void();
-        self.serve(previous, None, Some(reference), baseline);
-        self.trigger.restart(self.labels);
-        reports.push(Report::Rollback { from, to: previous });
-        Ok(reports)
-    }
-
-    /// Unlike after a rollback the model left behind is not rejected: whole again, it may be offered again.
-    fn fall_back(&mut self, to: Digest, reference: Reference, baseline: &BaselineRows) -> Vec<Report> {
-        let from = self.champion;
-        if from == to {
-            return Vec::new();
-        }
-        self.work = None;
-        let mut reports = self.void();
-        self.serve(to, self.previous.filter(|previous| *previous != to), Some(reference), baseline);
-        self.trigger.restart(self.labels);
-        reports.push(Report::Rollback { from, to });
-        reports
     }
 
     fn judged(
@@ -257,7 +250,7 @@ impl Cycle {
             return self.admit(&order, serving, self.judged, recent, settings);
         }
         let mut verdict = gate::judge_all(&evidence, &order.reason.measures(measures), &settings.gate);
-        if verdict.passed && order.reason == Reason::Staleness {
+        if verdict.passed && matches!(order.reason, Reason::Staleness | Reason::Continual) {
             let (gain, error) = evidence.gain();
             let (worth, pays) = value::worth(gain, error, &settings.value);
             let limit = settings.value.cost_errors;
@@ -276,9 +269,10 @@ impl Cycle {
                 self.judged_gained = gain > error;
                 self.work = Some(Order { refit_of: Some(candidate), ..order });
             }
-            OrderTask::Judge { .. } if passed => {
+            OrderTask::Judge { .. } | OrderTask::Restore if passed => {
                 reports.extend(self.admit(&order, candidate, evidence.reference(), recent, settings));
             }
+            OrderTask::Restore => reports.push(self.after_restoring(order.rows, settings)),
             OrderTask::Judge { .. } => {
                 self.reject(candidate);
                 self.ended(order.reason, false, recent, settings);
@@ -331,6 +325,9 @@ impl Cycle {
 
     fn ended(&mut self, reason: Reason, promoted: bool, recent: &BaselineRows, settings: &CycleSettings) {
         self.staleness = Staleness::default();
+        if reason == Reason::Staleness {
+            self.tried(promoted);
+        }
         if reason == Reason::Labels {
             let outcome = match (promoted, self.judged_gained) {
                 (false, _) => Outcome::Refused,
@@ -355,6 +352,10 @@ impl Cycle {
         reference: Option<Reference>,
         baseline: &BaselineRows,
     ) {
+        if self.champion != model {
+            self.contest.replaced();
+            self.remember_earlier(self.champion);
+        }
         self.champion = model;
         self.previous = previous;
         self.trained_through = self.labels;

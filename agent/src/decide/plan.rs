@@ -13,6 +13,18 @@ pub struct RowsWanted {
     pub holdout: u64,
     /// Rows from before `from_label`, spread evenly and balanced by class, trained on first.
     pub history: u64,
+    /// Labels right before those held out that a judged candidate is not trained on: as many as were outstanding when the order was made.
+    /// What was served had not seen them either when it answered the rows held out.
+    #[serde(default)]
+    pub gap: u64,
+}
+
+impl RowsWanted {
+    /// The same rows where so many labels are outstanding: no more than half of the new rows are kept back for it.
+    #[must_use]
+    pub fn behind(self, outstanding: u64) -> Self {
+        Self { gap: outstanding.min((self.newest - self.holdout) / 2), ..self }
+    }
 }
 
 /// Fewest rows that are held out.
@@ -59,7 +71,7 @@ pub fn plan(from_label: u64, labels: u64, newest: u64, history: u64, seen: u64) 
         return Err(TooFew { known: fresh, missing: HOLDOUT_MIN - fresh });
     }
     let holdout = (newest / 5).clamp(HOLDOUT_MIN, HOLDOUT_MAX).min(fresh);
-    Ok(RowsWanted { from_label, newest, holdout, history })
+    Ok(RowsWanted { from_label, newest, holdout, history, gap: 0 })
 }
 
 /// Rows of history that are looked at for each one that is wanted.
@@ -137,7 +149,7 @@ mod tests {
     #[test]
     fn an_episode_is_judged_on_rows_after_the_change_and_trained_on_the_newest_ones() {
         let wanted = episode(900, 1_000, 400, 50, 0).unwrap();
-        assert_eq!(wanted, RowsWanted { from_label: 600, newest: 400, holdout: 20, history: 50 });
+        assert_eq!(wanted, RowsWanted { from_label: 600, newest: 400, holdout: 20, history: 50, gap: 0 });
         assert_eq!(episode(990, 1_000, 400, 50, 0), plan(990, 1_000, 400, 50, 0), "too few is too few");
         let early = episode(20, 120, 400, 0, 0).unwrap();
         assert_eq!((early.from_label, early.newest), (0, 120), "there are no more");
@@ -147,7 +159,7 @@ mod tests {
     fn a_fifth_is_held_out_and_too_few_rows_name_what_is_missing() {
         assert_eq!(
             plan(900, 1_000, 400, 50, 0),
-            Ok(RowsWanted { from_label: 900, newest: 100, holdout: 20, history: 50 })
+            Ok(RowsWanted { from_label: 900, newest: 100, holdout: 20, history: 50, gap: 0 })
         );
         assert_eq!(plan(0, 1_000, 400, 0, 0).map(|wanted| (wanted.newest, wanted.holdout)), Ok((400, 80)));
         assert_eq!(

@@ -30,6 +30,23 @@ pub fn compare(champion: &Model, candidate: &Model, holdout: &Rows) -> Evidence 
     evidence
 }
 
+/// The candidate against what was `served` to every held-out row, `[rows, outputs]`, before its label was known.
+#[must_use]
+pub fn compare_served(champion: &Model, candidate: &Model, holdout: &Rows, served: &[f32]) -> Evidence {
+    let mut evidence = Evidence::default();
+    let mut new = Work::default();
+    let measure = Measure::of(champion);
+    for (row, answer) in (0..holdout.len()).zip(served.chunks_exact(champion.schema().outputs())) {
+        candidate.answer(holdout.x(row), &mut new);
+        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        let gap = measure.gap(&measure.essence(answer), &measure.essence(&new.answer));
+        evidence.differed += u64::from(gap > 0.0);
+        let truth = holdout.y(row);
+        evidence.push(champion.loss(answer, truth), champion.loss(&new.answer, truth));
+    }
+    evidence
+}
+
 /// Whether answers are timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {

@@ -7,6 +7,7 @@
 mod books;
 mod budget;
 mod commands;
+mod continual;
 mod energy;
 mod explain;
 mod first;
@@ -16,6 +17,7 @@ mod link;
 mod orders;
 mod plan;
 mod post;
+mod realised;
 mod serving;
 mod shared;
 mod storage;
@@ -40,7 +42,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub use commands::{REBASELINE_ROWS_MAX, strategy};
 pub use link::{Answer, LinkAsk, News};
 pub use orders::{Task, TaskKind};
-pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Shared};
+pub use shared::{Answered, Command, Counters, Declined, Event, Origin, Place, Question, Retraining, Shared};
 pub use wishes::SUPPORTED;
 
 use crate::config::Config;
@@ -63,6 +65,7 @@ use crate::shell::systemd::{self, Notifier, Pulses, starts};
 use crate::shell::trainer::Trainer;
 use books::Books;
 use budget::Warden;
+use continual::Heads;
 use first::{FirstModel, first_model};
 use keeper::{Keeper, Rules, Saved};
 use serving::Gatehouse;
@@ -329,8 +332,10 @@ fn assemble(
         device: fleet.map(|fleet| fleet.device().clone()),
         place,
     });
+    let folder = shared.place.state_dir.join("continual");
+    let heads = Heads::new(config, folder);
     let rules = Rules {
-        cycle: CycleSettings { rollout: config.rollout.clone(), ..config.cycle.clone() },
+        cycle: CycleSettings { rollout: config.rollout.clone(), mixture: heads.serves(), ..config.cycle.clone() },
         training: config.training.clone(),
         commit_every: Duration::from_secs(config.agent.commit_s),
         commit_events: config.agent.commit_events,
@@ -345,6 +350,7 @@ fn assemble(
         rules,
         trainer: Trainer::of_agent()?,
         saved,
+        heads,
         storage: Storage::new(config.records.clone(), ran),
         warden: Warden::new(sensors_root, config.budget.clone(), &config.sensors, ran),
         gatehouse,

@@ -1,10 +1,14 @@
 //! Answers from the model that serves now: one atomic pointer, no lock, no allocation but the answer.
+mod adapted;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Model, Work};
+
+pub use adapted::Adapted;
 
 use crate::decide::rollout::Route;
 use crate::decide::time::Timestamp;
@@ -65,6 +69,8 @@ impl Role {
 #[derive(Debug, Default)]
 pub struct Slot {
     serving: ArcSwapOption<Serving>,
+    /// The champion's adaptive form.
+    adapted: ArcSwapOption<Adapted>,
     /// Kept versions that were asked for by name.
     pinned: ArcSwap<Vec<Loaded>>,
 }
@@ -157,7 +163,7 @@ mod tests {
     use super::*;
 
     /// A model that learned `y = x · factor`.
-    fn loaded(factor: f32) -> Loaded {
+    pub(super) fn loaded(factor: f32) -> Loaded {
         let feature = Feature { name: "x".to_owned(), unit: None, kind: FeatureKind::Number, range: None };
         let schema = Schema { features: vec![feature], task: Task::Regression { targets: vec!["y".to_owned()] } };
         let mut rows = Rows::empty(1, 1);

@@ -119,6 +119,30 @@ impl Horizons {
         Ok(horizons)
     }
 
+    /// Takes over how far the experts of `other` are trusted, if they are the same ones: horizon by horizon, on whatever features.
+    pub fn trust_as(&mut self, other: &Self) {
+        if self.settings == other.settings && self.scoring == other.scoring {
+            self.mix = other.mix.clone();
+            self.block = other.block;
+        }
+    }
+
+    /// Whether these are heads of a model with these factory sums and settings, every number of them finite and in its place; what comes
+    /// from a disk is asked first.
+    pub(crate) fn is_of(&self, factory: &Gram, scoring: Scoring, settings: &HorizonSettings) -> bool {
+        let (width, outputs, count) = (factory.width, factory.outputs, settings.heads());
+        let rows = self.open.1.len() / outputs.max(1);
+        let open = self.open.0.len() == rows * width && self.open.1.len() == rows * outputs;
+        let finite = self.heads.iter().chain(&self.open.0).chain(&self.open.1).all(|x| x.is_finite());
+        (&self.factory, self.scoring, &self.settings) == (factory, scoring, settings)
+            && self.histogram.fits(width, outputs, settings.top())
+            && self.heads.len() == width * count * outputs
+            && self.mix.fits(count + 1, settings.rate, settings.share)
+            && self.block >= first_block(settings, scoring)
+            && open
+            && finite
+    }
+
     /// Heads for a model without saved ones: the newest labelled rows of the records are learnt without opinions, so weights start
     /// equal. After a new backbone, `factory` are the sums of its anchors.
     ///

@@ -42,13 +42,21 @@ pub fn forecast(
     watts_per_core: f64,
 ) -> Forecast {
     let shape = Shape::adapt(parent, strategy, usize::try_from(rows).unwrap_or(usize::MAX), training, 0);
+    let shape = Shape { checkpoint: true, ..shape };
     // Where memory is short the trainer computes its features anew, which changes no bit of the candidate.
     let recompute = strategy == Strategy::Tail && !shape.quantised;
     let least = Shape { recompute, ..shape.clone() };
     let batch = shape.batch.max(1);
     let single = Shape { micro_batch: 1, ..least.clone() }.peak_bytes();
     let memory_bytes = least.peak_bytes();
-    let work_mac = fit_mac(parent, strategy, rows, training).saturating_add(head_mac(parent, rows, training));
+    let heads = match strategy {
+        // One pass for each norm.
+        Strategy::Norm => {
+            rows.saturating_mul(parent.network.work_mac(0).saturating_mul(parent.network.layers.len() as u64))
+        }
+        Strategy::Head | Strategy::Tail | Strategy::Full | Strategy::Base => head_mac(parent, rows, training),
+    };
+    let work_mac = fit_mac(parent, strategy, rows, training).saturating_add(heads);
     let cpu_s = START_CPU_S + work_mac as f64 * CPU_S_PER_MAC;
     let snapshot = SNAPSHOT_HEAD_BYTES + 4 * rows.saturating_mul(shape.features + shape.truths);
     #[expect(
@@ -57,7 +65,11 @@ pub fn forecast(
         reason = "rounded down on purpose, never negative"
     )]
     let checkpoints = (cpu_s / CHECKPOINT_CPU_S) as u64;
-    let checkpoint = if strategy == Strategy::Head { 0 } else { 4 * CHECKPOINT_COPIES * shape.trained };
+    let checkpoint = match strategy {
+        Strategy::Head => 4 * shape.heads * shape.embedding * (shape.outputs + shape.embedding / 4),
+        Strategy::Norm => 0,
+        Strategy::Tail | Strategy::Full | Strategy::Base => 4 * CHECKPOINT_COPIES * shape.trained,
+    };
     let job = Job {
         memory_bytes,
         memory_bytes_per_row: memory_bytes.saturating_sub(single) / batch.saturating_sub(1).max(1),
@@ -72,7 +84,7 @@ pub fn forecast(
 /// Gradient training: two fits, with the factory's anchors and without; forward and backward are three passes.
 fn fit_mac(parent: &Model, strategy: Strategy, rows: u64, training: &TrainSettings) -> u64 {
     let (epochs, from) = match strategy {
-        Strategy::Head => return 0,
+        Strategy::Head | Strategy::Norm => return 0,
         Strategy::Tail => (training.tail.epochs, parent.network.spec.cut),
         Strategy::Full | Strategy::Base => (training.full.epochs, 0),
     };
@@ -95,7 +107,7 @@ fn head_mac(parent: &Model, rows: u64, training: &TrainSettings) -> u64 {
 #[cfg(test)]
 mod tests {
     use trainer_core::schema::{Feature, FeatureKind, Rows, Schema, Task};
-    use trainer_core::spec::Spec;
+    use trainer_core::spec::{Layer, Spec};
     use trainer_core::train;
 
     use super::*;
@@ -110,12 +122,16 @@ mod tests {
     }
 
     fn parent() -> Model {
+        parent_of(&Spec::default())
+    }
+
+    fn parent_of(spec: &Spec) -> Model {
         let feature = |name: &str| Feature { name: name.into(), unit: None, kind: FeatureKind::Number, range: None };
         let classes = vec!["low".into(), "high".into()];
         let schema = Schema { features: vec![feature("a"), feature("b")], task: Task::Classification { classes } };
         let mut settings = TrainSettings::default();
         (settings.fit.epochs, settings.fit.refit) = (1, false);
-        train::base(&schema, &Spec::default(), &rows(200), &settings, 0).unwrap().model
+        train::base(&schema, spec, &rows(200), &settings, 0).unwrap().model
     }
 
     #[test]
@@ -136,8 +152,19 @@ mod tests {
         let of = |strategy, rows| forecast(&parent, 1_000, strategy, rows, &settings, 2.0).job;
         let (few, many, full) = (of(Strategy::Head, 100), of(Strategy::Head, 1_000), of(Strategy::Full, 1_000));
         assert!(few.memory_bytes < many.memory_bytes && few.joules < many.joules && few.write_bytes < many.write_bytes);
-        assert!(many.cpu_s < full.cpu_s);
+        assert!(many.cpu_s < full.cpu_s && of(Strategy::Norm, 1_000).cpu_s < many.cpu_s);
         assert_eq!((many.memory_bytes_per_row, many.micro_batch_rows), (0, 32), "a head has no batches");
         assert!(full.micro_batch_rows > 0 && (full.joules - 2.0 * full.cpu_s).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_wide_network_takes_less_memory_for_its_head_than_for_all_its_layers_and_each_row_of_a_batch_some() {
+        let layers = vec![Layer::Linear { outputs: 512 }, Layer::Relu, Layer::Linear { outputs: 512 }, Layer::Relu];
+        let parent = parent_of(&Spec { cut: 2, layers });
+        let settings = TrainSettings::default();
+        let of = |strategy| forecast(&parent, 1_000, strategy, 1_000, &settings, 2.0).job;
+        let (head, tail, full) = (of(Strategy::Head), of(Strategy::Tail), of(Strategy::Full));
+        assert!(head.memory_bytes < tail.memory_bytes && head.memory_bytes < full.memory_bytes, "{head:?} {full:?}");
+        assert!(full.memory_bytes_per_row > 0 && tail.memory_bytes_per_row > 0 && head.memory_bytes_per_row == 0);
     }
 }

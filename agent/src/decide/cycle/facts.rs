@@ -3,10 +3,12 @@ use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 use trainer_core::model::{Reference, Strategy};
 
+use crate::decide::continual::Change;
 use crate::decide::gate::{Evidence, Measures, Verdict};
 use crate::decide::plan::{RowsWanted, TooFew};
 use crate::decide::rollout;
 use crate::decide::sample::BaselineRows;
+use crate::decide::value::Prospect;
 use crate::decide::watch::finding::Finding;
 
 /// Findings of one report; a stream that breaks in every feature at once must not fill the disk with what it looks like.
@@ -28,6 +30,8 @@ pub enum Reason {
     Command,
     /// A bundle from outside.
     Offer,
+    /// The mixture of heads was shown to be better than the champion.
+    Continual,
 }
 
 impl Reason {
@@ -74,6 +78,10 @@ pub enum OrderTask {
         /// The candidate.
         candidate: Digest,
     },
+    /// Compare the models of before ([`Cycle::earlier`]) on the held-out rows; the best of them is the candidate.
+    ///
+    /// [`Cycle::earlier`]: super::Cycle::earlier
+    Restore,
 }
 
 /// A fact for [`Cycle::step`].
@@ -108,6 +116,15 @@ pub enum Event {
     Offered {
         /// The bundle.
         candidate: Digest,
+    },
+    /// The mixture of heads was frozen into this bundle, which differs from the champion in its head alone.
+    Consolidated {
+        /// The bundle.
+        candidate: Digest,
+        /// What beside the losses speaks against it.
+        measures: Box<Measures>,
+        /// The newest rows, for the baseline if it is promoted.
+        recent: BaselineRows,
     },
     /// A person takes these rows for normal.
     Rebaseline {
@@ -156,6 +173,31 @@ pub enum Report {
     /// A training or a comparison was ordered.
     Retrain {
         /// The order.
+        order: Order,
+    },
+    /// The value policy has looked at what a retrain could bring.
+    Considered {
+        /// Labels known.
+        labels: u64,
+        /// What could be gained at best, and what it costs.
+        prospect: Prospect,
+        /// The same for people.
+        sentence: String,
+    },
+    /// The mixture gives way to the bare champion, or answers again.
+    Adaptation {
+        /// The champion.
+        champion: Digest,
+        /// What changed.
+        change: Change,
+        /// Labels known.
+        labels: u64,
+        /// Bare champion against mixture on the newest labels.
+        evidence: Evidence,
+    },
+    /// The mixture was frozen into a candidate.
+    Consolidated {
+        /// The order to judge it.
         order: Order,
     },
     /// It cannot be done yet.

@@ -15,6 +15,10 @@ impl Cycle {
         if self.work.is_some() || self.rollout.is_busy() {
             return;
         }
+        if let Some(turn) = self.value_turn(settings) {
+            reports.extend(turn);
+            return;
+        }
         let TriggerSettings { rows_max, rows_older, .. } = settings.trigger;
         if let Some(attempt) = self.trigger.due(self.labels) {
             match plan::episode(attempt.since, self.labels, rows_max, rows_older, self.trained_through) {

@@ -13,7 +13,7 @@ use crate::decide::watch::{WatchSettings, Watcher};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CycleSettings {
-    /// When to retrain: `static`, `fixed:N`, `trigger:NAME`, `value`. Default `trigger:any`.
+    /// When to retrain: `static`, `fixed:N`, `trigger:NAME`, `value`. Default `value`.
     pub policy: Policy,
     /// Seed of every training; each run derives its own. Default 0.
     pub seed: u64,
@@ -25,6 +25,9 @@ pub struct CycleSettings {
     pub value: ValueSettings,
     /// When a candidate may serve.
     pub gate: GateSettings,
+    /// Whether the mixture of heads answers beside the champion; follows from `[continual]` and the policy.
+    #[serde(skip)]
+    pub mixture: bool,
     /// How it is tried; the section `rollout` of the configuration.
     #[serde(skip)]
     pub rollout: RolloutSettings,
@@ -33,12 +36,13 @@ pub struct CycleSettings {
 impl Default for CycleSettings {
     fn default() -> Self {
         Self {
-            policy: Policy::Trigger { watchers: Vec::new() },
+            policy: Policy::Value,
             seed: 0,
             watch: WatchSettings::default(),
             trigger: TriggerSettings::default(),
             value: ValueSettings::default(),
             gate: GateSettings::default(),
+            mixture: false,
             rollout: RolloutSettings::default(),
         }
     }

@@ -106,6 +106,9 @@ impl Story {
                 Report::Promote { run, from, to } => {
                     format!("run {run} promoted {} over {}", self.name(*to), self.name(*from))
                 }
+                Report::Considered { sentence, .. } => sentence.clone(),
+                Report::Adaptation { change, .. } => format!("the mixture {change:?}"),
+                Report::Consolidated { order } => format!("run {} freezes the mixture: {:?}", order.run, order.task),
                 Report::Rebaseline { rows } => format!("baseline of {rows} rows"),
                 Report::Rollout(report) => format!("{report:?}"),
                 Report::Rollback { from, to } => format!("rolled back from {} to {}", self.name(*from), self.name(*to)),

@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::{App, Door};
 use crate::decide::rollout;
 use crate::shell::clock::{self, shown};
-use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX};
+use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX, Retraining};
 use crate::shell::ingest::answers::output;
 use crate::shell::models;
 use crate::shell::store::Record;
@@ -157,7 +157,7 @@ fn shown_record(record: &Record, schema: Option<&Schema>) -> Value {
             )
         },
     );
-    json!({
+    let mut view = json!({
         "seq": seq,
         "record_id": record.id.to_string(),
         "time": shown(record.event_at),
@@ -167,7 +167,11 @@ fn shown_record(record: &Record, schema: Option<&Schema>) -> Value {
         "features": features,
         "output": schema.map_or_else(|| json!(record.output), |schema| output(schema, &record.output)),
         "missing": record.missing,
-    })
+    });
+    if record.adaptation > 0 {
+        view["adaptation"] = json!(record.adaptation);
+    }
+    view
 }
 
 /// A command as it is sent.
@@ -196,7 +200,10 @@ pub(super) async fn command(
     let malformed = |reason: String| Problem::new(StatusCode::BAD_REQUEST, "malformed", reason);
     let command = match serde_json::from_slice(&body).map_err(|error| malformed(format!("not a command: {error}")))? {
         Wire::Retrain { strategy } => {
-            Command::Retrain(daemon::strategy(strategy.as_deref().unwrap_or("head")).map_err(malformed)?)
+            match daemon::strategy(strategy.as_deref().unwrap_or("head")).map_err(malformed)? {
+                Retraining::Train(strategy) => Command::Retrain(strategy),
+                Retraining::Continual => Command::Consolidate,
+            }
         }
         Wire::Cancel {} => Command::Cancel,
         Wire::Rollback {} => Command::RollBack,

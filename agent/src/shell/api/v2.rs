@@ -139,7 +139,7 @@ fn respond(
         served_by: served_by.to_owned(),
         digest: digest.to_string(),
         stored: answered.stored,
-        adaptation: None,
+        adaptation: u64::try_from(answered.adaptation).ok().filter(|number| *number > 0),
         kept: told.map(|(kept, _)| kept),
         late: told.map(|(_, late)| late),
     };
@@ -169,7 +169,7 @@ fn rows(app: &App, layout: &Layout, request: &mut InferRequest) -> (Vec<f32>, Op
     (rows, Some((kept, late)))
 }
 
-/// Who serves, and the version that is named, if it is in memory. The champion named by its digest answers as it does unnamed.
+/// Who serves, and the version that is named, if it is in memory. The champion named by its digest answers without its mixture.
 fn find(app: &App, model: &str, version: Option<&str>) -> Result<(Arc<Serving>, Option<Loaded>), Problem> {
     if model != app.shared.name {
         let error = format!("there is no model `{model}` here, only `{}`", app.shared.name);

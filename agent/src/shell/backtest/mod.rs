@@ -43,6 +43,8 @@ pub struct Backtest<'a> {
     pub training: TrainSettings,
     /// Who trains.
     pub trainer: &'a Trainer,
+    /// Whether policy `value` lets the mixture of heads answer, as `[continual] serve` says.
+    pub serves: bool,
     /// Rows at which the world is known to have changed.
     pub changes: &'a [usize],
 }

@@ -10,7 +10,7 @@ use super::budget::Taken;
 use super::keeper::Saved;
 use super::orders::Orders;
 use super::work::Done;
-use crate::decide::cycle::{Cycle, Order, OrderTask, Report};
+use crate::decide::cycle::{Cycle, Order, OrderTask, Reason, Report};
 use crate::decide::gate::Evidence;
 use crate::decide::rollout;
 use crate::decide::value::JOULES_PER_MAC;
@@ -140,7 +140,7 @@ impl Books {
             let mut payload = serde_json::to_value(report).unwrap_or_default();
             let kind = payload.get("kind").and_then(Value::as_str).unwrap_or("report").to_owned();
             match report {
-                Report::Retrain { order } => self.ordered(order),
+                Report::Retrain { order } | Report::Consolidated { order } => self.ordered(order),
                 Report::Gate { run, candidate, verdict } => {
                     payload["sentence"] = json!(verdict.sentence());
                     if !verdict.passed {
@@ -174,7 +174,11 @@ impl Books {
                     }
                     self.tried(report, &mut payload);
                 }
-                Report::Drift { .. } | Report::Waiting { .. } | Report::Rebaseline { .. } => {}
+                Report::Drift { .. }
+                | Report::Waiting { .. }
+                | Report::Rebaseline { .. }
+                | Report::Considered { .. }
+                | Report::Adaptation { .. } => {}
             }
             tracing::info!(kind, report = %payload, "{}", words(&kind, &payload));
             self.say(&kind, &payload);
@@ -188,11 +192,14 @@ impl Books {
             OrderTask::Train { strategy: Strategy::Head, .. } => "head",
             OrderTask::Train { strategy: Strategy::Tail, .. } => "tail",
             OrderTask::Train { strategy: Strategy::Full, .. } => "full",
+            OrderTask::Train { strategy: Strategy::Norm, .. } => "norm",
+            OrderTask::Judge { .. } if order.reason == Reason::Continual => "continual",
             OrderTask::Judge { .. } => "judge",
+            OrderTask::Restore => "restore",
         };
         let candidate = match order.task {
             OrderTask::Judge { candidate } => Some(candidate),
-            OrderTask::Train { .. } => None,
+            OrderTask::Train { .. } | OrderTask::Restore => None,
         };
         let number = i64::try_from(order.run).unwrap_or(i64::MAX);
         let row = RunRow {
@@ -262,6 +269,12 @@ impl Books {
             );
             self.candidate(done.candidate, parent, i64::try_from(run).ok(), "device");
         }
+    }
+
+    /// Books what a promotion has brought in service so far.
+    pub(super) fn realised(&mut self, run: u64, evidence: &Evidence) {
+        let realised = interval(evidence);
+        self.run(run, |row| row.gain.realised = realised);
     }
 
     /// Books that a run waits, and why, or that it goes on.

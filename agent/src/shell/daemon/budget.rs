@@ -35,6 +35,8 @@ const REST_WEIGHT: f64 = 0.2;
 pub(super) struct Warden {
     sensors: Sensors,
     settings: BudgetSettings,
+    /// Of the budget as it is set, before anything is taken off.
+    memory_bytes: u64,
     watts_per_core: f64,
     clock: Running,
     look: Look,
@@ -88,6 +90,7 @@ impl Warden {
     pub(super) fn new(root: &Path, settings: BudgetSettings, sensors: &SensorSettings, before: Uptime) -> Self {
         Self {
             sensors: Sensors::at(root),
+            memory_bytes: settings.memory_bytes,
             settings,
             watts_per_core: sensors.watts_per_core,
             clock: Running::after(before),
@@ -97,6 +100,11 @@ impl Warden {
             waiting: None,
             training: None,
         }
+    }
+
+    /// So many bytes of the memory budget are taken by the heads that learn inside the agent: the trainer may take the rest.
+    pub(super) fn reserve(&mut self, bytes: u64) {
+        self.settings.memory_bytes = self.memory_bytes.saturating_sub(bytes).max(self.memory_bytes / 2);
     }
 
     /// How worn the card says it is, the worst of several, in percent.
@@ -274,8 +282,8 @@ impl Keeper {
     fn forecast(&self, order: &Order, strategy: Strategy) -> Result<Forecast, String> {
         let parent = self.load(&order.parent)?;
         let bundle_bytes = self.models.path(&order.parent).metadata().map_or(0, |facts| facts.len());
-        let RowsWanted { newest, holdout, history, .. } = order.rows;
-        let held = if order.refit_of.is_some() { 0 } else { holdout };
+        let RowsWanted { newest, holdout, history, gap, .. } = order.rows;
+        let held = if order.refit_of.is_some() { 0 } else { holdout.saturating_add(gap) };
         let rows = newest.saturating_sub(held).saturating_add(history);
         let (training, watts) = (&self.rules.training, self.warden.watts_per_core);
         Ok(forecast(&parent.model, bundle_bytes, strategy, rows, training, watts))

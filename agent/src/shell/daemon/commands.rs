@@ -4,7 +4,7 @@ use trainer_core::digest::Digest;
 use trainer_core::model::Strategy;
 
 use super::keeper::{Keeper, Saved};
-use super::shared::{Command, Declined};
+use super::shared::{Command, Declined, Retraining};
 use super::work::baseline;
 use crate::decide::cycle::{self, Cycle, OrderTask, Refusal, Report};
 use crate::decide::loading::Loading;
@@ -26,6 +26,7 @@ impl Keeper {
             Command::Install { bytes, envelope, door } => return self.take_in(&bytes, envelope.as_deref(), door),
             Command::Collect { dry } => return self.collect_by_command(dry),
             Command::Cancel => return self.cancel(),
+            Command::Consolidate => return self.consolidate(),
             other => other,
         };
         let event = match command {
@@ -36,6 +37,7 @@ impl Keeper {
             | Command::Offer { .. }
             | Command::Install { .. }
             | Command::Collect { .. }
+            | Command::Consolidate
             | Command::Cancel => self.roll_back()?,
         };
         self.follow(event)
@@ -89,6 +91,18 @@ impl Keeper {
         }
         let champion = self.saved.as_ref().map(|saved| saved.cycle.models().0);
         Ok(json!({"run": order.run, "cancelled": true, "champion": champion}))
+    }
+
+    /// Freezes the heads that learn from every label, and offers them to the gate.
+    fn consolidate(&mut self) -> Result<Value, Declined> {
+        let saved = self.saved.as_mut().ok_or_else(no_model)?;
+        saved.cycle.freeze_now().map_err(|refusal| declined("busy", &refusal))?;
+        let run = self.freeze().map_err(|reason| declined("refused", &reason))?;
+        if self.books.trouble().is_some() {
+            return Err(self.not_stored());
+        }
+        let champion = self.saved.as_ref().map(|saved| saved.cycle.models().0);
+        Ok(json!({"run": run, "champion": champion}))
     }
 
     /// Takes a bundle in: checked, stored, then serving on a device without a model, else judged.
@@ -158,6 +172,7 @@ impl Keeper {
             calendar: None,
             loading: Loading::default(),
             floors,
+            realised: None,
         });
         self.books.installed(digest, installed.standing.as_str());
         self.changed += 1;
@@ -219,11 +234,13 @@ fn no_model() -> Declined {
 ///
 /// # Errors
 /// The names that are known.
-pub fn strategy(name: &str) -> Result<Strategy, String> {
-    match name {
-        "head" => Ok(Strategy::Head),
-        "tail" => Ok(Strategy::Tail),
-        "full" => Ok(Strategy::Full),
-        other => Err(format!("`{other}` is no strategy: use head, tail or full")),
-    }
+pub fn strategy(name: &str) -> Result<Retraining, String> {
+    Ok(Retraining::Train(match name {
+        "head" => Strategy::Head,
+        "tail" => Strategy::Tail,
+        "full" => Strategy::Full,
+        "norm" | "bn-only" => Strategy::Norm,
+        "continual" => return Ok(Retraining::Continual),
+        other => return Err(format!("`{other}` is no strategy: use head, tail, full, norm (bn-only) or continual")),
+    }))
 }

@@ -4,12 +4,13 @@ use std::thread;
 use super::keeper::{ATTEMPTS_MAX, Keeper};
 use super::shared::Event;
 use super::work::Bench;
-use crate::decide::cycle::{Order, Orders};
+use crate::decide::cycle::{Cycle, Order, Orders};
 
 impl Keeper {
     /// Makes the world what the stored state orders.
     pub(super) fn carry_out(&mut self) {
         self.serve();
+        self.adapt();
         let Some(Orders { work, trial, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
             return;
         };
@@ -48,7 +49,10 @@ impl Keeper {
             return self.not_begun(budget);
         }
         let run = order.run;
+        let cycle = self.saved.as_ref().map(|saved| &saved.cycle);
         let bench = Bench {
+            earlier: cycle.into_iter().flat_map(Cycle::earlier).collect(),
+            mixture: cycle.is_some_and(|cycle| cycle.serves_mixture(&self.rules.cycle)),
             order,
             from_ordinal,
             models: self.models.clone(),

@@ -16,6 +16,8 @@ use trainer_core::train::TrainSettings;
 
 use super::books::Books;
 use super::budget::Warden;
+use super::continual::Heads;
+use super::realised::Realised;
 use super::serving::Gatehouse;
 use super::shared::{Event, Shared};
 use super::storage::Storage;
@@ -53,6 +55,9 @@ pub(super) struct Saved {
     /// What training may take; none in the state of an older version, and then as at a first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) budget: Option<Budget>,
+    /// What the last promotion has brought so far, on a sample of the labelled traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) realised: Option<Realised>,
     /// What recording may still write today, if it has a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) flash: Option<Flash>,
@@ -87,6 +92,8 @@ pub(super) struct Keeper {
     pub(super) trainer: Trainer,
     pub(super) saved: Option<Saved>,
     pub(super) warden: Warden,
+    /// Heads that learn from every label.
+    pub(super) heads: Heads,
     pub(super) storage: Storage,
     /// What loading a model needs.
     pub(super) gatehouse: Gatehouse,
@@ -110,6 +117,7 @@ impl Keeper {
             match event {
                 Event::Samples { rows, answers, at, ids, by, source } => {
                     self.samples(&Batch { rows: &rows, answers: &answers, at, ids: &ids, by, source });
+                    self.heads.sampled(&rows, &ids);
                 }
                 Event::Label { ordinal, record, truth } => self.label(ordinal, &record, &truth),
                 Event::Ask(question, reply) => {
@@ -131,6 +139,7 @@ impl Keeper {
                     if let Some(saved) = self.saved.as_mut().filter(|_| self.working.is_some()) {
                         saved.attempts = saved.attempts.saturating_sub(1);
                     }
+                    self.heads.save();
                     if let Some(saved) = &mut self.saved {
                         saved.loading.ended(&self.gatehouse.rules);
                     }
@@ -161,6 +170,7 @@ impl Keeper {
     /// Serves what the stored state orders, and counts the labels again that were stored after it.
     pub(super) fn begin(&mut self) {
         self.serve();
+        self.adapt();
         if let (Some(saved), Some(serving)) = (&mut self.saved, self.shared.slot.serving()) {
             saved.cycle.adopt(&self.rules.cycle, &serving.champion.model);
         }
@@ -195,7 +205,8 @@ impl Keeper {
             return;
         };
         let mut reports = Vec::new();
-        let mut both = Both::new(&serving, saved.cycle.watch().wants_embedding(), self.warden.now());
+        let adapted = self.shared.slot.adapted(&serving.champion.digest);
+        let mut both = Both::new(&serving, adapted, saved.cycle.watch().wants_embedding(), self.warden.now());
         for (number, (row, answer)) in batch.rows(serving.champion.model.schema()).enumerate() {
             both.answer(row, answer, batch.by, self.changed);
             let sample = Sample { row, answer: &both.champion, embedding: &both.embedding, at: Some(batch.at) };
@@ -235,6 +246,8 @@ impl Keeper {
         reports.extend(saved.cycle.told(&told, &self.rules.cycle));
         self.changed += 1;
         self.after(&reports);
+        self.learn(ordinal, record, truth);
+        self.realise(record, *seq, truth);
     }
 
     pub(super) fn worked(&mut self, worked: Worked) {
@@ -330,6 +343,7 @@ impl Keeper {
                 self.after(&reports);
             }
         }
+        self.heads_tick();
         self.watch_over();
         if self.books.is_waiting() {
             if self.commit() {
@@ -353,6 +367,7 @@ impl Keeper {
                 saved.attempts = 0;
             }
             self.books.note(reports, &saved.cycle);
+            Realised::begin(&mut saved.realised, reports);
         }
         if self.commit() {
             self.carry_out();

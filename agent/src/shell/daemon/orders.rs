@@ -112,6 +112,9 @@ impl Orders {
             | Report::Drift { .. }
             | Report::Waiting { .. }
             | Report::Rebaseline { .. }
+            | Report::Considered { .. }
+            | Report::Adaptation { .. }
+            | Report::Consolidated { .. }
             | Report::Rollout(_) => return,
         };
         let run = i64::try_from(run).ok();

@@ -2,13 +2,21 @@
 use serde_json::{Value, json};
 use trainer_core::model::Strategy;
 
+use super::Retraining;
 use super::keeper::Keeper;
 use crate::decide::budget::{Allowance, Forecast, Refusal};
 use crate::decide::cycle::{Order, OrderTask, Reason};
 use crate::decide::plan::{RowsWanted, TooFew};
 
 /// Answers [`super::Question::Plan`].
-pub(super) fn view(keeper: &Keeper, strategy: Strategy) -> Value {
+pub(super) fn view(keeper: &Keeper, retraining: Retraining) -> Value {
+    match retraining {
+        Retraining::Train(strategy) => training(keeper, strategy),
+        Retraining::Continual => keeper.frozen_view(),
+    }
+}
+
+fn training(keeper: &Keeper, strategy: Strategy) -> Value {
     let Some(saved) = &keeper.saved else {
         return json!({
             "strategy": strategy, "possible": false, "code": "no_model",
@@ -31,7 +39,7 @@ pub(super) fn view(keeper: &Keeper, strategy: Strategy) -> Value {
     let task = OrderTask::Train { strategy, seed: 0 };
     let order = Order { run: 0, reason: Reason::Command, task, parent: champion, rows, refit_of: None };
     let anchors = keeper.load(&champion).map_or(0, |loaded| loaded.model.anchors.len());
-    let RowsWanted { from_label, newest, holdout, history } = rows;
+    let RowsWanted { from_label, newest, holdout, history, .. } = rows;
     let older = history.min(labels.saturating_sub(newest));
     let mut reasons = vec![
         format!(
@@ -47,6 +55,7 @@ pub(super) fn view(keeper: &Keeper, strategy: Strategy) -> Value {
         match strategy {
             Strategy::Head => "head: ridge heads on the features of the champion, the cheapest that can work",
             Strategy::Tail => "tail: the layers above the cut, then the heads",
+            Strategy::Norm => "norm: the statistics of the batch norms, or of the inputs, without a look at any label",
             Strategy::Full | Strategy::Base => "full: all layers, then the heads",
         }
         .to_owned(),

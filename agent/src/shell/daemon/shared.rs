@@ -91,7 +91,7 @@ pub enum Question {
     /// Every model with the run that made it.
     Lineage,
     /// What a retrain would be, were it ordered now.
-    Plan(Strategy),
+    Plan(Retraining),
     /// Records whose labels would decide a trial, oldest first.
     LabelRequests(usize),
     /// Why the model whose digest begins so was promoted or refused; none for the champion.
@@ -103,6 +103,8 @@ pub enum Question {
 pub enum Command {
     /// Train a candidate now.
     Retrain(Strategy),
+    /// Freeze the heads that learn from every label into a candidate now.
+    Consolidate,
     /// End the training or comparison under way, or the one that waits.
     Cancel,
     /// Measure features against the newest stored rows from now on.
@@ -137,6 +139,15 @@ pub enum Command {
         /// Say only.
         dry: bool,
     },
+}
+
+/// What a person may have retrained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retraining {
+    /// A training on a snapshot of rows.
+    Train(Strategy),
+    /// The heads that learn from every label, as they are.
+    Continual,
 }
 
 /// A command that is not followed.
@@ -220,6 +231,8 @@ pub struct Answered {
     pub answers: Vec<f32>,
     /// One per row.
     pub ids: Vec<Ulid>,
+    /// Which adaptation of the champion answered the first row; 0 is the bare bundle.
+    pub adaptation: i64,
     /// Who answered.
     pub by: (Digest, Role),
     /// Whether every row was accepted for storing.
@@ -242,7 +255,8 @@ pub struct Origin<'a> {
 impl Shared {
     /// Answers `rows`, hands them to the recorder and, unless a version was named, to the loop. Never blocks.
     ///
-    /// `pinned` is the version that was named; otherwise the champion answers, or the challenger of a canary.
+    /// `pinned` is the version that was named, which answers as its bundle says; otherwise the champion answers, by its mixture if it
+    /// has one, or the challenger of a canary.
     pub fn answer(
         self: &Arc<Self>,
         serving: &Serving,
@@ -256,11 +270,14 @@ impl Shared {
             if loaded.digest == serving.champion.digest { Role::Champion } else { Role::Pinned }
         };
         let (mut loaded, mut role) = pinned.map_or_else(dealt, |loaded| (loaded, named(loaded)));
-        let mut answers = loaded.answer(&rows);
+        let adapted = if pinned.is_none() { self.slot.adapted(&serving.champion.digest) } else { None };
+        let adapted = adapted.as_deref();
+        let mixture = adapted.filter(|_| role == Role::Champion);
+        let (mut answers, mut adaptations) = loaded.answer_adapted(mixture, &rows);
         if role == Role::Challenger && answers.iter().any(|value| !value.is_finite()) {
             // Nobody is given such an answer; the loop computes it again and ends the trial.
             (loaded, role) = (&serving.champion, Role::Champion);
-            answers = loaded.answer(&rows);
+            (answers, adaptations) = loaded.answer_adapted(adapted, &rows);
         }
         let sound = answers.iter().all(|value| value.is_finite());
         if role == Role::Champion && !sound {
@@ -270,7 +287,8 @@ impl Shared {
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);
         let at = origin.event_at.unwrap_or(origin.arrived_at);
-        for (features, output) in rows.chunks_exact(width).zip(answers.chunks_exact(outputs)) {
+        let each = rows.chunks_exact(width).zip(answers.chunks_exact(outputs)).zip(&adaptations);
+        for ((features, output), adaptation) in each {
             let id = self.ids.next(origin.arrived_at);
             ids.push(id);
             let missing = features.iter().filter(|value| value.is_nan()).count();
@@ -283,7 +301,7 @@ impl Shared {
                 model: loaded.digest,
                 features: features.to_vec(),
                 output: output.to_vec(),
-                adaptation: 0,
+                adaptation: *adaptation,
                 missing: u32::try_from(missing).unwrap_or(u32::MAX),
             };
             recorded += i64::from(self.recorder.record(record).is_ok());
@@ -300,7 +318,13 @@ impl Shared {
         self.shift.fetch_add(recorded - if watched { count } else { 0 }, Ordering::Relaxed);
         // On a disk that refuses, records are held for a while and may be lost: not stored yet.
         let recording = self.recorder.status().state == RecorderState::Recording;
-        Answered { answers, ids, by: (by, role), stored: recorded == count && recording }
+        Answered {
+            answers,
+            ids,
+            by: (by, role),
+            adaptation: adaptations.first().copied().unwrap_or(0),
+            stored: recorded == count && recording,
+        }
     }
 
     /// Loads a kept version that is asked for by name; none if it is not kept, or cannot be read.

@@ -19,6 +19,8 @@ impl Keeper {
         let (champion, previous, factory) = saved.cycle.models();
         let mut kept = BTreeSet::from([champion, factory]);
         kept.extend(previous);
+        // One of them may be brought back.
+        kept.extend(saved.cycle.earlier());
         kept.extend(saved.loading.last_good(champion));
         kept.extend(saved.cycle.rollout().candidate().map(|candidate| candidate.digest));
         kept.extend(saved.cycle.orders().trial.compare);

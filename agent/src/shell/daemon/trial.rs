@@ -16,7 +16,7 @@ use crate::decide::rollout::{self, Arm, Measure, Pair, SampleId};
 use crate::decide::sample::{BaselineRows, Label};
 use crate::decide::time::{Timestamp, Uptime};
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::inference::{Loaded, Serving};
+use crate::shell::inference::{Adapted, Loaded, Serving};
 
 /// One of so many samples is answered by both again and timed.
 const TIMED_EVERY: u64 = 8;
@@ -41,6 +41,8 @@ impl<'a> Batch<'a> {
 /// The answers of champion and rival to one row after the other.
 pub(super) struct Both {
     serving: Arc<Serving>,
+    /// What answers for the champion.
+    adapted: Option<Arc<Adapted>>,
     embedded: bool,
     now: Uptime,
     measure: Measure,
@@ -56,9 +58,10 @@ pub(super) struct Both {
 }
 
 impl Both {
-    pub(super) fn new(serving: &Arc<Serving>, embedded: bool, now: Uptime) -> Self {
+    pub(super) fn new(serving: &Arc<Serving>, adapted: Option<Arc<Adapted>>, embedded: bool, now: Uptime) -> Self {
         Self {
             serving: Arc::clone(serving),
+            adapted,
             embedded,
             now,
             measure: Measure::of(&serving.champion.model),
@@ -80,7 +83,11 @@ impl Both {
         let own = serving.rival.as_ref().filter(|_| !serving.shares_features);
         let timed = own.is_some() && number.is_multiple_of(TIMED_EVERY);
         let begun = Instant::now();
-        if self.embedded || shared.is_some() {
+        let adapted = self.adapted.as_ref().filter(|_| by != *digest);
+        if let Some(adapted) = adapted {
+            // What the champion would have said is what its mixture would have.
+            adapted.mixture.answer(model, row, &mut self.work);
+        } else if self.embedded || shared.is_some() {
             model.embed(row, &mut self.work);
         } else if timed || by != *digest {
             model.answer(row, &mut self.work);

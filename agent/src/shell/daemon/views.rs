@@ -64,6 +64,7 @@ fn status(keeper: &Keeper) -> Value {
         "control": control,
         "storage": keeper.storage_view(),
     });
+    status["continual"] = keeper.heads_view();
     for (key, value) in keeper.budget_view() {
         status[key] = value;
     }

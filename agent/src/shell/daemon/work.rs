@@ -11,12 +11,12 @@ use trainer_core::snapshot::Snapshot;
 use trainer_core::train::TrainSettings;
 
 use super::post::Post;
-use crate::decide::cycle::{Order, OrderTask};
+use crate::decide::cycle::{Order, OrderTask, Reason};
 use crate::decide::gate::{Evidence, Measures};
 use crate::decide::plan;
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::{Timing, compare, measure};
+use crate::shell::compare::{Timing, compare, compare_served, measure};
 use crate::shell::files::remove_durable;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
@@ -42,6 +42,10 @@ pub(super) struct Bench {
     pub(super) settings: TrainSettings,
     /// What a training may take.
     pub(super) limits: Limits,
+    /// Models of before that may be restored.
+    pub(super) earlier: Vec<Digest>,
+    /// Whether the mixture of heads answers: then a candidate has to be better than that.
+    pub(super) mixture: bool,
     /// Where a training is told what it shall do, and tells how far it is.
     pub(super) post: Arc<Post>,
 }
@@ -128,6 +132,7 @@ impl Bench {
         let wanted = self.order.rows;
         let newest = self.reader.newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
         let first = newest.first().map_or(self.from_ordinal, |row| row.ordinal);
+        let served = served_of(&schema, &newest);
         let segments: Vec<_> = fitting(&schema, &newest).map(|row| row.segment.clone()).collect();
         let newest = rows_of(&schema, &newest);
         let held = usize::try_from(wanted.holdout).unwrap_or(usize::MAX).min(newest.len());
@@ -143,6 +148,11 @@ impl Bench {
                 self.vetting.vet(&bytes).map_err(undone)?;
                 (read(&bytes, candidate)?, candidate, None)
             }
+            OrderTask::Restore => {
+                let best = self.best_of_before(&champion, &holdout)?;
+                let digest = best.digest;
+                (best, digest, None)
+            }
             OrderTask::Train { strategy, seed } => {
                 let snapshot =
                     match runs::unfinished(&self.snapshots, self.order.parent, strategy, seed, &self.settings) {
@@ -152,11 +162,11 @@ impl Bench {
                             snapshot
                         }
                         None => {
-                            let mut rows = self.history(&schema, first.min(self.from_ordinal), wanted.history)?;
-                            // A refit has nothing left to prove, so it learns from the held-out rows too.
-                            let kept = if self.order.refit_of.is_some() { 0 } else { held };
-                            let fresh = newest.slice(0..newest.len() - kept);
-                            (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
+                            let rows = if strategy == Strategy::Norm {
+                                self.unlabelled(&schema, wanted.newest)?
+                            } else {
+                                self.labelled(&schema, &newest, held, first.min(self.from_ordinal))?
+                            };
                             cost.rows = rows.len() as u64;
                             self.snapshot(strategy, seed, rows)?
                         }
@@ -170,7 +180,12 @@ impl Bench {
             Some(judged) => read(&self.models.get(&judged)?, judged)?,
             None => champion,
         };
-        let evidence = compare(&rival.model, &candidate.model, &holdout);
+        let evidence = if self.mixture && self.order.refit_of.is_none() && self.order.reason == Reason::Staleness {
+            let outputs = schema.outputs();
+            compare_served(&rival.model, &candidate.model, &holdout, &served[served.len() - held * outputs..])
+        } else {
+            compare(&rival.model, &candidate.model, &holdout)
+        };
         let segments = &segments[segments.len() - holdout.len()..];
         let bytes = |digest: Digest| fs::metadata(self.models.path(&digest)).map(|file| file.len()).ok();
         let measures = Measures {
@@ -178,6 +193,36 @@ impl Bench {
             ..measure(&rival.model, &candidate.model, &holdout, segments, Timing::Taken)
         };
         Ok(Done { candidate: digest, evidence, measures, recent: self.recent(&schema)?, snapshot, cost })
+    }
+
+    /// History and the new rows, in time order; the newest ones, held out, are kept back unless there is nothing left to prove.
+    fn labelled(&self, schema: &Schema, newest: &Rows, held: usize, before: i64) -> Result<Rows, Undone> {
+        let mut rows = self.history(schema, before, self.order.rows.history)?;
+        // A refit has nothing left to prove, so it learns from the held-out rows too.
+        let gap = usize::try_from(self.order.rows.gap).unwrap_or(usize::MAX);
+        let kept = if self.order.refit_of.is_some() { 0 } else { held.saturating_add(gap).min(newest.len()) };
+        let fresh = newest.slice(0..newest.len() - kept);
+        (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
+        Ok(rows)
+    }
+
+    /// The newest records, labelled or not, with nothing for a truth.
+    fn unlabelled(&self, schema: &Schema, wanted: u64) -> Result<Rows, Undone> {
+        let mut rows = rows_of(schema, &[]);
+        let unknown = vec![f32::NAN; schema.truths()];
+        let records = self.reader.recent(usize::try_from(wanted).unwrap_or(usize::MAX), None)?;
+        let fitting = records.iter().rev().filter(|record| record.record.features.len() == schema.features.len());
+        fitting.for_each(|record| rows.push(&record.record.features, &unknown));
+        Ok(rows)
+    }
+
+    /// The one of the earlier models that does best on the held-out rows.
+    fn best_of_before(&self, champion: &Loaded, holdout: &Rows) -> Result<Loaded, Undone> {
+        let readable = self.earlier.iter().filter_map(|digest| read(&self.models.get(digest).ok()?, *digest).ok());
+        let fitting = readable.filter(|loaded| loaded.model.schema() == champion.model.schema());
+        let judged = fitting.map(|loaded| (compare(&champion.model, &loaded.model, holdout).gain_sum, loaded));
+        let best = judged.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, loaded)| loaded);
+        best.ok_or_else(|| undone("no earlier model can be read"))
     }
 
     fn snapshot(&self, strategy: Strategy, seed: u64, rows: Rows) -> Result<Digest, Undone> {
@@ -251,8 +296,19 @@ fn read(bytes: &[u8], digest: Digest) -> Result<Loaded, Undone> {
     Ok(Loaded { model: Arc::new(model), digest })
 }
 
+/// What was answered to the rows that [`rows_of`] keeps, `[rows, outputs]`.
+fn served_of(schema: &Schema, labelled: &[LabelledRow]) -> Vec<f32> {
+    let wrong = f32::NAN;
+    fitting(schema, labelled)
+        .flat_map(|row| {
+            let whole = row.output.len() == schema.outputs();
+            if whole { row.output.clone() } else { vec![wrong; schema.outputs()] }
+        })
+        .collect()
+}
+
 /// Labelled rows that fit the schema; a model of another one may have answered long ago.
-fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
+pub(super) fn rows_of(schema: &Schema, labelled: &[LabelledRow]) -> Rows {
     let mut rows = Rows::empty(schema.features.len(), schema.truths());
     fitting(schema, labelled).for_each(|row| rows.push(&row.features, &row.truth));
     rows

@@ -29,6 +29,9 @@ pub fn answered(schema: &Schema, answered: &Answered) -> Map<String, Value> {
     }
     object.insert("served_by".to_owned(), json!(answered.by.1.as_str()));
     object.insert("digest".to_owned(), json!(answered.by.0));
+    if answered.adaptation > 0 {
+        object.insert("adaptation".to_owned(), json!(answered.adaptation));
+    }
     object.insert("stored".to_owned(), json!(answered.stored));
     object
 }

@@ -111,7 +111,7 @@ fn train(job: &Job, snapshot: Snapshot, name: Digest, into: &mut impl Write) -> 
     let parent = job.parent.as_deref();
     let mut choices = job.choices;
     let shape = match shape(&snapshot, parent, choices.micro_batch) {
-        Ok(shape) => shape,
+        Ok(shape) => Shape { checkpoint: job.checkpoint.is_some(), ..shape },
         Err(error) => return Answer::Refused { reason: chain(&error) },
     };
     let predicted = match job.limits.memory_bytes {
