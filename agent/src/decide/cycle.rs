@@ -251,7 +251,8 @@ impl Cycle {
         };
         if let Some(judged) = order.refit_of {
             // The rows were seen in the refit: they can unmask a broken candidate, not prove a better one.
-            let sound = gate::judge(&evidence, &settings.gate).decided_by != Check::Finite
+            let sound = measures.soundness.is_none_or(|soundness| soundness.is_sound())
+                && gate::judge(&evidence, &settings.gate).decided_by != Check::Finite
                 && evidence.gain().0 > -settings.gate.margin;
             let serving = if sound { candidate } else { judged };
             return self.admit(&order, serving, self.judged, recent, settings);

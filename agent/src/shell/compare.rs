@@ -21,7 +21,7 @@ pub fn compare(champion: &Model, candidate: &Model, holdout: &Rows) -> Evidence 
     for row in 0..holdout.len() {
         champion.answer(holdout.x(row), &mut old);
         candidate.answer(holdout.x(row), &mut new);
-        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        evidence.not_finite += u64::from(new.answer.iter().any(|value| !value.is_finite()));
         let gap = measure.gap(&measure.essence(&old.answer), &measure.essence(&new.answer));
         evidence.differed += u64::from(gap > 0.0);
         let truth = holdout.y(row);

@@ -86,6 +86,10 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 pub(super) struct Loader<'a> {
     pub(super) tensors: BTreeMap<String, TensorView<'a>>,
+    /// Numbers so far that are not finite where they must be.
+    pub(super) not_finite: u64,
+    /// The first of them.
+    pub(super) first: Option<BundleError>,
 }
 
 impl Loader<'_> {
@@ -109,10 +113,11 @@ impl Loader<'_> {
         }
         let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let bad = |value: &f32| !(value.is_finite() || gaps == Gaps::Allowed && value.is_nan());
-        match values.iter().position(bad) {
-            Some(index) => Err(BundleError::NotFinite { name: name.to_owned(), index }),
-            None => Ok(values),
+        if let Some(index) = values.iter().position(bad) {
+            self.not_finite += values.iter().filter(|value| bad(value)).count() as u64;
+            self.first.get_or_insert_with(|| BundleError::NotFinite { name: name.to_owned(), index });
         }
+        Ok(values)
     }
 
     fn exact(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, BundleError> {
@@ -192,7 +197,8 @@ impl Loader<'_> {
         let baseline_at = if self.tensors.contains_key("baseline.at") {
             let at = self.take("baseline.at", &[Some(baseline.len() / features), Some(2)], Gaps::Refused)?;
             #[expect(clippy::cast_possible_truncation, reason = "whole numbers that were written from an i64")]
-            at.as_chunks::<2>().0.iter().map(|[day, second]| *day as i64 * DAY_S + *second as i64).collect()
+            let seconds = |[day, second]: &[f32; 2]| (*day as i64).saturating_mul(DAY_S).saturating_add(*second as i64);
+            at.as_chunks::<2>().0.iter().map(seconds).collect()
         } else {
             Vec::new()
         };

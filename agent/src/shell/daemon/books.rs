@@ -356,6 +356,6 @@ impl Books {
 fn interval(evidence: &Evidence) -> Option<Interval> {
     const Z: f64 = 1.645;
     let (gain, error) = evidence.gain();
-    let known = evidence.rows > 0 && !evidence.not_finite && gain.is_finite() && error.is_finite();
+    let known = evidence.rows > 0 && evidence.not_finite == 0 && gain.is_finite() && error.is_finite();
     known.then_some(Interval { rows: evidence.rows, gain, low: gain - Z * error, high: gain + Z * error })
 }

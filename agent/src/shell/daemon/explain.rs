@@ -115,6 +115,7 @@ fn trial(report: &rollout::Report) -> String {
         rollout::Report::ApprovalRequired { .. }
         | rollout::Report::Approved { .. }
         | rollout::Report::Regretted { .. }
+        | rollout::Report::ConfidenceShift { .. }
         | rollout::Report::ClassShift { .. } => "it is on trial".to_owned(),
     }
 }

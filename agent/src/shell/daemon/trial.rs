@@ -228,7 +228,9 @@ impl Books {
                 (run, challenger, "trial", Some("not_promoted"))
             }
             rollout::Report::TrialWon { run, challenger, .. } => (run, challenger, "trial", Some("won")),
-            rollout::Report::Regretted { .. } | rollout::Report::ClassShift { .. } => return,
+            rollout::Report::Regretted { .. }
+            | rollout::Report::ClassShift { .. }
+            | rollout::Report::ConfidenceShift { .. } => return,
         };
         self.run(*run, |row| {
             row.candidate = Some(*candidate);

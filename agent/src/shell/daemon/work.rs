@@ -136,13 +136,8 @@ impl Bench {
             return Err(undone("the labelled rows it was ordered on are no longer stored"));
         }
         let mut cost = Cost::default();
-        let (candidate, digest, snapshot) = match self.order.task {
-            OrderTask::Judge { candidate } => {
-                let bytes = self.models.get(&candidate)?;
-                // Before this process loads it: it came from outside.
-                self.vetting.vet(&bytes).map_err(undone)?;
-                (read(&bytes, candidate)?, candidate, None)
-            }
+        let (bytes, snapshot) = match self.order.task {
+            OrderTask::Judge { candidate } => (self.models.get(&candidate)?, None),
             OrderTask::Train { strategy, seed } => {
                 let snapshot =
                     match runs::unfinished(&self.snapshots, self.order.parent, strategy, seed, &self.settings) {
@@ -161,11 +156,21 @@ impl Bench {
                             self.snapshot(strategy, seed, rows)?
                         }
                     };
-                let candidate = self.train(snapshot, parent_bytes, &mut cost)?;
-                let digest = candidate.digest;
-                (candidate, digest, Some(snapshot))
+                (self.train(snapshot, parent_bytes, &mut cost)?, Some(snapshot))
             }
         };
+        let digest = Digest::of(&bytes);
+        // Before this process loads it: it may have come from outside. And here, so that the loop need not wait for it when it serves.
+        let soundness = self.vetting.examine(&bytes).map_err(undone)?;
+        let done = |evidence, measures| {
+            let measures = Measures { soundness: Some(soundness), ..measures };
+            Ok(Done { candidate: digest, evidence, measures, recent: self.recent(&schema)?, snapshot, cost })
+        };
+        if !soundness.is_sound() {
+            // The gate says why; there is nothing to compare.
+            return done(Evidence::default(), Measures::default());
+        }
+        let candidate = read(&bytes, digest)?;
         let rival = match self.order.refit_of {
             Some(judged) => read(&self.models.get(&judged)?, judged)?,
             None => champion,
@@ -177,7 +182,7 @@ impl Bench {
             bytes: bytes(rival.digest).zip(bytes(digest)),
             ..measure(&rival.model, &candidate.model, &holdout, segments, Timing::Taken)
         };
-        Ok(Done { candidate: digest, evidence, measures, recent: self.recent(&schema)?, snapshot, cost })
+        done(evidence, measures)
     }
 
     fn snapshot(&self, strategy: Strategy, seed: u64, rows: Rows) -> Result<Digest, Undone> {
@@ -187,7 +192,7 @@ impl Bench {
         Ok(snapshot)
     }
 
-    fn train(&self, snapshot: Digest, parent: Vec<u8>, cost: &mut Cost) -> Result<Loaded, Undone> {
+    fn train(&self, snapshot: Digest, parent: Vec<u8>, cost: &mut Cost) -> Result<Vec<u8>, Undone> {
         let checkpoint = runs::checkpoint_path(&self.snapshots, &snapshot);
         let task = Task {
             snapshot: Source::File(self.snapshots.path(&snapshot)),
@@ -212,11 +217,9 @@ impl Bench {
         self.post.ended(finished.usage);
         runs::record(&self.snapshots, snapshot, Some(self.order.parent), Some(self.order.run), &finished)?;
         cost.work_mac = finished.work_mac;
-        let digest = self.models.put(&finished.bundle)?;
-        // Here, so that the loop need not wait for it when it serves.
-        self.vetting.vet(&finished.bundle).map_err(undone)?;
+        self.models.put(&finished.bundle)?;
         self.post.wrote(finished.bundle.len() as u64);
-        read(&finished.bundle, digest)
+        Ok(finished.bundle)
     }
 
     fn history(&self, schema: &Schema, before: i64, wanted: u64) -> Result<Rows, Undone> {
