@@ -172,8 +172,10 @@ fn the_gate_refuses_numbers_that_are_none_and_golden_answers_that_are_off_and_ex
 /// Labelled rows of the old law in which `c` is missing.
 fn live_without_c(agent: &Agent, world: &mut World, count: usize) {
     let rows: Vec<_> = (0..count).map(|_| world.row(Law::Old)).collect();
-    let line = |[a, b, _]: [f64; 3]| format!("{}\n", json!({"source": "press-1", "features": {"a": a, "b": b, "c": null}}));
-    let answers = agent.socket("POST", "/v1/samples", &rows.iter().map(|(row, _)| line(*row)).collect::<String>()).lines();
+    let line =
+        |[a, b, _]: [f64; 3]| format!("{}\n", json!({"source": "press-1", "features": {"a": a, "b": b, "c": null}}));
+    let answers =
+        agent.socket("POST", "/v1/samples", &rows.iter().map(|(row, _)| line(*row)).collect::<String>()).lines();
     let label = |(answer, (_, state)): (&Value, &([f64; 3], &str))| {
         format!("{}\n", json!({"record_id": answer["record_id"], "label": state}))
     };

@@ -149,6 +149,7 @@ pub fn read_to_judge(bytes: &[u8]) -> Result<(Model, Numbers), BundleError> {
         return Err(BundleError::Checksum);
     }
     plausible(&manifest.schema)?;
+    thresholded(&manifest)?;
     let mut loader = Loader { tensors: all.into_iter().collect(), not_finite: 0, first: None };
     let model = loader.model(manifest)?;
     let Loader { tensors, not_finite, first } = loader;
@@ -256,6 +257,18 @@ fn check<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [usize], &'
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Refuses a detector that has no threshold, or tells more apart than normal and anomalous.
+fn thresholded(manifest: &Manifest) -> Result<(), BundleError> {
+    let set = manifest.threshold.is_some_and(|threshold| threshold.is_finite() && threshold > 0.0);
+    let two = matches!(&manifest.schema.task, Task::Classification { classes } if classes.len() == 2);
+    if manifest.spec.reconstruct && !(set && two) {
+        return Err(BundleError::Schema(
+            "a model that gives rows back has two classes and a threshold above 0".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// Refuses schemas that would make no sense or ask for absurd widths.
 fn plausible(schema: &Schema) -> Result<(), BundleError> {
     let refuse = |text: String| Err(BundleError::Schema(text));
@@ -307,7 +320,7 @@ mod tests {
             Layer::LayerNorm,
             Layer::Dropout { rate: 0.1 },
         ];
-        let spec = Spec { cut: 3, layers };
+        let spec = Spec { cut: 3, layers, reconstruct: false };
         let settings = TrainSettings::default();
         let first = base(&schema, &spec, &rows, &settings, 3).unwrap().model;
         adapt(&first, Strategy::Head, &rows, &settings, 4).unwrap().model

@@ -77,6 +77,9 @@ pub struct Cycle {
     /// Running time as last told.
     #[serde(default)]
     uptime: Uptime,
+    /// Whether the champion tells anomalies by what it cannot give back: then there is no head to train.
+    #[serde(default)]
+    detects: bool,
 }
 
 impl Cycle {
@@ -106,6 +109,7 @@ impl Cycle {
             rollout: Rollout::default(),
             admitted: None,
             uptime: Uptime::default(),
+            detects: model.detects(),
         }
     }
 
@@ -143,6 +147,7 @@ impl Cycle {
 
     fn order(&mut self, reason: Reason, strategy: Strategy, rows: RowsWanted, settings: &CycleSettings) -> Report {
         self.runs += 1;
+        let strategy = if self.detects && strategy == Strategy::Head { Strategy::Tail } else { strategy };
         let seed = settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.runs);
         let task = OrderTask::Train { strategy, seed };
         let order = Order { run: self.runs, reason, task, parent: self.champion, rows, refit_of: None };
@@ -378,6 +383,7 @@ impl Cycle {
     /// After a restart with perhaps other settings: drift tests whose settings changed start anew.
     pub fn adopt(&mut self, settings: &CycleSettings, champion: &Model) {
         self.watch.adopt(&watch_settings(settings), champion);
+        self.detects = champion.detects();
     }
 }
 

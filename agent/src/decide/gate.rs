@@ -2,6 +2,7 @@
 //!
 //! What its bundle is worth as numbers is measured where it does no harm, and refused here before any row is compared.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+mod detection;
 mod measures;
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,7 @@ impl Evidence {
     }
 }
 
+pub use detection::Detection;
 pub use measures::{Calibration, Measures, SegmentRows, Soundness, sign_test};
 
 /// What the gate asks for.
@@ -182,6 +184,10 @@ pub enum Check {
     Segment,
     /// The factory's anchors are not shown to be forgotten, unless the candidate is shown to be better on the newest rows.
     Anchors,
+    /// It is not shown to miss more of the anomalies that labels have named (anomaly models).
+    Detection,
+    /// It is shown not to call more of the newest rows anomalous, labelled or not (anomaly models).
+    FalseAlarms,
     /// Its probabilities fit what happens.
     Calibration,
     /// Its slowest answers are not much slower.
@@ -200,7 +206,10 @@ impl Verdict {
         match self.decided_by {
             Check::Rows => format!("{word}: {} held-out rows, {} are needed", self.value, self.limit),
             Check::Weights => {
-                format!("{word}: numbers in its bundle that are not finite: {:.0}, allowed {:.0}", self.value, self.limit)
+                format!(
+                    "{word}: numbers in its bundle that are not finite: {:.0}, allowed {:.0}",
+                    self.value, self.limit
+                )
             }
             Check::Golden if self.value >= f64::from(f32::MAX) => {
                 format!("{word}: its golden answers are no numbers, they may be off by {:.4}", self.limit)
@@ -226,6 +235,14 @@ impl Verdict {
             Check::Anchors => format!(
                 "{word}: it forgets the factory's anchors by at least {:.4}, allowed {:.4}, and is not shown to be better ({losses})",
                 -self.value, -self.limit
+            ),
+            Check::Detection => format!(
+                "{word}: it misses anomalies that the champion finds (p {:.5}, limit {:.5}; {losses})",
+                self.value, self.limit
+            ),
+            Check::FalseAlarms => format!(
+                "{word}: it may call up to {:.4} more of the newest rows anomalous, allowed {:.4} ({losses})",
+                self.value, self.limit
             ),
             Check::Calibration => {
                 format!(

@@ -28,12 +28,12 @@ use trainer_core::digest::Digest;
 
 use super::evidence::{Leaning, alpha_of};
 use super::time::{Timestamp, Uptime};
+use confidence::Confidence;
 pub use confidence::Unsure;
 pub use facts::{
     Answer, Arm, Arms, Candidate, Event, Orders, Pair, Refused, Report, Stage, Standing, Told, WORDS_MAX, Why,
 };
 pub use guards::{Guard, Guards};
-use confidence::Confidence;
 use live::{Live, Move, standing};
 pub use paired::{Measure, Paired, SampleId};
 pub use route::{Route, Sources, hash};
@@ -312,7 +312,9 @@ impl Rollout {
             let paired = Paired::new(settings.margin, alpha / 2.0);
             let confidence = Confidence::default();
             let deadline = now.plus(settings.longest());
-            State::Watching { watch: Box::new(Watch { former, champion, paired, confidence, begun, before, deadline, alpha }) }
+            State::Watching {
+                watch: Box::new(Watch { former, champion, paired, confidence, begun, before, deadline, alpha }),
+            }
         };
         Vec::new()
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Evidence, GateSettings};
+use super::{Check, Detection, Evidence, GateSettings};
 use crate::decide::drift::special::beta_lower;
 
 /// Segments that are told apart; further ones count as one.
@@ -27,6 +27,9 @@ pub struct Measures {
     /// What the candidate's bundle is worth by itself.
     #[serde(default)]
     pub soundness: Option<Soundness>,
+    /// Anomalies found and false alarms, for anomaly models.
+    #[serde(default)]
+    pub detection: Option<Detection>,
 }
 
 /// A bundle judged by itself, before its model is let near any row of the device.
@@ -130,7 +133,10 @@ impl Measures {
         evidence: &Evidence,
         settings: &GateSettings,
     ) -> Option<(Check, f64, f64, Option<String>)> {
-        self.worst_segment(settings)
+        self.detection
+            .as_ref()
+            .and_then(|detection| detection.objection(evidence, settings))
+            .or_else(|| self.worst_segment(settings))
             .or_else(|| self.forgotten(evidence, settings))
             .or_else(|| self.miscalibrated(evidence, settings))
             .or_else(|| {

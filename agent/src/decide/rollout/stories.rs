@@ -47,7 +47,15 @@ struct Story {
 impl Story {
     fn new(approval: &str) -> Self {
         let settings = RolloutSettings { approval: approval.parse().unwrap(), ..RolloutSettings::default() };
-        Self { rollout: Rollout::default(), settings, now: 0, labels: true, promoted: false, sure: 1.0, text: String::new() }
+        Self {
+            rollout: Rollout::default(),
+            settings,
+            now: 0,
+            labels: true,
+            promoted: false,
+            sure: 1.0,
+            text: String::new(),
+        }
     }
 
     fn tell(&mut self, reports: &[Report]) -> &mut Self {

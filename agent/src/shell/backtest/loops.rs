@@ -11,7 +11,7 @@ use crate::decide::plan;
 use crate::decide::policy::Policy;
 use crate::decide::sample::{BaselineRows, Label, Sample};
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::{Timing, compare, measure};
+use crate::shell::compare::{Timing, compare, detection, measure};
 
 pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
     let settings = CycleSettings { policy: policy.clone(), ..test.settings.clone() };
@@ -111,17 +111,13 @@ impl Replay<'_> {
         let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
         let stored = &self.shelf[&candidate];
         let evidence = compare(&rival.model, &stored.model, &holdout);
+        let recent = self.recent(row);
         let measures = Measures {
+            detection: detection(&rival.model, &stored.model, &holdout, &recent.rows),
             bytes: Some((rival.bytes.len() as u64, stored.bytes.len() as u64)),
             ..measure(&rival.model, &stored.model, &holdout, &self.segments(&holdout), Timing::Left)
         };
-        Ok(Event::Judged {
-            run: order.run,
-            candidate,
-            evidence,
-            measures: Box::new(measures),
-            recent: self.recent(row),
-        })
+        Ok(Event::Judged { run: order.run, candidate, evidence, measures: Box::new(measures), recent })
     }
 
     /// Segments of the held-out rows, which are the newest labelled ones.

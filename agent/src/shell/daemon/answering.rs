@@ -82,8 +82,7 @@ mod tests {
     use crate::decide::rollout::Route;
     use crate::decide::time::Timestamp;
 
-    const ORIGIN: Origin<'static> =
-        Origin { source: "press", segment: None, event_at: None, arrived_at: Timestamp(0) };
+    const ORIGIN: Origin<'static> = Origin { source: "press", segment: None, event_at: None, arrived_at: Timestamp(0) };
 
     /// A model of `y = x`, named so; a sick one answers no number.
     fn loaded(name: &str, sick: bool) -> Loaded {

@@ -21,6 +21,8 @@ use crate::shell::store::{
 };
 use crate::shell::trainer::runs;
 
+/// Newest runs that are looked through for the one of a model.
+const RUNS_MAX: usize = 1_000;
 /// Reports that wait in memory while the disk refuses; the oldest beyond are given up.
 const WAITING_MAX: usize = 1_000;
 /// Reports kept on the disk.
@@ -271,6 +273,14 @@ impl Books {
             change(&mut row);
             self.runs.insert(number, row);
         }
+    }
+
+    /// The newest run that made or judged a model.
+    pub(super) fn run_of(&self, model: &Digest) -> Option<u64> {
+        let of = |row: &&RunRow| row.candidate == Some(*model);
+        let waiting = self.runs.values().rev().find(of).map(|row| row.number);
+        let stored = || self.control.runs_newest(RUNS_MAX).ok()?.iter().find(of).map(|row| row.number);
+        waiting.or_else(stored).and_then(|number| u64::try_from(number).ok())
     }
 
     /// Adds the first model.

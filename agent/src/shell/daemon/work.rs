@@ -16,7 +16,7 @@ use crate::decide::gate::{Evidence, Measures};
 use crate::decide::plan;
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::{Timing, compare, measure};
+use crate::shell::compare::{Timing, compare, detection, measure};
 use crate::shell::files::remove_durable;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
@@ -162,13 +162,14 @@ impl Bench {
         let digest = Digest::of(&bytes);
         // Before this process loads it: it may have come from outside. And here, so that the loop need not wait for it when it serves.
         let soundness = self.vetting.examine(&bytes).map_err(undone)?;
-        let done = |evidence, measures| {
+        let recent = self.recent(&schema)?;
+        let done = |evidence, measures, recent| {
             let measures = Measures { soundness: Some(soundness), ..measures };
-            Ok(Done { candidate: digest, evidence, measures, recent: self.recent(&schema)?, snapshot, cost })
+            Ok(Done { candidate: digest, evidence, measures, recent, snapshot, cost })
         };
         if !soundness.is_sound() {
             // The gate says why; there is nothing to compare.
-            return done(Evidence::default(), Measures::default());
+            return done(Evidence::default(), Measures::default(), recent);
         }
         let candidate = read(&bytes, digest)?;
         let rival = match self.order.refit_of {
@@ -180,9 +181,10 @@ impl Bench {
         let bytes = |digest: Digest| fs::metadata(self.models.path(&digest)).map(|file| file.len()).ok();
         let measures = Measures {
             bytes: bytes(rival.digest).zip(bytes(digest)),
+            detection: detection(&rival.model, &candidate.model, &holdout, &recent.rows),
             ..measure(&rival.model, &candidate.model, &holdout, segments, Timing::Taken)
         };
-        done(evidence, measures)
+        done(evidence, measures, recent)
     }
 
     fn snapshot(&self, strategy: Strategy, seed: u64, rows: Rows) -> Result<Digest, Undone> {

@@ -208,8 +208,7 @@ fn examine(bytes: &[u8]) -> Answer {
     for row in carried(&model) {
         model.embed(row, &mut work);
         soundness.rows += 1;
-        soundness.rows_not_finite +=
-            u64::from(!work.answer.iter().chain(&work.h).all(|value| value.is_finite()));
+        soundness.rows_not_finite += u64::from(!work.answer.iter().chain(&work.h).all(|value| value.is_finite()));
     }
     Answer::Examined(soundness)
 }
