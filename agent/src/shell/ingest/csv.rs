@@ -200,10 +200,7 @@ fn truths(table: &Table, roles: &Roles, options: &CsvOptions) -> Result<(Task, V
         (Some(Task::Classification { .. }), Some(TaskKind::Regression)) => {
             return Err(CsvError::TaskDiffers { file: file(), model: "classification" });
         }
-        (Some(Task::Regression { .. }), Some(TaskKind::Classification)) => {
-            return Err(CsvError::TaskDiffers { file: file(), model: "regression" });
-        }
-        (Some(Task::Regression { .. }), Some(TaskKind::Anomaly)) => {
+        (Some(Task::Regression { .. }), Some(TaskKind::Classification | TaskKind::Anomaly)) => {
             return Err(CsvError::TaskDiffers { file: file(), model: "regression" });
         }
         (Some(task), _) => task.clone(),
