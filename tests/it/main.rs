@@ -1,4 +1,5 @@
 //! Promises to a user of hone, each driven through a public seam or the built binary.
+mod anomaly;
 mod backtest;
 mod budgets;
 mod cli;

@@ -43,7 +43,7 @@ pub(crate) fn schema(features: usize, classes: usize) -> Schema {
 
 fn spec(widths: &[usize]) -> Spec {
     let layers = widths.iter().flat_map(|&outputs| [Layer::Linear { outputs }, Layer::Relu]).collect();
-    Spec { cut: 2, layers }
+    Spec { cut: 2, layers, reconstruct: false }
 }
 
 /// A bundle of this shape, hardly trained.

@@ -83,11 +83,26 @@ fn a_first_model_that_takes_its_process_down_leaves_an_agent_without_a_model_tha
     assert_eq!(device.start(None).status()["state"], "serving");
 }
 
-/// `base`, whose golden rows it answers; to any row with a `c` off its mean it answers no number.
-fn sick(folder: &Path, base: &Path) -> PathBuf {
-    let mut model: Model = bundle::read(&fs::read(base).expect("it is there")).expect("a bundle");
+fn read(bundle: &Path) -> Model {
+    bundle::read(&fs::read(bundle).expect("it is there")).expect("a bundle")
+}
+
+fn written(folder: &Path, name: &str, model: &mut Model) -> PathBuf {
+    let path = folder.join(format!("{name}.safetensors"));
+    fs::write(&path, bundle::write(model).0).expect("a temporary folder can be written");
+    path
+}
+
+/// `base`, whose golden rows it answers; to any row with a `c` above its mean it answers no number. A `sly` one has no such row in
+/// its bundle.
+fn sick(folder: &Path, base: &Path, sly: bool) -> PathBuf {
+    let mut model = read(base);
     let (mean, width) = (model.normalizer.mean[2], model.schema().features.len());
     model.golden.0.iter_mut().skip(2).step_by(width).for_each(|c| *c = mean);
+    if sly {
+        let rows = model.anchors.x.iter_mut().skip(2).step_by(width);
+        rows.chain(model.baseline.iter_mut().skip(2).step_by(width)).for_each(|c| *c = mean);
+    }
     // One unit in each layer that hands `c` on, so large that the two classes get infinities of either sign.
     let mut large = 1e38;
     for (number, index) in [0, 2, 4].into_iter().enumerate() {
@@ -105,9 +120,7 @@ fn sick(folder: &Path, base: &Path) -> PathBuf {
         }
     }
     model.golden.1 = bundle::golden_answers(&model);
-    let path = folder.join("sick.safetensors");
-    fs::write(&path, bundle::write(&mut model).0).expect("a temporary folder can be written");
-    path
+    written(folder, "sick", &mut model)
 }
 
 #[test]
@@ -115,7 +128,7 @@ fn a_model_that_answers_no_number_to_its_own_rows_is_refused_before_the_agent_lo
     let device = Device::new();
     device.set(STATIC);
     let base = world::train(device.path(), "base", 1, false);
-    let sick = sick(device.path(), &base);
+    let sick = sick(device.path(), &base, false);
     let (code, _, said) = device.ask(&["model", "inspect", &sick.display().to_string()]);
     assert_eq!(code, Some(0), "whoever looks at its golden rows alone finds nothing wrong: {said}");
     let agent = device.start(Some(&base));
@@ -123,6 +136,102 @@ fn a_model_that_answers_no_number_to_its_own_rows_is_refused_before_the_agent_lo
     let (code, said) = offered(&device, &agent, &sick);
     assert_eq!(code, Some(9), "{said}");
     assert!(said.contains("answers no number"), "{said}");
+}
+
+#[test]
+fn the_gate_refuses_numbers_that_are_none_and_golden_answers_that_are_off_and_explain_names_the_number() {
+    let device = Device::new();
+    device.set(STATIC);
+    let base = world::train(device.path(), "base", 1, false);
+    let (mut off, mut poisoned) = (read(&base), read(&base));
+    off.golden.1[1] += if off.golden.1[1] > 0.5 { -0.25 } else { 0.25 };
+    poisoned.factory.r[0] = f32::INFINITY;
+    poisoned.factory.a[2] = f32::NAN;
+    let agent = device.start(Some(&base));
+    for (name, model, sentence) in [
+        ("off", &mut off, "golden answers are off by up to 0.2500, allowed 0.0010"),
+        ("poisoned", &mut poisoned, "numbers in its bundle that are not finite: 2, allowed 0"),
+    ] {
+        let file = written(device.path(), name, model);
+        agent.live(&mut World::new(3), Law::Old, 80);
+        let (code, said) = offered(&device, &agent, &file);
+        assert!(code == Some(9) && said.contains(sentence), "{code:?} {said}");
+        let digest = Digest::of(&fs::read(&file).expect("ours")).to_string();
+        let (code, why, error) = device.ask(&["explain", &digest]);
+        assert!(code == Some(0) && why.contains("the gate: refused") && why.contains(sentence), "{why}{error}");
+        assert!(why.contains("it is rejected"), "{why}");
+        let verdict = agent.reports("gate").into_iter().find(|gate| gate["candidate"] == json!(digest));
+        let verdict = verdict.expect("it is on record")["verdict"].clone();
+        assert!(verdict["value"].as_f64() > verdict["limit"].as_f64(), "{verdict}");
+        // Nobody compares it on a device without a model: there it is refused by name.
+        let (code, _, said) = Device::new().ask(&["run", "--model", &file.display().to_string()]);
+        assert_eq!(code, Some(5), "{said}");
+    }
+}
+
+/// Labelled rows of the old law in which `c` is missing.
+fn live_without_c(agent: &Agent, world: &mut World, count: usize) {
+    let rows: Vec<_> = (0..count).map(|_| world.row(Law::Old)).collect();
+    let line =
+        |[a, b, _]: [f64; 3]| format!("{}\n", json!({"source": "press-1", "features": {"a": a, "b": b, "c": null}}));
+    let answers =
+        agent.socket("POST", "/v1/samples", &rows.iter().map(|(row, _)| line(*row)).collect::<String>()).lines();
+    let label = |(answer, (_, state)): (&Value, &([f64; 3], &str))| {
+        format!("{}\n", json!({"record_id": answer["record_id"], "label": state}))
+    };
+    let labels: String = answers.iter().zip(&rows).map(label).collect();
+    assert_eq!(agent.socket("POST", "/v1/labels", &labels).status, 200);
+}
+
+#[test]
+fn an_answer_that_is_no_number_leaves_nobody_the_older_model_answers_that_request_and_serves_from_then_on() {
+    let device = Device::new();
+    device.set(STATIC);
+    // The first one has learnt everything the wrong way round; what replaces it breaks down on rows nobody has sent yet.
+    let wrong = world::train(device.path(), "wrong", 1, true);
+    let sly = sick(device.path(), &world::train(device.path(), "good", 1, false), true);
+    let agent = device.start(Some(&wrong));
+    let factory = agent.champion();
+    live_without_c(&agent, &mut World::new(3), 150);
+    let (code, _, said) = device.ask(&["promote", &sly.display().to_string()]);
+    assert_eq!(code, Some(0), "{said}");
+    let promoted = agent.champion();
+    assert_ne!(promoted, factory);
+    let named = format!("/v2/models/main/versions/{promoted}/infer");
+    let (harmless, harmful) = (request([0.5, 1.0, -3.0]).to_string(), request([0.5, 1.0, 3.0]).to_string());
+    assert_eq!(agent.tcp("POST", INFER, &harmless).json()["model_version"], promoted.as_str());
+    let refused = agent.tcp("POST", &named, &harmful);
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("no_number")), "{}", refused.text);
+    assert_eq!(agent.champion(), promoted, "whoever names a version blames nobody");
+    let answer = agent.tcp("POST", INFER, &harmful);
+    assert_eq!((answer.status, &answer.json()["model_version"]), (200, &json!(factory)), "{}", answer.text);
+    assert!(answer.text.contains("fallback") && !answer.text.contains("null"), "{}", answer.text);
+    until("it falls back", || (agent.champion() == factory).then_some(()));
+    assert_eq!(agent.status()["loading"]["denied"], json!([promoted]));
+    assert_eq!(agent.reports("rollback").len(), 1);
+    let (code, said) = offered(&device, &agent, &sly);
+    assert!(code == Some(9) && said.contains("denied"), "{said}");
+    let agent = {
+        assert!(agent.terminate().success());
+        device.start(None)
+    };
+    assert_eq!(agent.champion(), factory);
+}
+
+#[test]
+fn the_only_model_of_a_device_refuses_what_it_has_no_number_for_and_goes_on() {
+    let device = Device::new();
+    device.set(STATIC);
+    let sly = sick(device.path(), &world::train(device.path(), "base", 1, false), true);
+    let agent = device.start(Some(&sly));
+    let refused = agent.tcp("POST", INFER, &request([0.5, 1.0, 3.0]).to_string());
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("no_number")), "{}", refused.text);
+    let both = format!("{}{}", world::sample([0.5, 1.0, 3.0]), world::sample([0.5, 1.0, -3.0]));
+    let lines = agent.socket("POST", "/v1/samples", &both).lines();
+    assert_eq!(lines[0]["code"], "no_number", "{lines:?}");
+    assert!(lines[1]["record_id"].is_string(), "a refused line takes no other along: {lines:?}");
+    assert_eq!(agent.status()["requests"]["refused"]["no_number"], 2, "{}", agent.status());
+    assert_eq!(agent.status()["state"], "serving");
 }
 
 #[test]

@@ -15,13 +15,17 @@ use std::time::{Duration, Instant};
 /// Longest wait for anything; a busy machine with two cores needs a part of it.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The built `hone`, made once per test run with the profile and target directory of the tests.
+/// The built `hone`, made once per test run with the profile and target directory of the tests; or the one that `HONE_BINARY` names,
+/// so that a run of hours does not follow the sources.
 ///
 /// # Panics
 /// The build fails.
 pub fn hone() -> &'static PathBuf {
     static HONE: OnceLock<PathBuf> = OnceLock::new();
     HONE.get_or_init(|| {
+        if let Some(given) = std::env::var_os("HONE_BINARY") {
+            return given.into();
+        }
         // This test lies in `<target>/<profile>/deps`, the binary two levels up from it.
         let test = std::env::current_exe().expect("a test knows its own file");
         let profile = test.parent().and_then(|deps| deps.parent()).expect("tests lie in <target>/<profile>/deps");

@@ -492,7 +492,7 @@ mod tests {
             rows.push(&x, &[f32::from(row % 6)]);
         }
         let layers = vec![Layer::Linear { outputs: 128 }, Layer::Relu, Layer::Linear { outputs: 64 }, Layer::Relu];
-        let spec = Spec { cut: 2, layers };
+        let spec = Spec { cut: 2, layers, reconstruct: false };
         let mut training = TrainSettings::default();
         (training.fit.epochs, training.fit.refit) = (1, false);
         let model = base(&schema, &spec, &rows, &training, 0).unwrap().model;

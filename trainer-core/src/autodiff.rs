@@ -284,7 +284,7 @@ mod tests {
             Layer::Linear { outputs: 8 },
             Layer::Relu,
         ];
-        let spec = Spec { cut: 3, layers };
+        let spec = Spec { cut: 3, layers, reconstruct: false };
         let mut network = Network::new(&spec, 5, 3, 11).unwrap();
         let mut chance = Chance::new(1, Purpose::Sample, 0);
         let rows: Vec<f32> = (0..5 * 40).map(|_| chance.normal()).collect();
@@ -304,7 +304,7 @@ mod tests {
     /// A network with dropout after `steps` steps on one batch in parts of `micro_batch` rows.
     fn stepped(micro_batch: usize, pull: f32, steps: usize) -> Network {
         let layers = vec![Layer::Linear { outputs: 16 }, Layer::Relu, Layer::Dropout { rate: 0.3 }];
-        let mut network = Network::new(&Spec { cut: 1, layers }, 4, 2, 3).unwrap();
+        let mut network = Network::new(&Spec { cut: 1, layers, reconstruct: false }, 4, 2, 3).unwrap();
         let mut chance = Chance::new(5, Purpose::Sample, 0);
         let x: Vec<f32> = (0..4 * 32).map(|_| chance.normal()).collect();
         let y: Vec<f32> = x.chunks_exact(4).flat_map(|x| if x[0] > 0.0 { [1.0, 0.0] } else { [0.0, 1.0] }).collect();

@@ -19,7 +19,7 @@ pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest safetensors header that is read.
 const HEADER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Golden answers may differ by this much, in units of their size: other processors round differently.
-const GOLDEN_TOLERANCE: f32 = 1e-3;
+pub const GOLDEN_TOLERANCE: f32 = 1e-3;
 const KEY: &str = "hone.manifest";
 
 /// A bundle that is refused; each variant says what is wrong and what to do.
@@ -114,11 +114,30 @@ pub fn write(model: &mut Model) -> (Vec<u8>, Digest) {
     (bytes, digest)
 }
 
+/// What is wrong with the numbers of a bundle whose container, checksum and shapes are whole.
+#[derive(Debug)]
+pub struct Numbers {
+    /// Numbers of its tensors that are NaN or infinite where none may be.
+    pub not_finite: u64,
+    /// How far its golden answers are off at most, in units of their size; `f32::MAX` where they are no numbers.
+    pub golden_off: f64,
+    /// What [`read`] refuses it for, if it does.
+    pub refusal: Option<BundleError>,
+}
+
 /// Reads a bundle; nothing is allocated that the file's own length does not justify.
 ///
 /// Fails with the [`BundleError`] that names what is wrong. A bundle that is returned has known shapes, finite weights, an
 /// intact checksum, and gives its golden answers.
 pub fn read(bytes: &[u8]) -> Result<Model, BundleError> {
+    let (model, numbers) = read_to_judge(bytes)?;
+    numbers.refusal.map_or(Ok(model), Err)
+}
+
+/// Like [`read`], but what is wrong with its numbers is measured instead of refused: for whoever judges it. Not to be served.
+///
+/// Fails with the [`BundleError`] of everything else.
+pub fn read_to_judge(bytes: &[u8]) -> Result<(Model, Numbers), BundleError> {
     let container = |error: safetensors::SafeTensorError| BundleError::Container(error.to_string());
     let text = manifest_of(bytes)?;
     let manifest = parse_manifest(&text)?;
@@ -130,13 +149,15 @@ pub fn read(bytes: &[u8]) -> Result<Model, BundleError> {
         return Err(BundleError::Checksum);
     }
     plausible(&manifest.schema)?;
-    let mut loader = Loader { tensors: all.into_iter().collect() };
+    thresholded(&manifest)?;
+    let mut loader = Loader { tensors: all.into_iter().collect(), not_finite: 0, first: None };
     let model = loader.model(manifest)?;
-    if let Some(name) = loader.tensors.into_keys().next() {
+    let Loader { tensors, not_finite, first } = loader;
+    if let Some(name) = tensors.into_keys().next() {
         return Err(BundleError::Unexpected(name));
     }
-    golden(&model)?;
-    Ok(model)
+    let (golden_off, golden) = golden(&model);
+    Ok((model, Numbers { not_finite, golden_off, refusal: first.or(golden) }))
 }
 
 /// What a bundle says about itself, without its tensors: nothing of it is proven yet.
@@ -202,15 +223,20 @@ pub fn golden_answers(model: &Model) -> Vec<f32> {
     answers
 }
 
-fn golden(model: &Model) -> Result<(), BundleError> {
+/// How far the golden answers are off at most, and the first that is too far.
+fn golden(model: &Model) -> (f64, Option<BundleError>) {
     let outputs = model.schema().outputs();
+    let (mut most, mut refusal) = (0.0_f64, None);
     for (index, (&found, &expected)) in golden_answers(model).iter().zip(&model.golden.1).enumerate() {
-        let near = (found - expected).abs() <= GOLDEN_TOLERANCE * expected.abs().max(1.0);
-        if !near {
-            return Err(BundleError::Golden { row: index / outputs, output: index % outputs, found, expected });
+        let off = (found - expected).abs() / expected.abs().max(1.0);
+        let off = if off.is_finite() { off } else { f32::MAX };
+        most = most.max(off.into());
+        if off > GOLDEN_TOLERANCE && refusal.is_none() {
+            let (row, output) = (index / outputs, index % outputs);
+            refusal = Some(BundleError::Golden { row, output, found, expected });
         }
     }
-    Ok(())
+    (most, refusal)
 }
 
 fn manifest_text(manifest: &Manifest) -> String {
@@ -229,6 +255,18 @@ fn check<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [usize], &'
     }
     let bytes: [u8; 32] = hash.finalize().into();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Refuses a detector that has no threshold, or tells more apart than normal and anomalous.
+fn thresholded(manifest: &Manifest) -> Result<(), BundleError> {
+    let set = manifest.threshold.is_some_and(|threshold| threshold.is_finite() && threshold > 0.0);
+    let two = matches!(&manifest.schema.task, Task::Classification { classes } if classes.len() == 2);
+    if manifest.spec.reconstruct && !(set && two) {
+        return Err(BundleError::Schema(
+            "a model that gives rows back has two classes and a threshold above 0".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses schemas that would make no sense or ask for absurd widths.
@@ -282,7 +320,7 @@ mod tests {
             Layer::LayerNorm,
             Layer::Dropout { rate: 0.1 },
         ];
-        let spec = Spec { cut: 3, layers };
+        let spec = Spec { cut: 3, layers, reconstruct: false };
         let settings = TrainSettings::default();
         let first = base(&schema, &spec, &rows, &settings, 3).unwrap().model;
         adapt(&first, Strategy::Head, &rows, &settings, 4).unwrap().model

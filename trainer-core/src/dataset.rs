@@ -6,6 +6,7 @@ use crate::network::Scratch;
 use crate::ridge::Gram;
 use crate::schema::{Rows, Schema, Task};
 use crate::session::{Session, Stopped};
+use crate::spec::Spec;
 
 /// Anchors kept per class, or per tenth of them for regression.
 const ANCHORS_PER_CLASS: usize = 20;
@@ -69,6 +70,9 @@ impl Examples for Encoded<'_> {
     }
 
     fn target(&self, row: usize, into: &mut Vec<f32>) {
+        if self.model.detects() {
+            return self.input(row, into);
+        }
         let (rows, row) = self.find(row);
         self.model.append_target(rows.y(row), into);
     }
@@ -188,7 +192,7 @@ pub(crate) fn target_scales(schema: &Schema, rows: &Rows) -> Vec<[f32; 2]> {
 }
 
 pub(crate) fn gram(model: &Model, rows: &Rows, session: &mut Session<'_>) -> Result<Gram, Stopped> {
-    let mut gram = Gram::new(model.embedding.width(&model.network), model.network.outputs);
+    let mut gram = Gram::new(model.embedding.width(&model.network), model.schema().outputs());
     let (mut work, mut y) = (Work::default(), Vec::new());
     for row in 0..rows.len() {
         model.embed(rows.x(row), &mut work);
@@ -206,9 +210,13 @@ pub(crate) fn stride(rows: &Rows, count: usize) -> impl Iterator<Item = usize> +
 }
 
 /// A balanced, seeded choice of rows that every later training may lean on.
-pub(crate) fn anchors(schema: &Schema, rows: &Rows, seed: u64) -> Rows {
+pub(crate) fn anchors(schema: &Schema, spec: &Spec, rows: &Rows, seed: u64) -> Rows {
     let order = Chance::new(seed, Purpose::Sample, 0).order(rows.len());
     let mut left = vec![ANCHORS_PER_CLASS; schema.outputs()];
+    if let Some(normal) = left.first_mut().filter(|_| spec.reconstruct) {
+        // Only these are given back, in all their variety.
+        *normal = ANCHORS_OF_REGRESSION;
+    }
     let mut chosen: Vec<usize> = match schema.task {
         Task::Classification { .. } => {
             order.into_iter().filter(|&row| take_one(&mut left[crate::evaluate::class_of(rows.y(row)[0])])).collect()

@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(h(2, &Spec::default()).1, FILL);
         assert_eq!(h(128, &Spec::default()).1, 225);
         assert_eq!(h(400, &Spec::default()).1, WIDTH_MAX);
-        let one = Spec { cut: 1, layers: vec![Layer::Linear { outputs: 200 }] };
+        let one = Spec { cut: 1, layers: vec![Layer::Linear { outputs: 200 }], reconstruct: false };
         assert_eq!(h(5, &one).1, 206, "mid and penultimate are the same numbers here");
         for inputs in [2, 128, 400] {
             let (h, width) = h(inputs, &Spec::default());

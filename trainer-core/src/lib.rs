@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod chance;
 pub mod consolidate;
 mod dataset;
+mod detect;
 pub mod digest;
 pub mod embed;
 pub mod evaluate;

@@ -27,6 +27,9 @@ pub struct Manifest {
     pub spec: Spec,
     /// Factor on the head's scores before the softmax; fitted on rows the head had not seen.
     pub temperature: f32,
+    /// Reconstruction error from which a row counts as anomalous, where the network gives rows back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
     /// Digest of the bundle this one was trained from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Digest>,
@@ -132,6 +135,18 @@ impl Model {
     #[must_use]
     pub fn schema(&self) -> &Schema {
         &self.manifest.schema
+    }
+
+    /// Whether it tells anomalies by what it cannot give back.
+    #[must_use]
+    pub fn detects(&self) -> bool {
+        self.manifest.spec.reconstruct
+    }
+
+    /// Mean squared difference between the raw row `[features]`, encoded, and what the network gives back of it.
+    pub fn reconstruction_error(&self, row: &[f32], work: &mut Work) -> f32 {
+        self.forward(row, work);
+        lost(work)
     }
 
     /// How heads score answers for this task.
@@ -244,6 +259,14 @@ impl Model {
 
     fn finish(&self, work: &mut Work) {
         work.standard.clear();
+        if self.detects() {
+            // At the threshold both classes are as likely; the order of rows is that of their errors.
+            let error = lost(work);
+            let anomalous = error / (error + self.manifest.threshold.unwrap_or(1.0));
+            work.standard.extend([1.0 - anomalous, anomalous]);
+            let (standard, answer) = (&work.standard, &mut work.answer);
+            return self.answer_of(standard, answer);
+        }
         let scale = if let Some(head) = &self.head {
             work.standard.resize(self.network.outputs, 0.0);
             affine(head, &work.h, &mut work.standard);
@@ -266,6 +289,12 @@ impl Model {
         let (standard, answer) = (&work.standard, &mut work.answer);
         self.answer_of(standard, answer);
     }
+}
+
+/// Mean squared difference of the encoded row and the network's output.
+fn lost(work: &Work) -> f32 {
+    let each = work.encoded.iter().zip(&work.scratch.output);
+    each.map(|(x, back)| (x - back).powi(2)).sum::<f32>() / work.encoded.len().max(1) as f32
 }
 
 /// Scales a row to a root mean square of 1: a class is told by the pattern of a row, not by its size, and in the sums no row of

@@ -345,7 +345,11 @@ mod tests {
 
     #[test]
     fn a_hand_computed_network_gives_the_hand_computed_answer() {
-        let spec = Spec { cut: 2, layers: vec![Layer::Linear { outputs: 2 }, Layer::Relu, Layer::LayerNorm] };
+        let spec = Spec {
+            cut: 2,
+            layers: vec![Layer::Linear { outputs: 2 }, Layer::Relu, Layer::LayerNorm],
+            reconstruct: false,
+        };
         let mut network = Network::new(&spec, 2, 1, 0).unwrap();
         network.layers[0] = Weights::Linear { weight: vec![1.0, -1.0, 2.0, 0.5], bias: vec![0.5, 0.0] };
         network.layers[3] = Weights::Linear { weight: vec![1.0, 3.0], bias: vec![0.25] };
@@ -361,7 +365,7 @@ mod tests {
 
     #[test]
     fn batch_norm_statistics_are_those_of_the_rows() {
-        let spec = Spec { cut: 1, layers: vec![Layer::BatchNorm] };
+        let spec = Spec { cut: 1, layers: vec![Layer::BatchNorm], reconstruct: false };
         let mut network = Network::new(&spec, 1, 1, 0).unwrap();
         network.estimate_norms(0, 2, &mut |row, into| into.push([1.0, 3.0][row]));
         let Weights::Norm { mean, variance, .. } = &network.layers[0] else { panic!("a norm") };

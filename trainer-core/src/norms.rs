@@ -103,7 +103,7 @@ mod tests {
         if norm {
             layers.insert(1, Layer::BatchNorm);
         }
-        let spec = Spec { cut: 2 + usize::from(norm), layers };
+        let spec = Spec { cut: 2 + usize::from(norm), layers, reconstruct: false };
         base(&schema, &spec, &rows(500, 1.0, 0.0, true, 1), &TrainSettings::default(), 0).unwrap().model
     }
 

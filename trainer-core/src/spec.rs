@@ -42,6 +42,10 @@ pub struct Spec {
     pub cut: usize,
     /// Hidden layers in order.
     pub layers: Vec<Layer>,
+    /// Whether the output layer gives the encoded row back: what it cannot give back is an anomaly. Then the two classes are normal
+    /// and anomalous, in this order.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reconstruct: bool,
 }
 
 /// A spec that cannot be built.
@@ -82,11 +86,27 @@ impl Default for Spec {
         Self {
             cut: 2,
             layers: vec![Layer::Linear { outputs: 64 }, Layer::Relu, Layer::Linear { outputs: 32 }, Layer::Relu],
+            reconstruct: false,
         }
     }
 }
 
 impl Spec {
+    /// 32-relu-k-32-relu and back to the row, cut after the first relu: `k` is a third of its `inputs` columns, so that no row passes
+    /// through untouched.
+    #[must_use]
+    pub fn detector(inputs: usize) -> Self {
+        let wide = || Layer::Linear { outputs: 32 };
+        let narrow = Layer::Linear { outputs: (inputs / 3).clamp(1, 16) };
+        Self { cut: 2, layers: vec![wide(), Layer::Relu, narrow, wide(), Layer::Relu], reconstruct: true }
+    }
+
+    /// Columns of the output layer where rows have `inputs` encoded columns and answers `outputs` numbers.
+    #[must_use]
+    pub fn outputs(&self, inputs: usize, outputs: usize) -> usize {
+        if self.reconstruct { inputs } else { outputs }
+    }
+
     /// Width after each hidden layer for rows of `inputs` columns; `[layers]`.
     ///
     /// Fails with the [`SpecError`] that names the first layer which cannot be built.
@@ -132,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_spec_that_cannot_be_built_names_the_layer() {
-        let spec = |cut, layers: Vec<Layer>| Spec { cut, layers }.widths(3).unwrap_err();
+        let spec = |cut, layers: Vec<Layer>| Spec { cut, layers, reconstruct: false }.widths(3).unwrap_err();
         assert_eq!(spec(1, vec![]), SpecError::Count(0));
         assert_eq!(spec(3, vec![Layer::Relu]), SpecError::Cut { cut: 3, layers: 1 });
         assert_eq!(spec(1, vec![Layer::Relu, Layer::Linear { outputs: 0 }]), SpecError::Width { layer: 1, outputs: 0 });

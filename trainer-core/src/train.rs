@@ -9,6 +9,7 @@ use crate::dataset::{
     AtCut, BASELINE_ROWS, Encoded, GOLDEN_ROWS, Keeping, anchors, encoded_sample, gram, holdout, newest, stride,
     target_scales,
 };
+use crate::detect;
 use crate::embed::Embedding;
 use crate::fit::{Examples, Fit, FitSettings};
 use crate::horizons::{HorizonSettings, Scoring};
@@ -104,6 +105,9 @@ pub enum TrainError {
     /// The heads cannot be solved.
     #[error("the head cannot be solved")]
     Solve(#[from] SolveError),
+    /// A detector was to get a head, or other statistics under the same threshold.
+    #[error("a model that tells anomalies by what it cannot give back has no head, and its threshold belongs to its layers: retrain its tail, or all of it")]
+    NoHead,
     /// Training ran away.
     #[error("training gave weights that are not finite: lower the learning rate or look for broken values in the rows")]
     NotFinite,
@@ -135,11 +139,14 @@ pub(crate) fn base_in(
     settings: &TrainSettings,
     seed: u64,
 ) -> Result<Trained, TrainError> {
-    if rows.len() < ROWS_MIN {
-        return Err(TrainError::TooFewRows { found: rows.len(), needed: ROWS_MIN });
+    let detects = spec.reconstruct;
+    let normal = detects.then(|| detect::normal(rows));
+    let fitted = normal.as_ref().unwrap_or(rows);
+    if fitted.len() < ROWS_MIN {
+        return Err(TrainError::TooFewRows { found: fitted.len(), needed: ROWS_MIN });
     }
-    let normalizer = Normalizer::fit(schema, rows);
-    let network = Network::new(spec, schema.encoded(), schema.outputs(), seed)?;
+    let normalizer = Normalizer::fit(schema, fitted);
+    let network = Network::new(spec, schema.encoded(), spec.outputs(schema.encoded(), schema.outputs()), seed)?;
     let targets = target_scales(schema, rows);
     let mut model = Model {
         manifest: Manifest {
@@ -148,6 +155,7 @@ pub(crate) fn base_in(
             schema: schema.clone(),
             spec: spec.clone(),
             temperature: 1.0,
+            threshold: None,
             parent: None,
             provenance: provenance(Strategy::Base, seed, rows),
             reference: Reference::default(),
@@ -155,7 +163,7 @@ pub(crate) fn base_in(
         },
         embedding: Embedding { scale: [1.0; 4], weight: Vec::new(), bias: Vec::new(), squeeze: Vec::new() },
         factory: Gram::new(0, schema.outputs()),
-        anchors: anchors(schema, rows, seed),
+        anchors: anchors(schema, spec, rows, seed),
         baseline: stride(rows, BASELINE_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(),
         baseline_at: Vec::new(),
         golden: (stride(rows, GOLDEN_ROWS).flat_map(|row| rows.x(row).to_vec()).collect(), Vec::new()),
@@ -164,22 +172,29 @@ pub(crate) fn base_in(
         network,
         targets,
     };
-    let held = holdout(rows.len(), settings.fit.holdout);
+    let newest = holdout(rows.len(), settings.fit.holdout);
+    let held = if detects { detect::held_of(rows, newest) } else { newest };
     let none = Rows::empty(rows.features, rows.truths);
-    let examples = Encoded { model: &model, parts: [&none, rows] };
-    let fit =
-        Fit { from: 0, examples: &examples, loss: loss_of(&model), settings: &settings.fit, held, pull: 0.0, seed };
+    let examples = Encoded { model: &model, parts: [&none, fitted] };
+    // The threshold is set on rows that the very network has not seen.
+    let fitting = FitSettings { refit: settings.fit.refit && !detects, ..settings.fit.clone() };
+    let fit = Fit { from: 0, examples: &examples, loss: loss_of(&model), settings: &fitting, held, pull: 0.0, seed };
     session.steps_max = fit.steps_max();
     let mut network = model.network.clone();
     let report = fit.train(&mut network, session)?;
     session.save(None);
     finite(&network)?;
+    if detects {
+        model.network = network.clone();
+        let held = if held == 0 { fitted.len() } else { held };
+        detect::calibrate(&mut model, fitted, fitted.len() - held..fitted.len(), session)?;
+    }
     if let Some(judged) = report.judged {
         model.network = judged;
-        judge(&mut model, rows, rows.len() - held..rows.len(), session)?;
+        judge(&mut model, rows, rows.len() - newest..rows.len(), session)?;
     }
     model.network = network;
-    let sample = encoded_sample(&model, [&none, rows]);
+    let sample = encoded_sample(&model, [&none, fitted]);
     model.embedding = Embedding::new(&model.network, &sample, seed);
     drop(sample);
     model.factory = gram(&model, rows, session)?;
@@ -216,6 +231,9 @@ pub(crate) fn adapt_in(
     if rows.len() < ROWS_MIN {
         return Err(TrainError::TooFewRows { found: rows.len(), needed: ROWS_MIN });
     }
+    if parent.detects() {
+        return detect::adapt(session, parent, strategy, rows, settings, seed);
+    }
     if strategy == Strategy::Norm {
         return Ok(norms::adapt(session, parent, rows, seed)?);
     }
@@ -241,7 +259,7 @@ pub(crate) fn adapt_in(
 }
 
 /// Gradient training of layers `from..`; returns multiply-adds and passes.
-fn retrain(
+pub(crate) fn retrain(
     session: &mut Session<'_>,
     model: &mut Model,
     from: usize,
@@ -308,13 +326,13 @@ fn alone(train: impl FnOnce(&mut Session<'_>) -> Result<Trained, TrainError>) ->
     train(&mut session.expect("without a checkpoint there is nothing to refuse"))
 }
 
-fn provenance(strategy: Strategy, seed: u64, rows: &Rows) -> Provenance {
+pub(crate) fn provenance(strategy: Strategy, seed: u64, rows: &Rows) -> Provenance {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     Provenance { strategy, seed, rows: rows.len() as u64, snapshot: None, version }
 }
 
 fn loss_of(model: &Model) -> Loss {
-    if model.scoring() == Scoring::Classes { Loss::CrossEntropy } else { Loss::Square }
+    if model.scoring() == Scoring::Classes && !model.detects() { Loss::CrossEntropy } else { Loss::Square }
 }
 
 fn finite(network: &Network) -> Result<(), TrainError> {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Global;
 use super::chart::{Change, Chart, Mark, MarkKind, Series};
 use super::exit::{Exit, Fail, unwritable};
-use super::input::{DataArgs, moments, read_bundle, read_spec, settings, trainer, training_exit};
+use super::input::{DataArgs, moments, read_bundle, settings, trainer, training_exit};
 use super::prices;
 use crate::config::Config;
 use crate::decide::cycle::{CycleSettings, Report};
@@ -102,7 +102,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let base = match given {
         Some(stored) => stored,
         None => {
-            let spec = read_spec(args.arch.as_deref())?;
+            let spec = args.data.spec(args.arch.as_deref(), &data)?;
             let seconds: Vec<i64> = times.iter().flatten().take(first).map(|at| at.0.div_euclid(1_000_000)).collect();
             backtest::train_base(
                 &trainer,
@@ -136,7 +136,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         changes: &changes,
     };
     let mut summaries = Vec::new();
-    for policy in policies(&args.policy, first) {
+    for policy in policies(&args.policy, first, base.model.detects()) {
         let mut summary = test
             .run(&base, &policy)
             .map_err(|error| Fail::new(Exit::Internal, format!("{policy} cannot be replayed")).because(error))?;
@@ -169,13 +169,15 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn policies(asked: &[Policy], first: usize) -> Vec<Policy> {
+fn policies(asked: &[Policy], first: usize, detects: bool) -> Vec<Policy> {
     if !asked.is_empty() {
         return asked.to_vec();
     }
     let fixed = Policy::Fixed { labels: (first as u64 / 2).max(200) };
     let names = ["trigger:adwin", "trigger:page_hinkley", "trigger:psi", "trigger:any", "value", "continual"];
-    let named = names.iter().map(|name| name.parse().expect("the names are policies"));
+    // A model that tells anomalies by what it cannot give back has no heads to learn.
+    let names = names.iter().filter(|name| !(detects && **name == "continual"));
+    let named = names.map(|name| name.parse().expect("the names are policies"));
     [Policy::Static, fixed].into_iter().chain(named).collect()
 }
 

@@ -23,8 +23,9 @@ pub(super) struct DataArgs {
     /// Column to predict; several regression targets are separated by commas
     #[arg(long, value_name = "COLUMN")]
     pub(super) label: String,
-    /// What the label is [default: text or at most 20 distinct whole values is classification]
-    #[arg(long, value_name = "TASK", value_parser = ["classification", "regression"])]
+    /// What the label is [default: text or at most 20 distinct whole values is classification]; anomaly: the label's most frequent
+    /// value, and no value, is normal, and what a network trained on normal rows cannot give back is not
+    #[arg(long, value_name = "TASK", value_parser = ["classification", "regression", "anomaly"])]
     pub(super) task: Option<String>,
     /// Column with the time of a row; not a feature
     #[arg(long, value_name = "COLUMN")]
@@ -48,6 +49,7 @@ impl DataArgs {
     pub(super) fn read(&self, schema: Option<&trainer_core::schema::Schema>) -> Result<Dataset> {
         let task = self.task.as_deref().map(|task| match task {
             "classification" => TaskKind::Classification,
+            "anomaly" => TaskKind::Anomaly,
             _ => TaskKind::Regression,
         });
         let options = CsvOptions {
@@ -78,9 +80,19 @@ pub(super) fn moments(file: &Path, data: &Dataset) -> Result<Option<Vec<Timestam
     each.collect::<Result<_>>().map(Some)
 }
 
-/// Reads a network spec, or gives the default one.
-pub(super) fn read_spec(path: Option<&Path>) -> Result<Spec> {
-    let Some(path) = path else { return Ok(Spec::default()) };
+impl DataArgs {
+    /// The network for these data: that of a file, or the default one of the task.
+    pub(super) fn spec(&self, path: Option<&Path>, data: &Dataset) -> Result<Spec> {
+        let detects = self.task.as_deref() == Some("anomaly");
+        match path {
+            Some(path) => read_spec(path).map(|spec| Spec { reconstruct: spec.reconstruct || detects, ..spec }),
+            None if detects => Ok(Spec::detector(data.schema.encoded())),
+            None => Ok(Spec::default()),
+        }
+    }
+}
+
+fn read_spec(path: &Path) -> Result<Spec> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Fail::new(Exit::Config, format!("cannot read {}", path.display())).because(error))?;
     let spec: Spec = toml::from_str(&text).map_err(|error| {
@@ -129,6 +141,7 @@ pub(super) fn trainer(in_process: bool) -> Result<Trainer> {
 pub(super) fn training_exit(error: &BacktestError) -> Exit {
     match error {
         BacktestError::Trainer(TrainerError::Refused(_)) => Exit::Input,
+        BacktestError::NoHeads => Exit::Usage,
         BacktestError::Trainer(_) | BacktestError::Bundle(_) | BacktestError::Solve(_) => Exit::Internal,
     }
 }

@@ -61,6 +61,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         println!("parent      {parent}");
     }
     match &manifest.schema.task {
+        Task::Classification { classes } if model.detects() => println!(
+            "task        anomaly: `{}` is normal, `{}` is not, from a reconstruction error of {:.4} on",
+            classes[0],
+            classes[1],
+            manifest.threshold.unwrap_or_default()
+        ),
         Task::Classification { classes } => println!("task        classification: {}", classes.join(", ")),
         Task::Regression { targets } => println!("task        regression: {}", targets.join(", ")),
     }

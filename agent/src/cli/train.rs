@@ -7,7 +7,7 @@ use trainer_core::evaluate::Metrics;
 
 use super::Global;
 use super::exit::{Fail, unwritable};
-use super::input::{DataArgs, moments, read_spec, settings, trainer, training_exit};
+use super::input::{DataArgs, moments, settings, trainer, training_exit};
 use crate::shell::backtest;
 use crate::shell::files;
 
@@ -33,8 +33,8 @@ pub struct Args {
 
 /// Trains and writes.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let spec = read_spec(args.arch.as_deref())?;
     let data = args.data.read(None)?;
+    let spec = args.data.spec(args.arch.as_deref(), &data)?;
     let trainer = trainer(args.in_process)?;
     let rows = data.rows.len();
     let times = moments(&args.data.data, &data)?;

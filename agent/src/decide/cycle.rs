@@ -89,6 +89,9 @@ pub struct Cycle {
     /// Champions before the previous one, oldest first.
     #[serde(default)]
     earlier: VecDeque<Digest>,
+    /// Whether the champion tells anomalies by what it cannot give back: then there is no head to train.
+    #[serde(default)]
+    detects: bool,
 }
 
 impl Cycle {
@@ -121,6 +124,7 @@ impl Cycle {
             rollout: Rollout::default(),
             admitted: None,
             uptime: Uptime::default(),
+            detects: model.detects(),
         }
     }
 
@@ -160,6 +164,7 @@ impl Cycle {
 
     fn order(&mut self, reason: Reason, strategy: Strategy, rows: RowsWanted, settings: &CycleSettings) -> Report {
         self.runs += 1;
+        let strategy = if self.detects && matches!(strategy, Strategy::Head | Strategy::Norm) { Strategy::Tail } else { strategy };
         let seed = settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.runs);
         let task = OrderTask::Train { strategy, seed };
         let order = Order { run: self.runs, reason, task, parent: self.champion, rows, refit_of: None };
@@ -244,7 +249,8 @@ impl Cycle {
         };
         if let Some(judged) = order.refit_of {
             // The rows were seen in the refit: they can unmask a broken candidate, not prove a better one.
-            let sound = gate::judge(&evidence, &settings.gate).decided_by != Check::Finite
+            let sound = measures.soundness.is_none_or(|soundness| soundness.is_sound())
+                && gate::judge(&evidence, &settings.gate).decided_by != Check::Finite
                 && evidence.gain().0 > -settings.gate.margin;
             let serving = if sound { candidate } else { judged };
             return self.admit(&order, serving, self.judged, recent, settings);
@@ -378,6 +384,7 @@ impl Cycle {
     /// After a restart with perhaps other settings: drift tests whose settings changed start anew.
     pub fn adopt(&mut self, settings: &CycleSettings, champion: &Model) {
         self.watch.adopt(&watch_settings(settings), champion);
+        self.detects = champion.detects();
     }
 }
 

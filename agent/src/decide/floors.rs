@@ -15,6 +15,10 @@ pub const KEYS_MAX: usize = 256;
 pub struct Floors {
     /// Bundles of an earlier epoch are refused. Raised when a model has proven itself.
     pub epoch: u32,
+    /// New bundles of an earlier epoch than this are refused already: the vendor said so. What is stored serves on until a model
+    /// of this epoch has proven itself, for a device without a model helps nobody.
+    #[serde(skip_serializing_if = "is_none")]
+    pub forced: u32,
     /// The newest bundle taken from each key.
     pub bundles: BTreeMap<KeyId, Newest>,
     /// The largest counter of a command taken from each key.
@@ -28,6 +32,12 @@ pub struct Newest {
     pub sequence: u64,
     /// The bundle: the same one may be installed again.
     pub digest: Digest,
+}
+
+/// Left out, so that the sealed file of an earlier version stays whole.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_none(forced: &u32) -> bool {
+    *forced == 0
 }
 
 impl Floors {
@@ -56,6 +66,7 @@ impl Floors {
     /// The higher of both in everything.
     pub fn raise(&mut self, other: &Self) {
         self.epoch = self.epoch.max(other.epoch);
+        self.forced = self.forced.max(other.forced);
         for (key, newest) in &other.bundles {
             self.take(key, newest.sequence, newest.digest);
         }
@@ -100,12 +111,14 @@ mod tests {
 
     #[test]
     fn of_two_floors_the_higher_counts_in_everything() {
-        let (mut one, mut other) = (Floors { epoch: 2, ..Floors::default() }, Floors { epoch: 1, ..Floors::default() });
+        let mut one = Floors { epoch: 2, ..Floors::default() };
+        let mut other = Floors { epoch: 1, forced: 5, ..Floors::default() };
         one.take(&key(1), 3, Digest::of(b"a"));
         other.take(&key(1), 7, Digest::of(b"b"));
         other.count(&key(2), 9);
         one.count(&key(2), 4);
         one.raise(&other);
+        assert_eq!(one.forced, 5);
         assert_eq!((one.epoch, one.next(&key(1)), one.commands[&key(2)]), (2, 8, 9));
     }
 }

@@ -1,7 +1,8 @@
 //! When a candidate wins: paired evidence on held-out rows, and a verdict that names the deciding number.
 //!
-//! A bundle whose weights are no numbers, or that does not give its golden answers, is refused when it is read and never comes here.
+//! What its bundle is worth as numbers is measured where it does no harm, and refused here before any row is compared.
 #![expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^53")]
+mod detection;
 mod measures;
 
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,23 @@ pub struct Evidence {
     /// Rows on which both said something else.
     #[serde(default)]
     pub differed: u64,
-    /// Whether the candidate gave an answer that is not a finite number.
-    pub not_finite: bool,
+    /// Rows to which the candidate gave an answer that is not a finite number.
+    #[serde(default, deserialize_with = "rows_not_finite")]
+    pub not_finite: u64,
+}
+
+/// Earlier versions kept whether there were any.
+fn rows_not_finite<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Kept {
+        Any(bool),
+        Rows(u64),
+    }
+    Ok(match Kept::deserialize(deserializer)? {
+        Kept::Any(any) => any.into(),
+        Kept::Rows(rows) => rows,
+    })
 }
 
 impl Evidence {
@@ -69,7 +85,8 @@ impl Evidence {
     }
 }
 
-pub use measures::{Calibration, Measures, SegmentRows, sign_test};
+pub use detection::Detection;
+pub use measures::{Calibration, Measures, SegmentRows, Soundness, sign_test};
 
 /// What the gate asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,6 +166,10 @@ pub struct Verdict {
 pub enum Check {
     /// Enough held-out rows.
     Rows,
+    /// Every number of its bundle is finite.
+    Weights,
+    /// It gives the answers its bundle promises.
+    Golden,
     /// Every answer is a finite number.
     Finite,
     /// The observed gain is not negative.
@@ -163,6 +184,10 @@ pub enum Check {
     Segment,
     /// The factory's anchors are not shown to be forgotten, unless the candidate is shown to be better on the newest rows.
     Anchors,
+    /// It is not shown to miss more of the anomalies that labels have named (anomaly models).
+    Detection,
+    /// It is shown not to call more of the newest rows anomalous, labelled or not (anomaly models).
+    FalseAlarms,
     /// Its probabilities fit what happens.
     Calibration,
     /// Its slowest answers are not much slower.
@@ -180,7 +205,21 @@ impl Verdict {
         let losses = format!("loss {candidate:.4} against {champion:.4} on {} held-out rows", self.evidence.rows);
         match self.decided_by {
             Check::Rows => format!("{word}: {} held-out rows, {} are needed", self.value, self.limit),
-            Check::Finite => format!("{word}: it gives answers that are not numbers"),
+            Check::Weights => {
+                format!(
+                    "{word}: numbers in its bundle that are not finite: {:.0}, allowed {:.0}",
+                    self.value, self.limit
+                )
+            }
+            Check::Golden if self.value >= f64::from(f32::MAX) => {
+                format!("{word}: its golden answers are no numbers, they may be off by {:.4}", self.limit)
+            }
+            Check::Golden => {
+                format!("{word}: its golden answers are off by up to {:.4}, allowed {:.4}", self.value, self.limit)
+            }
+            Check::Finite => {
+                format!("{word}: it answers no number to {:.0} of its rows, allowed {:.0}", self.value, self.limit)
+            }
             Check::Gain => format!("{word}: it is worse by {:.4} ({losses})", -self.value),
             Check::Worth => {
                 format!("{word}: it would avoid {:.1} errors, a retrain costs {:.1} ({losses})", self.value, self.limit)
@@ -196,6 +235,14 @@ impl Verdict {
             Check::Anchors => format!(
                 "{word}: it forgets the factory's anchors by at least {:.4}, allowed {:.4}, and is not shown to be better ({losses})",
                 -self.value, -self.limit
+            ),
+            Check::Detection => format!(
+                "{word}: it misses anomalies that the champion finds (p {:.5}, limit {:.5}; {losses})",
+                self.value, self.limit
+            ),
+            Check::FalseAlarms => format!(
+                "{word}: it may call up to {:.4} more of the newest rows anomalous, allowed {:.4} ({losses})",
+                self.value, self.limit
             ),
             Check::Calibration => {
                 format!(
@@ -233,8 +280,8 @@ pub fn judge(evidence: &Evidence, settings: &GateSettings) -> Verdict {
         segment: None,
         evidence: *evidence,
     };
-    if evidence.not_finite || !gain.is_finite() {
-        verdict(false, Check::Finite, f64::NAN, 0.0)
+    if evidence.not_finite > 0 || !gain.is_finite() {
+        verdict(false, Check::Finite, evidence.not_finite.max(1) as f64, 0.0)
     } else if evidence.rows < settings.rows_min {
         verdict(false, Check::Rows, evidence.rows as f64, settings.rows_min as f64)
     } else if gain < 0.0 {
@@ -245,10 +292,14 @@ pub fn judge(evidence: &Evidence, settings: &GateSettings) -> Verdict {
     }
 }
 
-/// Judges by everything that was measured: [`judge`] first, then what may refuse a candidate that is as good on the whole.
+/// Judges by everything that was measured: its bundle's own numbers, [`judge`], then what may refuse a candidate that is as good on
+/// the whole.
 #[must_use]
 pub fn judge_all(evidence: &Evidence, measures: &Measures, settings: &GateSettings) -> Verdict {
     let verdict = judge(evidence, settings);
+    if let Some((decided_by, value, limit)) = measures.soundness.as_ref().and_then(Soundness::objection) {
+        return Verdict { passed: false, decided_by, value, limit, ..verdict };
+    }
     if !verdict.passed {
         return verdict;
     }
@@ -296,7 +347,7 @@ mod tests {
         assert_eq!(verdict(5, 2, 200).decided_by, Check::Gain);
         assert_eq!(verdict(0, 9, 9).decided_by, Check::Rows);
         let evidence =
-            Evidence { rows: 500, gain_sum: 400.0, gain_square: 400.0, not_finite: true, ..Evidence::default() };
+            Evidence { rows: 500, gain_sum: 400.0, gain_square: 400.0, not_finite: 3, ..Evidence::default() };
         let broken = judge(&evidence, &GateSettings::default());
         assert!(!broken.passed && broken.decided_by == Check::Finite);
         assert_eq!(

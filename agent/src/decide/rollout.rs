@@ -14,6 +14,7 @@
 //!
 //! The ramp limits who is exposed; it is not the measurement. Both models answer the same samples from the first one on, and
 //! [`super::evidence`] says at any look which of them is better.
+mod confidence;
 mod facts;
 mod guards;
 mod live;
@@ -27,6 +28,8 @@ use trainer_core::digest::Digest;
 
 use super::evidence::{Leaning, alpha_of};
 use super::time::{Timestamp, Uptime};
+use confidence::Confidence;
+pub use confidence::Unsure;
 pub use facts::{
     Answer, Arm, Arms, Candidate, Event, Orders, Pair, Refused, Report, Stage, Standing, Told, WORDS_MAX, Why,
 };
@@ -74,6 +77,8 @@ struct Watch {
     former: Digest,
     champion: Digest,
     paired: Paired,
+    #[serde(default)]
+    confidence: Confidence,
     /// How often it began, from 1.
     begun: u32,
     /// Samples of the beginnings before this one.
@@ -83,19 +88,30 @@ struct Watch {
     alpha: f64,
 }
 
+impl Watch {
+    /// Takes how sure both are; the former champion stands as the other model of the pair.
+    fn unsure(&mut self, pair: &Pair<'_>) -> Option<Unsure> {
+        (!pair.measure.is_graded()).then(|| self.confidence.take(pair.challenger, pair.champion)).flatten()
+    }
+}
+
 impl Rollout {
     /// Takes a sample that champion and the model of [`Orders::compare`] both answered.
     pub fn pair(&mut self, pair: &Pair<'_>, settings: &RolloutSettings) -> Vec<Report> {
         match &mut self.state {
             State::Trial { live } => {
                 let next = live.pair(pair, settings);
-                self.follow(next, None)
+                let unsure = live.unsure(pair);
+                self.unsure(unsure).into_iter().chain(self.follow(next, None)).collect()
             }
             State::Watching { watch } => {
+                // The former champion is the one whose confidence was accepted.
+                let unsure = watch.unsure(pair);
                 // Roles are exchanged: the former champion is the one that is not to be better.
                 let (champion, former) = (pair.measure.essence(pair.champion), pair.measure.essence(pair.challenger));
                 watch.paired.sampled(pair.id, pair.now, &former, &champion, pair.measure);
-                self.watched(pair.now, settings)
+                let told = unsure.map(|unsure| Report::ConfidenceShift { model: watch.champion, unsure });
+                told.into_iter().chain(self.watched(pair.now, settings)).collect()
             }
             State::Steady | State::Awaiting { .. } | State::Due { .. } | State::Regretted => Vec::new(),
         }
@@ -228,6 +244,12 @@ impl Rollout {
         }
     }
 
+    /// The alarm about the challenger's confidence.
+    fn unsure(&self, unsure: Option<Unsure>) -> Option<Report> {
+        let model = self.candidate()?.digest;
+        unsure.map(|unsure| Report::ConfidenceShift { model, unsure })
+    }
+
     fn follow(&mut self, next: Move, answer: Option<Answer>) -> Vec<Report> {
         match next {
             Move::Stay => Vec::new(),
@@ -288,8 +310,11 @@ impl Rollout {
         } else {
             let (begun, before) = (1, 0);
             let paired = Paired::new(settings.margin, alpha / 2.0);
+            let confidence = Confidence::default();
             let deadline = now.plus(settings.longest());
-            State::Watching { watch: Box::new(Watch { former, champion, paired, begun, before, deadline, alpha }) }
+            State::Watching {
+                watch: Box::new(Watch { former, champion, paired, confidence, begun, before, deadline, alpha }),
+            }
         };
         Vec::new()
     }

@@ -1,10 +1,11 @@
 //! Champion and candidate on the same held-out rows.
 use std::time::Instant;
 
+use trainer_core::evaluate::class_of;
 use trainer_core::model::{Model, Work};
 use trainer_core::schema::{Rows, Task};
 
-use crate::decide::gate::{Calibration, Evidence, Measures};
+use crate::decide::gate::{Calibration, Detection, Evidence, Measures};
 use crate::decide::rollout::Measure;
 
 /// Rows from which a p95 says anything.
@@ -21,7 +22,7 @@ pub fn compare(champion: &Model, candidate: &Model, holdout: &Rows) -> Evidence 
     for row in 0..holdout.len() {
         champion.answer(holdout.x(row), &mut old);
         candidate.answer(holdout.x(row), &mut new);
-        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        evidence.not_finite += u64::from(new.answer.iter().any(|value| !value.is_finite()));
         let gap = measure.gap(&measure.essence(&old.answer), &measure.essence(&new.answer));
         evidence.differed += u64::from(gap > 0.0);
         let truth = holdout.y(row);
@@ -38,7 +39,7 @@ pub fn compare_served(champion: &Model, candidate: &Model, holdout: &Rows, serve
     let measure = Measure::of(champion);
     for (row, answer) in (0..holdout.len()).zip(served.chunks_exact(champion.schema().outputs())) {
         candidate.answer(holdout.x(row), &mut new);
-        evidence.not_finite |= new.answer.iter().any(|value| !value.is_finite());
+        evidence.not_finite += u64::from(new.answer.iter().any(|value| !value.is_finite()));
         let gap = measure.gap(&measure.essence(answer), &measure.essence(&new.answer));
         evidence.differed += u64::from(gap > 0.0);
         let truth = holdout.y(row);
@@ -91,6 +92,26 @@ pub fn measure(
         measures.latency_us = Some((p95(&mut old_us), p95(&mut new_us)));
     }
     measures
+}
+
+/// What both call anomalous among the held-out rows and among the newest ones, `[n, features]`; none unless the champion tells anomalies.
+#[must_use]
+pub fn detection(champion: &Model, candidate: &Model, holdout: &Rows, newest: &[f32]) -> Option<Detection> {
+    if !champion.detects() {
+        return None;
+    }
+    let (mut detection, mut work) = (Detection::default(), Work::default());
+    let mut calls = |model: &Model, row: &[f32]| {
+        model.answer(row, &mut work);
+        work.answer.get(1).is_some_and(|anomalous| *anomalous > 0.5)
+    };
+    for row in (0..holdout.len()).filter(|row| class_of(holdout.y(*row)[0]) == 1) {
+        detection.anomaly(calls(champion, holdout.x(row)), calls(candidate, holdout.x(row)));
+    }
+    for row in newest.chunks_exact(champion.schema().features.len().max(1)) {
+        detection.row(calls(champion, row), calls(candidate, row));
+    }
+    Some(detection)
 }
 
 fn take(calibration: &mut Calibration, work: &Work, loss: f64) {

@@ -4,6 +4,7 @@
 //! handlers ─► recorder (thread)        records
 //!     └─────► one bounded queue ─► keeper (thread): step, commit, carry out ─► work (thread): train, judge
 //! ```
+mod answering;
 mod books;
 mod budget;
 mod commands;
@@ -39,6 +40,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+pub use answering::NoNumber;
 pub use commands::{REBASELINE_ROWS_MAX, strategy};
 pub use link::{Answer, LinkAsk, News};
 pub use orders::{Task, TaskKind};

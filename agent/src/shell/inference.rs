@@ -32,6 +32,8 @@ pub struct Serving {
     pub champion: Loaded,
     /// Answers requests that name its digest, and is ready to fall back to.
     pub previous: Option<Loaded>,
+    /// Answers what the champion has no number for: the last good model, else the previous, else the factory's.
+    pub spare: Option<Loaded>,
     /// Computed beside the champion on every sample.
     pub rival: Option<Loaded>,
     /// Whether both make the same features of a sample: then the rival costs a head only.
@@ -51,6 +53,8 @@ pub enum Role {
     Challenger,
     /// A version that the request names.
     Pinned,
+    /// An older model, because the champion had no number for it.
+    Fallback,
 }
 
 impl Role {
@@ -61,6 +65,7 @@ impl Role {
             Self::Champion => "champion",
             Self::Challenger => "challenger",
             Self::Pinned => "pinned",
+            Self::Fallback => "fallback",
         }
     }
 }
@@ -106,13 +111,14 @@ impl Serving {
     /// Only a champion.
     #[must_use]
     pub fn of(champion: Loaded) -> Self {
-        Self { kept: vec![champion.digest], champion, previous: None, rival: None, shares_features: false, route: None }
+        let kept = vec![champion.digest];
+        Self { kept, champion, previous: None, spare: None, rival: None, shares_features: false, route: None }
     }
 
     /// The model of that name, if it is loaded.
     #[must_use]
     pub fn version(&self, digest: &Digest) -> Option<&Loaded> {
-        let others = [self.previous.as_ref(), self.rival.as_ref()];
+        let others = [self.previous.as_ref(), self.spare.as_ref(), self.rival.as_ref()];
         std::iter::once(&self.champion).chain(others.into_iter().flatten()).find(|loaded| loaded.digest == *digest)
     }
 

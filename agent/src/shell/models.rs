@@ -21,7 +21,7 @@ pub use keys::DeviceKey;
 pub use refused::Refused;
 pub use settings::{ModelSettings, Require};
 pub use signed::Standing;
-pub use signed::{read_signature, to_wire as wire_digest};
+pub use signed::{FLOOR, read_signature, to_wire as wire_digest};
 pub use vault::{Door, Installed, Vault, envelope_path, read_limited};
 
 /// A folder of immutable files `<sha256>.<extension>`.

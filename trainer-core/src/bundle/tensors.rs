@@ -22,6 +22,7 @@ pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
         list.push((name.to_owned(), shape.to_vec(), bytes));
     };
     let (network, embedding, width) = (&model.network, &model.embedding, model.factory.width);
+    let outputs = if model.detects() { model.schema().outputs() } else { network.outputs };
     add("normalizer.mean", &[network.inputs], &model.normalizer.mean);
     add("normalizer.scale", &[network.inputs], &model.normalizer.scale);
     for (index, layer) in network.layers.iter().enumerate() {
@@ -51,7 +52,7 @@ pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
         add("embedding.squeeze", &[embedding.squeeze.len() / columns, columns], &embedding.squeeze);
     }
     if let Some(head) = &model.head {
-        add("head.weight", &[width, network.outputs], head);
+        add("head.weight", &[width, outputs], head);
     }
     if !model.targets.is_empty() {
         add("targets.scale", &[model.targets.len(), 2], model.targets.as_flattened());
@@ -59,7 +60,7 @@ pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
     #[expect(clippy::cast_precision_loss, reason = "factory rows stay below 2^24, which f32 counts exactly")]
     add("factory.rows", &[1], &[model.factory.rows as f32]);
     add("factory.gram", &[model.factory.a.len()], &model.factory.a);
-    add("factory.targets", &[width, network.outputs], &model.factory.r);
+    add("factory.targets", &[width, outputs], &model.factory.r);
     let features = model.schema().features.len();
     add("anchors.inputs", &[model.anchors.len(), features], &model.anchors.x);
     add("anchors.truths", &[model.anchors.len(), model.schema().truths()], &model.anchors.y);
@@ -69,7 +70,7 @@ pub(super) fn tensors(model: &Model) -> Vec<Tensor> {
         add("baseline.at", &[at.len(), 2], at.as_flattened());
     }
     add("golden.inputs", &[model.golden.0.len() / features, features], &model.golden.0);
-    add("golden.outputs", &[model.golden.1.len() / network.outputs, network.outputs], &model.golden.1);
+    add("golden.outputs", &[model.golden.1.len() / outputs, outputs], &model.golden.1);
     list
 }
 
@@ -86,6 +87,10 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 pub(super) struct Loader<'a> {
     pub(super) tensors: BTreeMap<String, TensorView<'a>>,
+    /// Numbers so far that are not finite where they must be.
+    pub(super) not_finite: u64,
+    /// The first of them.
+    pub(super) first: Option<BundleError>,
 }
 
 impl Loader<'_> {
@@ -109,10 +114,11 @@ impl Loader<'_> {
         }
         let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let bad = |value: &f32| !(value.is_finite() || gaps == Gaps::Allowed && value.is_nan());
-        match values.iter().position(bad) {
-            Some(index) => Err(BundleError::NotFinite { name: name.to_owned(), index }),
-            None => Ok(values),
+        if let Some(index) = values.iter().position(bad) {
+            self.not_finite += values.iter().filter(|value| bad(value)).count() as u64;
+            self.first.get_or_insert_with(|| BundleError::NotFinite { name: name.to_owned(), index });
         }
+        Ok(values)
     }
 
     fn exact(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, BundleError> {
@@ -132,8 +138,9 @@ impl Loader<'_> {
             }
         }
         let last = widths.last().copied().unwrap_or(inputs);
-        self.expect_shape(&format!("layers.{}.weight", widths.len()), &[outputs, last])?;
-        let mut network = Network::new(&manifest.spec, inputs, outputs, 0)
+        let columns = manifest.spec.outputs(inputs, outputs);
+        self.expect_shape(&format!("layers.{}.weight", widths.len()), &[columns, last])?;
+        let mut network = Network::new(&manifest.spec, inputs, columns, 0)
             .map_err(|error| BundleError::Manifest(error.to_string()))?;
         for index in 0..network.layers.len() {
             let (before, after) = (network.before(index), network.after(index));
@@ -192,7 +199,8 @@ impl Loader<'_> {
         let baseline_at = if self.tensors.contains_key("baseline.at") {
             let at = self.take("baseline.at", &[Some(baseline.len() / features), Some(2)], Gaps::Refused)?;
             #[expect(clippy::cast_possible_truncation, reason = "whole numbers that were written from an i64")]
-            at.as_chunks::<2>().0.iter().map(|[day, second]| *day as i64 * DAY_S + *second as i64).collect()
+            let seconds = |[day, second]: &[f32; 2]| (*day as i64).saturating_mul(DAY_S).saturating_add(*second as i64);
+            at.as_chunks::<2>().0.iter().map(seconds).collect()
         } else {
             Vec::new()
         };

@@ -17,7 +17,7 @@ use crate::cli::Global;
 use crate::cli::ask::{agent, fail, places, short};
 use crate::cli::exit::{Exit, Fail};
 use crate::shell::disk::{self, RealDisk};
-use crate::shell::models::{Refused, envelope_path, read_limited, read_signature, wire_digest};
+use crate::shell::models::{FLOOR, Refused, envelope_path, read_limited, read_signature, wire_digest};
 
 /// Arguments of `hone model sign`.
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,10 @@ pub(super) struct SignArgs {
     /// Epoch; a higher one voids every bundle of an earlier one, once this one has proven itself on a device
     #[arg(long, value_name = "N", default_value_t = 0)]
     epoch: u32,
+    /// Void bundles of an earlier epoch as soon as a device has taken this one; a stored model serves until one of this epoch has
+    /// proven itself
+    #[arg(long)]
+    force_epoch: bool,
     /// As what it is signed
     #[arg(long, value_name = "ROLE", default_value = "vendor", value_parser = ["vendor", "operator"])]
     role: String,
@@ -98,6 +102,13 @@ pub(super) fn sign(args: &SignArgs, global: &Global) -> Result<()> {
         }
     }
     let role = if args.role == "operator" { Role::Operator } else { Role::Vendor };
+    if args.force_epoch && role != Role::Vendor {
+        return Err(Fail::new(Exit::Usage, "only the vendor forces an epoch: leave `--force-epoch` out").into());
+    }
+    let mut extra = fleet_protocol::Extra::new();
+    if args.force_epoch {
+        extra.insert(FLOOR.to_owned(), json!(args.epoch));
+    }
     let statement = BundleStatement {
         v: fleet_protocol::API,
         digest: wire_digest(&digest),
@@ -107,7 +118,7 @@ pub(super) fn sign(args: &SignArgs, global: &Global) -> Result<()> {
         role,
         device,
         trainable: args.trainable.clone(),
-        extra: fleet_protocol::Extra::new(),
+        extra,
     };
     let key = secret(&args.key)?;
     let path = envelope_path(&args.file);
@@ -165,7 +176,8 @@ pub(super) fn verify(args: &VerifyArgs, global: &Global) -> Result<()> {
     }
     println!("{}  {}", args.file.display(), standing.sentence());
     println!("digest      {}", statement.digest);
-    println!("sequence    {}, epoch {}", statement.sequence, statement.epoch);
+    let forced = if statement.extra.contains_key(FLOOR) { ", earlier ones are void at once" } else { "" };
+    println!("sequence    {}, epoch {}{forced}", statement.sequence, statement.epoch);
     println!("device      {}", statement.device.map_or_else(|| "any".to_owned(), |device| device.to_string()));
     println!("trainable   {}", trainable.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "));
     Ok(())

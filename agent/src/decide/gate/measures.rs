@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Evidence, GateSettings};
+use super::{Check, Detection, Evidence, GateSettings};
 use crate::decide::drift::special::beta_lower;
 
 /// Segments that are told apart; further ones count as one.
@@ -24,6 +24,49 @@ pub struct Measures {
     pub latency_us: Option<(f64, f64)>,
     /// Bytes of both files.
     pub bytes: Option<(u64, u64)>,
+    /// What the candidate's bundle is worth by itself.
+    #[serde(default)]
+    pub soundness: Option<Soundness>,
+    /// Anomalies found and false alarms, for anomaly models.
+    #[serde(default)]
+    pub detection: Option<Detection>,
+}
+
+/// A bundle judged by itself, before its model is let near any row of the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Soundness {
+    /// Numbers of its tensors that are NaN or infinite where none may be.
+    pub not_finite: u64,
+    /// How far its golden answers are off at most, in units of their size; `f32::MAX` where they are no numbers.
+    pub golden_off: f64,
+    /// How far they may be.
+    pub golden_most: f64,
+    /// Rows it carries along.
+    pub rows: u64,
+    /// Those it answers with something that is no number.
+    pub rows_not_finite: u64,
+}
+
+impl Soundness {
+    /// Whether nothing speaks against it.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.objection().is_none()
+    }
+
+    /// The first check that refuses, its number, and what it was compared with.
+    #[must_use]
+    pub fn objection(&self) -> Option<(Check, f64, f64)> {
+        if self.not_finite > 0 {
+            Some((Check::Weights, self.not_finite as f64, 0.0))
+        } else if self.golden_off > self.golden_most {
+            Some((Check::Golden, self.golden_off, self.golden_most))
+        } else if self.rows_not_finite > 0 {
+            Some((Check::Finite, self.rows_not_finite as f64, 0.0))
+        } else {
+            None
+        }
+    }
 }
 
 /// Held-out rows of one segment.
@@ -90,7 +133,10 @@ impl Measures {
         evidence: &Evidence,
         settings: &GateSettings,
     ) -> Option<(Check, f64, f64, Option<String>)> {
-        self.worst_segment(settings)
+        self.detection
+            .as_ref()
+            .and_then(|detection| detection.objection(evidence, settings))
+            .or_else(|| self.worst_segment(settings))
             .or_else(|| self.forgotten(evidence, settings))
             .or_else(|| self.miscalibrated(evidence, settings))
             .or_else(|| {

@@ -2,6 +2,7 @@
 use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 
+use super::confidence::Unsure;
 use super::guards::Guard;
 use super::paired::{Measure, SampleId};
 use super::route::Route;
@@ -279,6 +280,15 @@ pub enum Report {
         champion: Digest,
         /// The evidence, `abort_e` against the limit.
         standing: Standing,
+    },
+    /// The model that is tried, or that was promoted last, is far more or far less sure than the champion, or the former one: an
+    /// alarm, which ends nothing.
+    ConfidenceShift {
+        /// The model.
+        model: Digest,
+        /// Both means, and the evidence.
+        #[serde(flatten)]
+        unsure: Unsure,
     },
     /// The answers of the challenger are of other classes than the champion's: no stage is left meanwhile.
     ClassShift {

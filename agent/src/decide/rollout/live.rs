@@ -2,6 +2,7 @@
 use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 
+use super::confidence::{Confidence, Unsure};
 use super::facts::{Answer, Arm, Arms, Candidate, Pair, Stage, Standing, Told, Why};
 use super::guards::{Guard, Guards};
 use super::paired::Paired;
@@ -40,6 +41,8 @@ pub(super) struct Live {
     ln_promote_most: f64,
     pub(super) paired: Paired,
     guards: Guards,
+    #[serde(default)]
+    confidence: Confidence,
     was_shifted: bool,
     sources: Sources,
     served: u64,
@@ -73,6 +76,7 @@ impl Live {
             ln_promote_most: 0.0,
             paired: Paired::new(settings.margin, alpha_of(settings.alpha, number)),
             guards,
+            confidence: Confidence::default(),
             was_shifted: false,
             sources: Sources::default(),
             served: 0,
@@ -105,6 +109,11 @@ impl Live {
         } else {
             Move::Stay
         }
+    }
+
+    /// Takes how sure both are; numbers to predict come without confidence.
+    pub(super) fn unsure(&mut self, pair: &Pair<'_>) -> Option<Unsure> {
+        (!pair.measure.is_graded()).then(|| self.confidence.take(pair.champion, pair.challenger)).flatten()
     }
 
     pub(super) fn label(&mut self, told: &Told<'_>, settings: &RolloutSettings) -> Move {

@@ -39,13 +39,23 @@ struct Story {
     now: u64,
     labels: bool,
     promoted: bool,
+    /// How sure the model is that is tried; the champion is certain.
+    sure: f32,
     text: String,
 }
 
 impl Story {
     fn new(approval: &str) -> Self {
         let settings = RolloutSettings { approval: approval.parse().unwrap(), ..RolloutSettings::default() };
-        Self { rollout: Rollout::default(), settings, now: 0, labels: true, promoted: false, text: String::new() }
+        Self {
+            rollout: Rollout::default(),
+            settings,
+            now: 0,
+            labels: true,
+            promoted: false,
+            sure: 1.0,
+            text: String::new(),
+        }
     }
 
     fn tell(&mut self, reports: &[Report]) -> &mut Self {
@@ -75,6 +85,9 @@ impl Story {
                 }
                 Report::Regretted { standing, .. } => format!("regretted after {} pairs", standing.pairs),
                 Report::ClassShift { .. } => "class shift".to_owned(),
+                Report::ConfidenceShift { unsure, .. } => {
+                    format!("confidence {:.2} against {:.2}", unsure.challenger, unsure.champion)
+                }
             };
             let _ = writeln!(self.text, "{:<8}{said}", self.now);
         }
@@ -109,11 +122,13 @@ impl Story {
             let served = orders
                 .route
                 .is_some_and(|route| route.takes("pump", Timestamp(self.now.cast_signed() * 1_000_000_000)));
-            let hot =
-                |class: f32| (0..4_u8).map(|index| f32::from(u8::from(f32::from(index) == class))).collect::<Vec<_>>();
+            let hot = |class: f32, sure: f32| {
+                let share = |index: u8| if f32::from(index) == class { sure } else { (1.0 - sure) / 3.0 };
+                (0..4_u8).map(share).collect::<Vec<_>>()
+            };
+            let (champion, challenger) = (hot(champion, 1.0), hot(challenger, self.sure));
             // Once promoted, the challenger is the champion, and the former one looks on.
             let (champion, challenger) = if self.promoted { (challenger, champion) } else { (champion, challenger) };
-            let (champion, challenger) = (hot(champion), hot(challenger));
             let measure = Measure::Classes;
             let pair = Pair {
                 id,
@@ -186,6 +201,30 @@ fn a_bad_model_is_aborted_in_the_shadow_before_it_answered_anything() {
         65      ended: Worse after 66 pairs, abort 31.9
         Orders { compare: None, route: None, promote: None, regret: false }
     "#]]);
+}
+
+#[test]
+fn a_model_that_is_far_less_sure_is_told_of_without_a_label_in_the_trial_and_after_its_promotion() {
+    let mut story = Story::new("auto");
+    story.labels = false;
+    story.settings.dwell_s = 0;
+    story.settings.stages = vec![100];
+    story.sure = 0.6;
+    story.passed(1).rows(400, 0, 0);
+    story.check(&expect![[r#"
+        0       approved by policy
+        0       Shadow after 0 pairs
+        28      confidence 0.60 against 1.00
+        252     Canary { share: 100 } after 253 pairs
+        302     won after 303 pairs, promote 45.0, 0 missed
+        331     confidence 0.60 against 1.00
+        Orders { compare: Some(000000000000), route: None, promote: None, regret: false }
+    "#]]);
+    let mut alike = Story::new("auto");
+    alike.labels = false;
+    alike.sure = 0.95;
+    alike.passed(1).rows(400, 0, 0);
+    assert!(!alike.text.contains("confidence"), "{}", alike.text);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use trainer_core::schema::Schema;
 
 use super::App;
 use super::problem::Problem;
+use crate::shell::daemon::NoNumber;
 use crate::shell::inference::Serving;
 use crate::shell::ingest::intake::{self, Taken};
 use crate::shell::ingest::samples::{Label, LineError, Sample, parse_labels, parse_samples};
@@ -71,6 +72,7 @@ fn empty(app: &App) -> Problem {
 fn answer(app: &App, serving: &Serving, layout: &Layout, sample: &Sample, line: usize) -> Value {
     let mut object = match intake::take(&app.shared, serving, layout, sample) {
         Taken::Answered(answered) => Value::Object(answers::answered(serving.champion.model.schema(), &answered)),
+        Taken::Refused(refused) => json!({"code": NoNumber::CODE, "error": refused.to_string()}),
         Taken::Kept(readings) => json!({"kept": readings}),
         Taken::Late => json!({"late": true}),
     };

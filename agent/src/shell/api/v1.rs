@@ -304,7 +304,7 @@ pub(super) async fn offer(
     let envelope = signature.map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
     let envelope = envelope.map_err(|_| malformed("`signature` is not base64 for addresses".to_owned()))?;
     // Refused here, so that the loop does not lose its time with what is no bundle.
-    let read = spawn_blocking(move || bundle::read(&bytes).map(|_| bytes));
+    let read = spawn_blocking(move || bundle::read_to_judge(&bytes).map(|_| bytes));
     let read = read.await.map_err(|_| Problem::stopping())?;
     let bytes = read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle", error.to_string()))?;
     let door = models::Door::Local;

@@ -14,7 +14,7 @@ use super::App;
 use super::oip::{self, Health, InferRequest, InferResponse, ModelMetadata, ModelReady, Served, ServerMetadata};
 use super::problem::Problem;
 use crate::shell::clock;
-use crate::shell::daemon::Origin;
+use crate::shell::daemon::{NoNumber, Origin};
 use crate::shell::inference::{Loaded, Role, Serving};
 use crate::shell::ingest::window::{Layout, Pushed};
 
@@ -127,7 +127,9 @@ fn respond(
         event_at: request.time,
         arrived_at: clock::now(),
     };
-    let answered = app.shared.answer(&serving, pinned.as_ref(), rows, origin);
+    let answered = app.shared.answer(&serving, pinned.as_ref(), rows, origin).map_err(|refused| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, NoNumber::CODE, refused.to_string()).counted(app)
+    })?;
     let (digest, role) = answered.by;
     let previous = serving.previous.as_ref().is_some_and(|previous| previous.digest == digest);
     let served_by = match role {

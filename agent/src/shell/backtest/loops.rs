@@ -12,14 +12,14 @@ use crate::decide::plan;
 use crate::decide::policy::Policy;
 use crate::decide::sample::{BaselineRows, Label, Sample};
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::{Timing, compare, compare_served, measure};
+use crate::shell::compare::{Timing, compare, compare_served, detection, measure};
 use trainer_core::bundle;
 use trainer_core::digest::Digest;
 use trainer_core::model::Model;
 
 pub(super) fn run(test: &Backtest<'_>, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
     // Policy `value` stands on the heads; the others are what a device without them would do.
-    let mixture = *policy == Policy::Value && test.serves;
+    let mixture = *policy == Policy::Value && test.serves && !base.model.detects();
     let settings = CycleSettings { policy: policy.clone(), mixture, ..test.settings.clone() };
     let mut replay = Replay {
         test,
@@ -177,17 +177,13 @@ impl Replay<'_> {
         let rival = self.shelf[&order.refit_of.unwrap_or(order.parent)].clone();
         let stored = &self.shelf[&candidate];
         let evidence = self.evidence(order, &rival.model, &stored.model, &holdout);
+        let recent = self.recent(row);
         let measures = Measures {
+            detection: detection(&rival.model, &stored.model, &holdout, &recent.rows),
             bytes: Some((rival.bytes.len() as u64, stored.bytes.len() as u64)),
             ..measure(&rival.model, &stored.model, &holdout, &self.segments(&holdout), Timing::Left)
         };
-        Ok(Event::Judged {
-            run: order.run,
-            candidate,
-            evidence,
-            measures: Box::new(measures),
-            recent: self.recent(row),
-        })
+        Ok(Event::Judged { run: order.run, candidate, evidence, measures: Box::new(measures), recent })
     }
 
     /// The candidate against what was served: the mixture where it answered, else the champion or the judged twin.

@@ -69,6 +69,11 @@ pub enum BacktestError {
     /// The trainer gave a bundle that cannot be read.
     #[error("the trainer's bundle is refused")]
     Bundle(#[from] BundleError),
+    /// A policy of heads for a model without any.
+    #[error(
+        "policy `continual` learns heads, and a model that tells anomalies by what it cannot give back has none: use `value`, `fixed:N` or `trigger:any`"
+    )]
+    NoHeads,
     /// The heads could not be solved.
     #[error("the heads cannot be solved")]
     Solve(#[from] trainer_core::ridge::SolveError),
@@ -107,6 +112,7 @@ impl Backtest<'_> {
     /// Fails if the trainer does, which in a backtest is worth stopping for.
     pub fn run(&self, base: &Stored, policy: &Policy) -> Result<Summary, BacktestError> {
         match policy {
+            Policy::Continual if base.model.detects() => Err(BacktestError::NoHeads),
             Policy::Continual => continual::run(self, base),
             Policy::Static | Policy::Fixed { .. } | Policy::Trigger { .. } | Policy::Value => {
                 loops::run(self, base, policy)

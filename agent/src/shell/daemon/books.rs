@@ -21,6 +21,8 @@ use crate::shell::store::{
 };
 use crate::shell::trainer::runs;
 
+/// Newest runs that are looked through for the one of a model.
+const RUNS_MAX: usize = 1_000;
 /// Reports that wait in memory while the disk refuses; the oldest beyond are given up.
 const WAITING_MAX: usize = 1_000;
 /// Reports kept on the disk.
@@ -291,6 +293,14 @@ impl Books {
         }
     }
 
+    /// The newest run that made or judged a model.
+    pub(super) fn run_of(&self, model: &Digest) -> Option<u64> {
+        let of = |row: &&RunRow| row.candidate == Some(*model);
+        let waiting = self.runs.values().rev().find(of).map(|row| row.number);
+        let stored = || self.control.runs_newest(RUNS_MAX).ok()?.iter().find(of).map(|row| row.number);
+        waiting.or_else(stored).and_then(|number| u64::try_from(number).ok())
+    }
+
     /// Adds the first model.
     pub(super) fn installed(&mut self, digest: Digest, role: &str) {
         self.model(digest, None, None, role, ModelStatus::Champion);
@@ -376,7 +386,7 @@ impl Books {
 fn interval(evidence: &Evidence) -> Option<Interval> {
     const Z: f64 = 1.645;
     let (gain, error) = evidence.gain();
-    let known = evidence.rows > 0 && !evidence.not_finite && gain.is_finite() && error.is_finite();
+    let known = evidence.rows > 0 && evidence.not_finite == 0 && gain.is_finite() && error.is_finite();
     known.then_some(Interval { rows: evidence.rows, gain, low: gain - Z * error, high: gain + Z * error })
 }
 

@@ -139,6 +139,7 @@ impl Keeper {
             };
         };
         installed.remember(&mut saved.floors);
+        self.changed += 1;
         let (champion, previous, factory) = saved.cycle.models();
         let repairs = [Some(champion), previous, Some(factory)].contains(&Some(digest));
         if repairs && serving.is_none() {

@@ -110,7 +110,8 @@ impl Heads {
 
     /// Makes sure that the heads are those of `champion`.
     fn belong_to(&mut self, champion: &Loaded, reader: &RecordReader, through: i64) {
-        if !self.serves || self.given_up == Some(champion.digest) {
+        // A model that tells anomalies by what it cannot give back has no head.
+        if !self.serves || self.given_up == Some(champion.digest) || champion.model.detects() {
             return;
         }
         match &mut self.learner {

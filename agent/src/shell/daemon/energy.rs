@@ -27,6 +27,9 @@ pub(super) fn lineage(keeper: &Keeper) -> Result<Value, StoreError> {
     let runs: BTreeMap<i64, &RunRow> = runs.iter().map(|row| (row.number, row)).collect();
     let cost_errors = keeper.rules.cycle.value.cost_errors;
     let shown_model = |row: &ModelRow| {
+        // One that came from outside was not made by a run, only judged by one.
+        let judged = || runs.values().rev().find(|run| run.candidate == Some(row.digest)).copied();
+        let run = row.run.and_then(|number| runs.get(&number).copied()).or_else(judged);
         json!({
             "digest": row.digest,
             "parent": row.parent,
@@ -34,7 +37,7 @@ pub(super) fn lineage(keeper: &Keeper) -> Result<Value, StoreError> {
             "factory": Some(row.digest) == factory,
             "role": row.role,
             "installed_at": shown(row.installed_at),
-            "run": row.run.and_then(|number| runs.get(&number)).map(|run| shown_run(run, cost_errors)),
+            "run": run.map(|run| shown_run(run, cost_errors)),
         })
     };
     Ok(json!({"models": keeper.books.models()?.iter().map(shown_model).collect::<Vec<_>>()}))

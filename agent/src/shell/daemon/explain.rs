@@ -71,8 +71,20 @@ fn because(row: &ModelRow, run: Option<&RunRow>, factory: bool) -> Vec<String> {
             let at = facts["approved"]["answer"]["at"].as_i64().map(|at| shown(crate::decide::time::Timestamp(at)));
             said.push(format!("approved by {by} at {}", at.unwrap_or_else(|| "-".to_owned())));
         }
-        if let Ok(report) = serde_json::from_value::<rollout::Report>(facts["trial"].clone()) {
-            said.push(trial(&report));
+        let report = serde_json::from_value::<rollout::Report>(facts["trial"].clone());
+        if let Ok(report) = &report {
+            said.push(trial(report));
+        }
+        if let Ok(unsure) = serde_json::from_value::<rollout::Unsure>(facts["confidence"].clone()) {
+            let rollout::Unsure { rows, champion, challenger, .. } = unsure;
+            said.push(format!(
+                "an alarm: on {rows} samples it was {challenger:.2} sure on average, the model before it {champion:.2}"
+            ));
+        }
+        if let Ok(rollout::Report::Regretted { standing, .. }) = serde_json::from_value(facts["regret"].clone()) {
+            said.push(format!("after its promotion it proved worse than the model before it ({})", numbers(&standing)));
+        } else if row.status == ModelStatus::Rejected && matches!(report, Ok(rollout::Report::TrialWon { .. })) {
+            said.push("it served until it was rolled back".to_owned());
         }
     }
     said.push(
@@ -89,19 +101,20 @@ fn because(row: &ModelRow, run: Option<&RunRow>, factory: bool) -> Vec<String> {
     said
 }
 
+fn numbers(standing: &rollout::Standing) -> String {
+    format!(
+        "{} samples, {} agreed, {} labelled, {} missed; evidence of being worse {:.2}, of not being worse {:.2}, {:.0} decides",
+        standing.pairs,
+        standing.agreed,
+        standing.labelled,
+        standing.missed,
+        standing.abort_e,
+        standing.promote_e,
+        standing.limit
+    )
+}
+
 fn trial(report: &rollout::Report) -> String {
-    let numbers = |standing: &rollout::Standing| {
-        format!(
-            "{} samples, {} agreed, {} labelled, {} missed; evidence of being worse {:.2}, of not being worse {:.2}, {:.0} decides",
-            standing.pairs,
-            standing.agreed,
-            standing.labelled,
-            standing.missed,
-            standing.abort_e,
-            standing.promote_e,
-            standing.limit
-        )
-    };
     match report {
         rollout::Report::TrialEnded { why, standing, answer, .. } => {
             let by = answer.as_ref().map_or_else(String::new, |answer| format!(" ({})", answer.by));
@@ -115,6 +128,7 @@ fn trial(report: &rollout::Report) -> String {
         rollout::Report::ApprovalRequired { .. }
         | rollout::Report::Approved { .. }
         | rollout::Report::Regretted { .. }
+        | rollout::Report::ConfidenceShift { .. }
         | rollout::Report::ClassShift { .. } => "it is on trial".to_owned(),
     }
 }

@@ -261,8 +261,11 @@ impl Keeper {
             Ok(done) => {
                 let before = saved.cycle.orders().work;
                 self.books.trained(run, &done, taken.as_ref(), before.as_ref().map(|order| order.parent));
-                self.gatehouse.vetted.insert(done.candidate);
-                if let (Some(_), Some(order)) = (done.snapshot, &before)
+                let sound = done.measures.soundness.is_none_or(|soundness| soundness.is_sound());
+                if sound {
+                    self.gatehouse.vetted.insert(done.candidate);
+                }
+                if let (Some(_), Some(order)) = (done.snapshot.filter(|_| sound), &before)
                     && let Err(reason) = self.answer_for(done.candidate, order.parent)
                 {
                     return self.fail(run, format!("this device may not answer for its candidate: {reason}"));

@@ -238,7 +238,7 @@ impl Device {
             let at = Timestamp(i64::from(self.sent) * 1_000_000);
             let serving = self.parts.shared.slot.serving().expect("a model serves");
             let origin = Origin { source: "press", segment: None, event_at: Some(at), arrived_at: at };
-            let answered = self.parts.shared.answer(&serving, None, row.to_vec(), origin);
+            let answered = self.parts.shared.answer(&serving, None, row.to_vec(), origin).unwrap();
             self.settle();
             let truth = vec![truth(row, flipped)];
             let label = NewLabel { id: answered.ids[0], truth: truth.clone(), source: "test".to_owned(), at };

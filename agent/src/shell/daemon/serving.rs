@@ -127,12 +127,14 @@ impl Keeper {
         let broken = rival.as_ref().and_then(|rival| rival.as_ref().err()).cloned();
         let rival = rival.and_then(Result::ok);
         let kept = self.kept(champion.digest, previous);
+        let spare = self.spare(champion.digest, previous);
         let previous = previous.and_then(|digest| self.load(&digest).ok());
         let before = self.shared.slot.serving();
         let after = champion.digest;
         let shares_features = rival.as_ref().is_some_and(|rival| champion.model.shares_features(&rival.model));
         let compared = rival.as_ref().map(|rival| rival.digest);
-        self.shared.slot.swap(Some(Serving { champion, previous, rival, shares_features, route: trial.route, kept }));
+        let serving = Serving { champion, previous, spare, rival, shares_features, route: trial.route, kept };
+        self.shared.slot.swap(Some(serving));
         let parted = before
             .iter()
             .flat_map(|before| [Some(before.champion.digest), before.rival.as_ref().map(|rival| rival.digest)]);
@@ -148,6 +150,13 @@ impl Keeper {
             self.gatehouse.champion = self.gatehouse.vault.standing(&after, &floors).ok();
         }
         broken
+    }
+
+    /// The next of the chain that can be loaded: it answers what the champion has no number for.
+    fn spare(&self, champion: Digest, previous: Option<Digest>) -> Option<Loaded> {
+        let saved = self.saved.as_ref()?;
+        let chain = saved.loading.chain(champion, previous, saved.cycle.models().2);
+        chain.into_iter().filter(|digest| *digest != champion).find_map(|digest| self.load(&digest).ok())
     }
 
     /// Versions that are served when they are asked for by name, the champion first.
@@ -261,7 +270,7 @@ impl Keeper {
         }
     }
 
-    /// The champion answered no number: it serves no more.
+    /// The champion had no number for what an older model has one: it serves no more.
     pub(super) fn unsound(&mut self, digest: Digest) {
         let Some(saved) = &mut self.saved else { return };
         let (champion, _, factory) = saved.cycle.models();
@@ -271,7 +280,7 @@ impl Keeper {
         saved.loading.deny(digest);
         self.changed += 1;
         // It is in memory; what is denied is not taken from there.
-        self.shared.slot.swap(self.shared.slot.serving().and_then(|serving| serving.previous.clone().map(Serving::of)));
+        self.shared.slot.swap(self.shared.slot.serving().and_then(|serving| serving.spare.clone().map(Serving::of)));
         self.carry_out();
     }
 
@@ -297,6 +306,7 @@ impl Keeper {
             "last_good": saved.loading.last_good(champion),
             "denied": saved.loading.denied().collect::<Vec<_>>(),
             "epoch_floor": saved.floors.epoch,
+            "epoch_forced": saved.floors.forced,
             "signature_required": self.gatehouse.vault.requires_signature(),
             "device_key": self.gatehouse.vault.device_key(),
         })

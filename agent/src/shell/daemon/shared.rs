@@ -24,11 +24,12 @@ use crate::shell::recorder::{RecorderHandle, RecorderState};
 use crate::shell::store::{NewRecord, Record, RecordReader};
 use crate::shell::systemd::Pulses;
 
+use super::answering::{self, Chosen, NoNumber};
 use super::link::LinkAsk;
 use super::work::Worked;
 
 /// Reasons for refusing a request beside those of a single sample.
-const MORE_CODES: [&str; 4] = ["no_model", "unknown_model", "unknown_version", "body_too_large"];
+const MORE_CODES: [&str; 5] = ["no_model", "unknown_model", "unknown_version", "body_too_large", NoNumber::CODE];
 
 /// One fact for the daemon loop.
 #[derive(Debug)]
@@ -257,32 +258,23 @@ impl Shared {
     ///
     /// `pinned` is the version that was named, which answers as its bundle says; otherwise the champion answers, by its mixture if it
     /// has one, or the challenger of a canary.
+    ///
+    /// # Errors
+    /// [`NoNumber`]: what is no number leaves nobody, is not recorded and not watched.
     pub fn answer(
         self: &Arc<Self>,
         serving: &Serving,
         pinned: Option<&Loaded>,
         rows: Vec<f32>,
         origin: Origin<'_>,
-    ) -> Answered {
+    ) -> Result<Answered, NoNumber> {
         let _busy = self.pulses.answering();
-        let dealt = || serving.route(origin.source, origin.arrived_at);
-        let named = |loaded: &Loaded| {
-            if loaded.digest == serving.champion.digest { Role::Champion } else { Role::Pinned }
-        };
-        let (mut loaded, mut role) = pinned.map_or_else(dealt, |loaded| (loaded, named(loaded)));
         let adapted = if pinned.is_none() { self.slot.adapted(&serving.champion.digest) } else { None };
-        let adapted = adapted.as_deref();
-        let mixture = adapted.filter(|_| role == Role::Champion);
-        let (mut answers, mut adaptations) = loaded.answer_adapted(mixture, &rows);
-        if role == Role::Challenger && answers.iter().any(|value| !value.is_finite()) {
-            // Nobody is given such an answer; the loop computes it again and ends the trial.
-            (loaded, role) = (&serving.champion, Role::Champion);
-            (answers, adaptations) = loaded.answer_adapted(adapted, &rows);
-        }
-        let sound = answers.iter().all(|value| value.is_finite());
-        if role == Role::Champion && !sound {
+        let Chosen { loaded, role, answers, adaptations, unsound } =
+            answering::choose(serving, pinned, adapted.as_deref(), &rows, &origin)?;
+        if let Some(unsound) = unsound {
             // The model falls back; a full queue is told by the next answer.
-            let _ = self.events.try_send(Event::Unsound(loaded.digest));
+            let _ = self.events.try_send(Event::Unsound(unsound));
         }
         let (width, outputs) = (loaded.model.schema().features.len(), loaded.model.schema().outputs());
         let (mut ids, mut recorded) = (Vec::new(), 0_i64);
@@ -309,8 +301,9 @@ impl Shared {
         let count = i64::try_from(ids.len()).unwrap_or(i64::MAX);
         let (by, source) = (loaded.digest, rollout::hash(origin.source));
         let samples = || Event::Samples { rows, answers: answers.clone(), at, ids: ids.clone(), by, source };
-        let asked = role != Role::Pinned;
-        let watched = asked && sound && self.events.try_send(samples()).is_ok();
+        // What an older model had to answer says nothing about the champion's losses.
+        let asked = !matches!(role, Role::Pinned | Role::Fallback);
+        let watched = asked && self.events.try_send(samples()).is_ok();
         if asked && !watched {
             self.counters.unwatched.fetch_add(ids.len() as u64, Ordering::Relaxed);
         }
@@ -318,13 +311,8 @@ impl Shared {
         self.shift.fetch_add(recorded - if watched { count } else { 0 }, Ordering::Relaxed);
         // On a disk that refuses, records are held for a while and may be lost: not stored yet.
         let recording = self.recorder.status().state == RecorderState::Recording;
-        Answered {
-            answers,
-            ids,
-            by: (by, role),
-            adaptation: adaptations.first().copied().unwrap_or(0),
-            stored: recorded == count && recording,
-        }
+        let adaptation = adaptations.first().copied().unwrap_or(0);
+        Ok(Answered { answers, ids, by: (by, role), adaptation, stored: recorded == count && recording })
     }
 
     /// Loads a kept version that is asked for by name; none if it is not kept, or cannot be read.

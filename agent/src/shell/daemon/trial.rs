@@ -235,7 +235,9 @@ impl Books {
                 (run, challenger, "trial", Some("not_promoted"))
             }
             rollout::Report::TrialWon { run, challenger, .. } => (run, challenger, "trial", Some("won")),
-            rollout::Report::Regretted { .. } | rollout::Report::ClassShift { .. } => return,
+            rollout::Report::Regretted { champion, .. } => return self.remark(champion, "regret", &facts),
+            rollout::Report::ConfidenceShift { model, .. } => return self.remark(model, "confidence", &facts),
+            rollout::Report::ClassShift { .. } => return,
         };
         self.run(*run, |row| {
             row.candidate = Some(*candidate);
@@ -245,6 +247,19 @@ impl Books {
             let known = row.verdict.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
             let mut verdict = known.filter(Value::is_object).unwrap_or_else(|| json!({}));
             verdict[part] = facts;
+            row.verdict = Some(verdict.to_string());
+        });
+    }
+}
+
+impl Books {
+    /// Keeps a fact with the run that made or judged a model.
+    fn remark(&mut self, model: &Digest, part: &str, facts: &Value) {
+        let Some(number) = self.run_of(model) else { return };
+        self.run(number, |row| {
+            let known = row.verdict.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+            let mut verdict = known.filter(Value::is_object).unwrap_or_else(|| json!({}));
+            verdict[part] = facts.clone();
             row.verdict = Some(verdict.to_string());
         });
     }

@@ -16,7 +16,7 @@ use crate::decide::gate::{Evidence, Measures};
 use crate::decide::plan;
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
-use crate::shell::compare::{Timing, compare, compare_served, measure};
+use crate::shell::compare::{Timing, compare, compare_served, detection, measure};
 use crate::shell::files::remove_durable;
 use crate::shell::inference::Loaded;
 use crate::shell::models::ModelStore;
@@ -141,18 +141,9 @@ impl Bench {
             return Err(undone("the labelled rows it was ordered on are no longer stored"));
         }
         let mut cost = Cost::default();
-        let (candidate, digest, snapshot) = match self.order.task {
-            OrderTask::Judge { candidate } => {
-                let bytes = self.models.get(&candidate)?;
-                // Before this process loads it: it came from outside.
-                self.vetting.vet(&bytes).map_err(undone)?;
-                (read(&bytes, candidate)?, candidate, None)
-            }
-            OrderTask::Restore => {
-                let best = self.best_of_before(&champion, &holdout)?;
-                let digest = best.digest;
-                (best, digest, None)
-            }
+        let (bytes, snapshot) = match self.order.task {
+            OrderTask::Judge { candidate } => (self.models.get(&candidate)?, None),
+            OrderTask::Restore => (self.models.get(&self.best_of_before(&champion, &holdout)?.digest)?, None),
             OrderTask::Train { strategy, seed } => {
                 let snapshot =
                     match runs::unfinished(&self.snapshots, self.order.parent, strategy, seed, &self.settings) {
@@ -171,11 +162,22 @@ impl Bench {
                             self.snapshot(strategy, seed, rows)?
                         }
                     };
-                let candidate = self.train(snapshot, parent_bytes, &mut cost)?;
-                let digest = candidate.digest;
-                (candidate, digest, Some(snapshot))
+                (self.train(snapshot, parent_bytes, &mut cost)?, Some(snapshot))
             }
         };
+        let digest = Digest::of(&bytes);
+        // Before this process loads it: it may have come from outside. And here, so that the loop need not wait for it when it serves.
+        let soundness = self.vetting.examine(&bytes).map_err(undone)?;
+        let recent = self.recent(&schema)?;
+        let done = |evidence, measures, recent| {
+            let measures = Measures { soundness: Some(soundness), ..measures };
+            Ok(Done { candidate: digest, evidence, measures, recent, snapshot, cost })
+        };
+        if !soundness.is_sound() {
+            // The gate says why; there is nothing to compare.
+            return done(Evidence::default(), Measures::default(), recent);
+        }
+        let candidate = read(&bytes, digest)?;
         let rival = match self.order.refit_of {
             Some(judged) => read(&self.models.get(&judged)?, judged)?,
             None => champion,
@@ -190,9 +192,10 @@ impl Bench {
         let bytes = |digest: Digest| fs::metadata(self.models.path(&digest)).map(|file| file.len()).ok();
         let measures = Measures {
             bytes: bytes(rival.digest).zip(bytes(digest)),
+            detection: detection(&rival.model, &candidate.model, &holdout, &recent.rows),
             ..measure(&rival.model, &candidate.model, &holdout, segments, Timing::Taken)
         };
-        Ok(Done { candidate: digest, evidence, measures, recent: self.recent(&schema)?, snapshot, cost })
+        done(evidence, measures, recent)
     }
 
     /// History and the new rows, in time order; the newest ones, held out, are kept back unless there is nothing left to prove.
@@ -232,7 +235,7 @@ impl Bench {
         Ok(snapshot)
     }
 
-    fn train(&self, snapshot: Digest, parent: Vec<u8>, cost: &mut Cost) -> Result<Loaded, Undone> {
+    fn train(&self, snapshot: Digest, parent: Vec<u8>, cost: &mut Cost) -> Result<Vec<u8>, Undone> {
         let checkpoint = runs::checkpoint_path(&self.snapshots, &snapshot);
         let task = Task {
             snapshot: Source::File(self.snapshots.path(&snapshot)),
@@ -257,11 +260,9 @@ impl Bench {
         self.post.ended(finished.usage);
         runs::record(&self.snapshots, snapshot, Some(self.order.parent), Some(self.order.run), &finished)?;
         cost.work_mac = finished.work_mac;
-        let digest = self.models.put(&finished.bundle)?;
-        // Here, so that the loop need not wait for it when it serves.
-        self.vetting.vet(&finished.bundle).map_err(undone)?;
+        self.models.put(&finished.bundle)?;
         self.post.wrote(finished.bundle.len() as u64);
-        read(&finished.bundle, digest)
+        Ok(finished.bundle)
     }
 
     fn history(&self, schema: &Schema, before: i64, wanted: u64) -> Result<Rows, Undone> {

@@ -17,7 +17,7 @@ use trainer_core::schema::{Feature, FeatureKind, Rows, Schema, Task};
 
 pub use self::error::CsvError;
 pub use self::kinds::class_index;
-use self::kinds::{class_indices, classes, kind, looks_like_classes, missing, values};
+use self::kinds::{class_indices, classes, kind, looks_like_classes, missing, normal_and_not, values};
 use self::table::{Roles, Table};
 
 /// A file is read whole, so it must fit the memory of a small workstation: 1 GiB.
@@ -39,6 +39,8 @@ pub enum TaskKind {
     Classification,
     /// One or several real targets.
     Regression,
+    /// Normal rows, and a few that are not.
+    Anomaly,
 }
 
 impl TaskKind {
@@ -48,6 +50,7 @@ impl TaskKind {
         match self {
             Self::Classification => "classification",
             Self::Regression => "regression",
+            Self::Anomaly => "anomaly",
         }
     }
 }
@@ -56,10 +59,10 @@ impl FromStr for TaskKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Classification, Self::Regression]
+        [Self::Classification, Self::Regression, Self::Anomaly]
             .into_iter()
             .find(|kind| kind.name() == text)
-            .ok_or_else(|| format!("`{text}` is not a task; use classification or regression"))
+            .ok_or_else(|| format!("`{text}` is not a task; use classification, regression or anomaly"))
     }
 }
 
@@ -140,7 +143,9 @@ pub fn parse(name: &str, bytes: &[u8], options: &CsvOptions) -> Result<Dataset, 
     let mut table = Table::read(name, bytes)?;
     let roles = Roles::find(&table, options)?;
     let before = table.len();
-    table.keep(|row| roles.labels.iter().all(|&(_, label)| !missing(&row[label])));
+    // Of anomalies few are ever told: what nobody has called one is taken for normal.
+    let assumed = options.task == Some(TaskKind::Anomaly);
+    table.keep(|row| assumed || roles.labels.iter().all(|&(_, label)| !missing(&row[label])));
     let unlabelled = before - table.len();
     let labelled = table.len();
     if options.drop_incomplete {
@@ -195,10 +200,11 @@ fn truths(table: &Table, roles: &Roles, options: &CsvOptions) -> Result<(Task, V
         (Some(Task::Classification { .. }), Some(TaskKind::Regression)) => {
             return Err(CsvError::TaskDiffers { file: file(), model: "classification" });
         }
-        (Some(Task::Regression { .. }), Some(TaskKind::Classification)) => {
+        (Some(Task::Regression { .. }), Some(TaskKind::Classification | TaskKind::Anomaly)) => {
             return Err(CsvError::TaskDiffers { file: file(), model: "regression" });
         }
         (Some(task), _) => task.clone(),
+        (None, Some(TaskKind::Anomaly)) => normal_and_not(table, single(&roles.labels)?)?,
         (None, Some(TaskKind::Classification)) => classes(table, single(&roles.labels)?)?,
         (None, None) if roles.labels.len() == 1 && looks_like_classes(table, roles.labels[0].1)? => {
             classes(table, roles.labels[0].1)?

@@ -15,7 +15,7 @@ use super::samples::Sample;
 use super::window::{Layout, Pushed, WindowSettings, Windows};
 use crate::decide::time::Timestamp;
 use crate::shell::clock;
-use crate::shell::daemon::{Answered, Origin, Shared};
+use crate::shell::daemon::{Answered, NoNumber, Origin, Shared};
 use crate::shell::inference::Serving;
 
 /// How long whoever can wait waits between two looks at a full queue: a hundredth of a group's second.
@@ -29,6 +29,8 @@ const FULL_WAIT_MAX: Duration = Duration::from_secs(10);
 pub enum Taken {
     /// It was answered.
     Answered(Answered),
+    /// No model has a number for it; counted, not recorded.
+    Refused(NoNumber),
     /// It is one reading of a window that holds so many.
     Kept(usize),
     /// It is older than the newest reading of its source.
@@ -106,7 +108,13 @@ pub fn take(shared: &Arc<Shared>, serving: &Serving, layout: &Layout, sample: &S
     };
     let origin =
         Origin { source: &sample.source, segment: sample.segment.as_deref(), event_at: sample.time, arrived_at };
-    Taken::Answered(shared.answer(serving, None, row, origin))
+    shared.answer(serving, None, row, origin).map_or_else(
+        |refused| {
+            shared.counters.refuse(NoNumber::CODE);
+            Taken::Refused(refused)
+        },
+        Taken::Answered,
+    )
 }
 
 /// Waits until recorder and loop have room, for ways of coming in that can wait: then nothing of theirs is dropped.

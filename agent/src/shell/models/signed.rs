@@ -11,6 +11,8 @@ use super::Refused;
 
 /// In a device's statement: the digest of the vendor's model it descends from.
 const ANCESTOR: &str = "ancestor";
+/// In a vendor's statement: earlier epochs are void from the moment it is taken.
+pub const FLOOR: &str = "epoch_floor";
 /// In a device's statement: the owner put this unsigned model here.
 const OWNER: &str = "owner";
 
@@ -60,6 +62,8 @@ pub(super) struct Signed {
     pub(super) key: KeyId,
     /// The vendor's model a device's descends from; itself where nobody else answers for it.
     pub(super) ancestor: Option<Digest>,
+    /// The epoch below which the vendor voids new bundles at once.
+    pub(super) floor: u32,
 }
 
 /// Checks an envelope: kind, signature, schema of the payload, version, role against the key, digest, device.
@@ -93,7 +97,10 @@ pub(super) fn check(
         return Err(Refused::OtherDevice { device: meant.clone() });
     }
     let ancestor = statement.extra.get(ANCESTOR).and_then(Value::as_str).and_then(|text| text.parse().ok());
-    Ok(Signed { statement, standing, key, ancestor })
+    // Nobody but the vendor voids anything, and nothing beyond the epoch it has reached itself.
+    let floor = statement.extra.get(FLOOR).and_then(Value::as_u64).and_then(|floor| u32::try_from(floor).ok());
+    let floor = floor.filter(|_| standing == Standing::Vendor).map_or(0, |floor| floor.min(statement.epoch));
+    Ok(Signed { statement, standing, key, ancestor, floor })
 }
 
 /// What an envelope says about the bundle of that digest, and who says it.

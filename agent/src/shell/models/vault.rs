@@ -62,12 +62,14 @@ pub struct Installed {
     /// Epoch it was signed for; 0 unsigned.
     pub epoch: u32,
     number: Option<(KeyId, u64)>,
+    floor: u32,
 }
 
 impl Installed {
-    /// Raises the sequence floor; to be committed together with what the bundle is installed for. The epoch floor is raised only
-    /// when the model has proven itself.
+    /// Raises the sequence floor, and what the vendor forces; to be committed together with what the bundle is installed for. The
+    /// epoch floor of stored models is raised only when the model has proven itself.
     pub fn remember(&self, floors: &mut Floors) {
+        floors.forced = floors.forced.max(self.floor);
         if let Some((key, sequence)) = &self.number {
             floors.take(key, *sequence, self.digest);
         }
@@ -105,7 +107,8 @@ impl Vault {
     /// Checks a bundle and its envelope in the order drawn above, and stores both durably, the envelope first: a file without one
     /// is unsigned.
     ///
-    /// `expected` is the schema of the champion, if there is one. Nothing is allocated for what the file only claims.
+    /// `expected` is the schema of the champion, if there is one: then what is wrong with the numbers of the bundle alone is the
+    /// gate's to say. Nothing is allocated for what the file only claims.
     ///
     /// # Errors
     /// [`Refused`] names the first thing that is wrong; nothing is stored then.
@@ -124,6 +127,11 @@ impl Vault {
             None if door == Door::Network || self.trust.required => return Err(Refused::Unsigned),
             None => None,
         };
+        if let Some(signed) = signed.as_ref().filter(|signed| signed.standing != Standing::Owner)
+            && signed.statement.epoch < floors.forced
+        {
+            return Err(Refused::OlderEpoch { epoch: signed.statement.epoch, floor: floors.forced });
+        }
         if let Some(signed) = &signed
             && let Some(floor) = floors.refuses(&signed.key, signed.statement.sequence, digest)
         {
@@ -134,23 +142,25 @@ impl Vault {
         {
             return Err(Refused::OtherSchema);
         }
-        let model = Box::new(bundle::read(bytes)?);
+        let (model, numbers) = bundle::read_to_judge(bytes)?;
+        if let Some(refusal) = numbers.refusal.filter(|_| expected.is_none()) {
+            return Err(refusal.into());
+        }
+        let model = Box::new(model);
         let (text, installed) = match (envelope, signed) {
             (Some(envelope), Some(signed)) => {
                 if signed.standing == Standing::Operator {
                     let parent = signed.statement.parent.as_ref().map(signed::from_wire);
                     self.stays_within(bytes, parent.ok_or(Refused::NoAncestor(digest))?, ANCESTORS_MAX)?;
                 }
-                let Signed { statement, standing, key, .. } = signed;
-                let number = Some((key, statement.sequence));
-                (envelope.to_vec(), Installed { digest, model, standing, epoch: statement.epoch, number })
+                let Signed { statement, standing, key, floor, .. } = signed;
+                let (number, epoch) = (Some((key, statement.sequence)), statement.epoch);
+                (envelope.to_vec(), Installed { digest, model, standing, epoch, number, floor })
             }
             _ => {
                 let (text, number) = self.vouch(digest, floors);
-                (
-                    text,
-                    Installed { digest, model, standing: Standing::Owner, epoch: floors.epoch, number: Some(number) },
-                )
+                let (standing, epoch, number) = (Standing::Owner, floors.epoch, Some(number));
+                (text, Installed { digest, model, standing, epoch, number, floor: 0 })
             }
         };
         self.put_envelope(&digest, &text)?;
@@ -165,7 +175,7 @@ impl Vault {
     pub fn reinstall(&self, digest: &Digest, floors: &Floors) -> Result<Installed, Refused> {
         let (standing, epoch) = self.standing(digest, floors)?;
         let model = Box::new(bundle::read(&self.bytes(digest, floors)?)?);
-        Ok(Installed { digest: *digest, model, standing, epoch, number: None })
+        Ok(Installed { digest: *digest, model, standing, epoch, number: None, floor: 0 })
     }
 
     /// Signs a stored model that this device trained from `parent`: only what the vendor lets a device change may differ.

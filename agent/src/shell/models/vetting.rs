@@ -14,6 +14,7 @@ use trainer_core::bundle;
 use trainer_core::model::{Model, Work};
 
 use super::Refused;
+use crate::decide::gate::Soundness;
 use crate::shell::trainer::frames::{self, FrameError};
 use crate::shell::trainer::limits::{self, Group};
 use crate::shell::trainer::system;
@@ -39,14 +40,11 @@ pub struct Question {
 }
 
 /// What it answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Everything is as it should be.
-    Sound {
-        /// Rows it answered.
-        rows: u64,
-    },
-    /// It is not.
+    /// It came to an end: this is what the bundle is worth by itself.
+    Examined(Soundness),
+    /// It is no bundle at all.
     Refused {
         /// Why.
         reason: String,
@@ -69,17 +67,31 @@ impl Vetting {
         Self { program: None, deadline: Duration::from_mins(1), memory_bytes: u64::MAX }
     }
 
-    /// Vets the bundle of these bytes.
+    /// Vets the bundle of these bytes, which shall serve.
     ///
     /// # Errors
-    /// [`Refused::Vetting`] if it hung, grew, took its process down, or answered no number; nothing is left running.
+    /// [`Refused::Vetting`] if it hung, grew, took its process down, or if its numbers are none; nothing is left running.
+    pub fn vet(&self, bytes: &[u8]) -> Result<(), Refused> {
+        let soundness = self.examine(bytes)?;
+        if soundness.is_sound() {
+            return Ok(());
+        }
+        // By the name that reading gives it, if it gives one.
+        let reason = bundle::read(bytes).err().map(|error| error.to_string());
+        let silent = || format!("it answers no number to {} of its own rows", soundness.rows_not_finite);
+        Err(Refused::Vetting(reason.unwrap_or_else(silent)))
+    }
+
+    /// Measures in a process of its own what the bundle of these bytes is worth by itself: what the gate judges.
+    ///
+    /// # Errors
+    /// [`Refused::Vetting`] if it hung, grew, took its process down, or is no bundle; nothing is left running.
     ///
     /// # Panics
     /// Never: the pipes of a child that was started with pipes are there.
-    pub fn vet(&self, bytes: &[u8]) -> Result<(), Refused> {
+    pub fn examine(&self, bytes: &[u8]) -> Result<Soundness, Refused> {
         let Some(program) = &self.program else {
-            let answer = examine(bytes);
-            return told(answer);
+            return told(examine(bytes));
         };
         let begun = Instant::now();
         let question = Question { bundle: bytes.to_vec(), memory_bytes: self.memory_bytes };
@@ -128,9 +140,9 @@ impl Vetting {
     }
 }
 
-fn told(answer: Answer) -> Result<(), Refused> {
+fn told(answer: Answer) -> Result<Soundness, Refused> {
     match answer {
-        Answer::Sound { .. } => Ok(()),
+        Answer::Examined(soundness) => Ok(soundness),
         Answer::Refused { reason } => Err(Refused::Vetting(reason)),
     }
 }
@@ -182,25 +194,29 @@ pub fn serve(mut from: impl Read, mut into: impl Write) -> Result<(), FrameError
 
 /// Loads a bundle and lets it answer every row it carries.
 fn examine(bytes: &[u8]) -> Answer {
-    let model = match bundle::read(bytes) {
-        Ok(model) => model,
+    let (model, numbers) = match bundle::read_to_judge(bytes) {
+        Ok(read) => read,
         Err(error) => return Answer::Refused { reason: error.to_string() },
     };
-    let (mut work, mut rows) = (Work::default(), 0);
-    for (what, row) in carried(&model) {
+    let mut soundness = Soundness {
+        not_finite: numbers.not_finite,
+        golden_off: numbers.golden_off,
+        golden_most: bundle::GOLDEN_TOLERANCE.into(),
+        ..Soundness::default()
+    };
+    let mut work = Work::default();
+    for row in carried(&model) {
         model.embed(row, &mut work);
-        if !work.answer.iter().chain(&work.h).all(|value| value.is_finite()) {
-            return Answer::Refused { reason: format!("it answers no number to a row of its own {what}") };
-        }
-        rows += 1;
+        soundness.rows += 1;
+        soundness.rows_not_finite += u64::from(!work.answer.iter().chain(&work.h).all(|value| value.is_finite()));
     }
-    Answer::Sound { rows }
+    Answer::Examined(soundness)
 }
 
-fn carried(model: &Model) -> impl Iterator<Item = (&'static str, &[f32])> {
+/// Golden rows, anchors, baseline.
+fn carried(model: &Model) -> impl Iterator<Item = &[f32]> {
     let width = model.schema().features.len();
-    let of = move |what, rows| <[f32]>::chunks_exact(rows, width).map(move |row| (what, row));
-    of("golden rows", &model.golden.0).chain(of("anchors", &model.anchors.x)).chain(of("baseline", &model.baseline))
+    [&model.golden.0, &model.anchors.x, &model.baseline].into_iter().flat_map(move |rows| rows.chunks_exact(width))
 }
 
 #[cfg(test)]

@@ -152,7 +152,8 @@ fn done(outcome: Outcome, usage: Usage) -> Answer {
 fn shape(snapshot: &Snapshot, parent: Option<&[u8]>, micro_batch: u64) -> Result<Shape, SnapshotError> {
     let (rows, settings) = (snapshot.rows.len(), &snapshot.settings);
     if let Some((schema, spec)) = snapshot.base_of()? {
-        let network = Network::new(&spec, schema.encoded(), schema.outputs(), 0).map_err(TrainError::from)?;
+        let network = Network::new(&spec, schema.encoded(), spec.outputs(schema.encoded(), schema.outputs()), 0)
+            .map_err(TrainError::from)?;
         return Ok(Shape::base(&network, &schema, rows, settings, micro_batch));
     }
     let model = bundle::read(parent.unwrap_or_default())?;

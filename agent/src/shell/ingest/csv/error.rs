@@ -64,6 +64,11 @@ pub enum CsvError {
     #[error("{file}: column `{column}` holds only the class `{class}`; add rows of another class, or check --label")]
     OneClass { file: String, column: String, class: String },
     #[error(
+        "{file}: column `{column}` holds {given} different values; an anomaly model tells two apart, normal and not: call all \
+         anomalies the same, or use --task classification"
+    )]
+    NotTwo { file: String, column: String, given: usize },
+    #[error(
         "{file}:{line}: the model does not know the class `{value}` in column `{column}`; its classes are {classes}; \
          correct it, or train a new base model with `hone train`"
     )]

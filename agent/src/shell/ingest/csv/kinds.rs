@@ -1,7 +1,7 @@
 //! What a column of texts holds: classes, numbers or categories.
 #![expect(clippy::cast_precision_loss, reason = "indices of classes and categories are small and exact in f32")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trainer_core::schema::{FeatureKind, Task};
 
@@ -10,6 +10,10 @@ use super::{CATEGORIES_MAX, CLASSES_MAX, CsvError, WHOLE_CLASSES_MAX};
 
 /// From this share of numbers on, a text in a column is a mistake in the file and not a category, in percent.
 const NUMBERS_MIN_PERCENT: usize = 95;
+/// What rows are called that nobody has called anything.
+const NORMAL: &str = "normal";
+/// What anomalies are called before there is one.
+const ANOMALY: &str = "anomaly";
 
 /// Whether a label column is text or few distinct whole values; refuses text among many numbers.
 pub(super) fn looks_like_classes(table: &Table, column: usize) -> Result<bool, CsvError> {
@@ -53,6 +57,32 @@ pub(super) fn classes(table: &Table, column: usize) -> Result<Task, CsvError> {
     }
 }
 
+/// The two classes of a column of anomalies: its most frequent value, or that of rows without one, is normal.
+pub(super) fn normal_and_not(table: &Table, column: usize) -> Result<Task, CsvError> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in 0..table.len() {
+        let text = table.cell(row, column);
+        *counts.entry(if missing(text) { "" } else { text }).or_default() += 1;
+    }
+    let empty = counts.remove("").unwrap_or(0);
+    let most = counts.iter().max_by_key(|(_, count)| **count).map(|(text, count)| ((*text).to_owned(), *count));
+    let classes = match (counts.len(), most) {
+        (2, Some((normal, _))) => {
+            let other = counts.keys().find(|text| **text != normal).map_or_else(String::new, |text| (*text).to_owned());
+            vec![normal, other]
+        }
+        // Only anomalies are told, or there are none yet.
+        (1, Some((told, count))) if count < empty => vec![NORMAL.to_owned(), told],
+        (1, Some((normal, _))) => vec![normal, ANOMALY.to_owned()],
+        (0, _) => vec![NORMAL.to_owned(), ANOMALY.to_owned()],
+        (given, _) => {
+            let (file, column) = table.place(column);
+            return Err(CsvError::NotTwo { file, column, given });
+        }
+    };
+    Ok(Task::Classification { classes })
+}
+
 /// The index of `text` among `classes`: by its text, else by its value, so that `1` finds the class `1.0`.
 #[must_use]
 pub fn class_index(classes: &[String], text: &str) -> Option<usize> {
@@ -65,6 +95,10 @@ pub fn class_index(classes: &[String], text: &str) -> Option<usize> {
 pub(super) fn class_indices(table: &Table, column: usize, classes: &[String]) -> Result<Vec<f32>, CsvError> {
     let index = |row: usize| {
         let text = table.cell(row, column);
+        if missing(text) {
+            // Rows of that kind were left out, unless what is not told is normal.
+            return Ok(0.0);
+        }
         class_index(classes, text).map(|index| index as f32).ok_or_else(|| {
             let (file, column) = table.place(column);
             let classes = classes.join(", ");

@@ -150,11 +150,15 @@ impl Handler {
             // Another model serves since its first reading came.
             return Counts::add(&self.counts.unmatched);
         }
-        if let Taken::Answered(answered) = intake::take(&self.shared, serving, layout, sample) {
-            Counts::add(&self.counts.answered);
-            let mut object = answers::answered(serving.champion.model.schema(), &answered);
-            object.insert("source".to_owned(), json!(sample.source));
-            self.publish(index, topic, &sample.source, object, client);
+        match intake::take(&self.shared, serving, layout, sample) {
+            Taken::Answered(answered) => {
+                Counts::add(&self.counts.answered);
+                let mut object = answers::answered(serving.champion.model.schema(), &answered);
+                object.insert("source".to_owned(), json!(sample.source));
+                self.publish(index, topic, &sample.source, object, client);
+            }
+            Taken::Refused(_) => Counts::add(&self.counts.refused),
+            Taken::Kept(_) | Taken::Late => {}
         }
     }
 

@@ -229,3 +229,30 @@ fn a_removed_model_takes_its_signature_along_and_a_signature_alone_is_cleared() 
     vault.tidy().unwrap();
     assert!(world.is_empty());
 }
+
+#[test]
+fn a_vendor_forces_an_epoch_at_the_door_while_what_is_stored_serves_on() {
+    let mut world = World::new();
+    let (factory, later) = (factory(), trained(Strategy::Head));
+    let old = world.install(&factory, Some(&signed_by(VENDOR, &statement(&factory, 1)))).unwrap().digest;
+    let forcing = |epoch: u32, sequence: u64, role: Role| BundleStatement {
+        epoch,
+        role,
+        parent: Some(signed::to_wire(&old)),
+        extra: Extra::from_iter([(super::super::FLOOR.to_owned(), 7.into())]),
+        ..statement(&later, sequence)
+    };
+    world.install(&later, Some(&signed_by(OPERATOR, &forcing(1, 1, Role::Operator)))).unwrap();
+    assert_eq!(world.floors.forced, 0, "only the vendor's word counts");
+    world.install(&later, Some(&signed_by(VENDOR, &forcing(2, 2, Role::Vendor)))).unwrap();
+    assert_eq!((world.floors.forced, world.floors.epoch), (2, 0), "and not beyond its own epoch");
+    let another = trained(Strategy::Tail);
+    let older = BundleStatement { epoch: 1, ..statement(&another, 3) };
+    let refused = world.install(&another, Some(&signed_by(VENDOR, &older))).unwrap_err();
+    assert!(matches!(refused, Refused::OlderEpoch { epoch: 1, floor: 2 }), "{refused}");
+    assert!(world.vault(true).bytes(&old, &world.floors).is_ok(), "no device is left without a model by it");
+    let text = serde_json::to_string(&world.floors).unwrap();
+    assert_eq!(serde_json::from_str::<Floors>(&text).unwrap(), world.floors, "it persists");
+    let before = serde_json::to_string(&Floors::default()).unwrap();
+    assert!(!before.contains("forced"), "an unforced file is that of the version before: {before}");
+}
