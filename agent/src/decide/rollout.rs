@@ -89,6 +89,11 @@ struct Watch {
 }
 
 impl Watch {
+    /// Whether no more samples are taken.
+    fn is_full(&self, settings: &RolloutSettings) -> bool {
+        self.before + self.paired.counts().0 >= settings.watch_samples
+    }
+
     /// Takes how sure both are; the former champion stands as the other model of the pair.
     fn unsure(&mut self, pair: &Pair<'_>) -> Option<Unsure> {
         (!pair.measure.is_graded()).then(|| self.confidence.take(pair.challenger, pair.champion)).flatten()
@@ -109,7 +114,9 @@ impl Rollout {
                 let unsure = watch.unsure(pair);
                 // Roles are exchanged: the former champion is the one that is not to be better.
                 let (champion, former) = (pair.measure.essence(pair.champion), pair.measure.essence(pair.challenger));
-                watch.paired.sampled(pair.id, pair.now, &former, &champion, pair.measure);
+                if !watch.is_full(settings) {
+                    watch.paired.sampled(pair.id, pair.now, &former, &champion, pair.measure);
+                }
                 let told = unsure.map(|unsure| Report::ConfidenceShift { model: watch.champion, unsure });
                 told.into_iter().chain(self.watched(pair.now, settings)).collect()
             }
@@ -328,11 +335,12 @@ impl Rollout {
             self.state = State::Regretted;
             return vec![report];
         }
-        let pairs = watch.paired.counts().0;
-        if watch.before + pairs >= settings.watch_samples || now >= watch.deadline {
+        let (pairs, settled) = (watch.paired.counts().0, watch.paired.is_settled());
+        // Labels come late: what waits for one is still to speak.
+        if now >= watch.deadline || watch.is_full(settings) && settled {
             return self.rest();
         }
-        if pairs >= WATCH_ANEW {
+        if pairs >= WATCH_ANEW && settled {
             watch.before += pairs;
             watch.begun += 1;
             let halved = watch.alpha / 2_f64.powi(watch.begun.min(30).cast_signed());

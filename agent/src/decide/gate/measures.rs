@@ -70,7 +70,7 @@ impl Soundness {
 }
 
 /// Held-out rows of one segment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SegmentRows {
     /// All.
     pub rows: u64,
@@ -78,6 +78,9 @@ pub struct SegmentRows {
     pub worse: u64,
     /// Those on which it lost less.
     pub better: u64,
+    /// How much less it lost, over all of them.
+    #[serde(default)]
+    pub gain_sum: f64,
 }
 
 /// Rows, right answers and confidence by bins of the confidence.
@@ -125,6 +128,7 @@ impl Measures {
         rows.rows += 1;
         rows.worse += u64::from(gain < 0.0);
         rows.better += u64::from(gain > 0.0);
+        rows.gain_sum += gain;
     }
 
     /// The first check that refuses: its number, what it was compared with, and the segment if it is one.
@@ -161,6 +165,7 @@ impl Measures {
             other.rows += rows.rows;
             other.worse += rows.worse;
             other.better += rows.better;
+            other.gain_sum += rows.gain_sum;
         }
         let mut tested: Vec<(&str, SegmentRows)> = large.iter().map(|(name, rows)| (name.as_str(), **rows)).collect();
         if other.rows >= settings.segment_rows {
@@ -168,8 +173,10 @@ impl Measures {
         }
         // Shared by two at least: a single large group would use up more of the error than many small ones ever do.
         let limit = settings.segment_alpha / tested.len().max(2) as f64;
+        // Many a little worse and few much better are no loss: numbers differ on nearly every row.
+        let lost = |(_, rows): &(&str, SegmentRows)| rows.gain_sum < 0.0;
         let chance = |(name, rows): (&str, SegmentRows)| (sign_test(rows.worse, rows.better), name.to_owned());
-        let (p, name) = tested.into_iter().map(chance).min_by(|one, other| one.0.total_cmp(&other.0))?;
+        let (p, name) = tested.into_iter().filter(lost).map(chance).min_by(|one, other| one.0.total_cmp(&other.0))?;
         (p < limit).then_some((Check::Segment, p, limit, Some(name)))
     }
 
@@ -217,7 +224,7 @@ mod tests {
     }
 
     fn segment(rows: u64, worse: u64, better: u64) -> SegmentRows {
-        SegmentRows { rows, worse, better }
+        SegmentRows { rows, worse, better, gain_sum: better as f64 - worse as f64 }
     }
 
     #[test]

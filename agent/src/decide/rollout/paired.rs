@@ -134,6 +134,10 @@ impl Paired {
             let (champion, challenger) = (champion.to_vec(), challenger.to_vec());
             self.waiting.push_back(Waiting { number, id, at, champion, challenger });
         }
+        // What left the ring unlabelled was missed.
+        while self.waiting.front().is_some_and(|waiting| waiting.number < self.trial.frontier()) {
+            self.waiting.pop_front();
+        }
         gap
     }
 

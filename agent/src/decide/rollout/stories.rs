@@ -332,7 +332,7 @@ fn half_of_the_samples_for_a_fixed_period_end_with_a_report() {
 fn a_champion_that_turns_bad_after_its_promotion_is_regretted() {
     let mut story = Story::new("auto");
     (story.settings.dwell_s, story.settings.stages) = (0, vec![100]);
-    story.passed(1).rows(400, 0, 5).rows(300, 10, 0);
+    story.passed(1).rows(400, 0, 5).rows(1_000, 10, 0);
     story.check(&expect![[r#"
         0       approved by policy
         0       Shadow after 0 pairs

@@ -52,10 +52,17 @@ struct Shares {
 /// One trial of a challenger that is right `points` more often than the champion, on a stream on which exactly one of both is right
 /// on 8 % of the samples (more, if the difference is larger); labels of disagreements come `delay` samples later.
 fn trial(points: f64, delay: usize, seed: u64) -> End {
+    story(points, points, delay, seed)
+}
+
+/// The same with a challenger that, once it is promoted, is right `later` more often than the former champion.
+fn story(points: f64, later: f64, delay: usize, seed: u64) -> End {
     let settings = RolloutSettings::default();
     let (mut even, mut rollout) = (Even(seed), Rollout::default());
-    let behind = ((0.08 - points.abs()) / 2.0).max(0.01);
-    let (better, worse) = (behind + points.max(0.0), behind - points.min(0.0));
+    let shares = |points: f64| {
+        let behind = ((0.08 - points.abs()) / 2.0).max(0.01);
+        (behind + points.max(0.0), behind - points.min(0.0))
+    };
     let at = |row: u64| Uptime(Duration::from_secs(row * EVERY_S));
     let mut end = End { won: false, aborted: false, guarded: false, regretted: false, pairs: 0, labels: 0 };
     let _ = rollout.step(Event::Passed(Box::new(candidate(1))), at(0), &settings).unwrap();
@@ -65,6 +72,7 @@ fn trial(points: f64, delay: usize, seed: u64) -> End {
         let (draw, class) = (even.next(), even.next());
         let truth = (class * 4.0).floor() as f32;
         let (wrong, other) = ((truth + 1.0) % 4.0, (truth + 2.0) % 4.0);
+        let (better, worse) = shares(if end.won { later } else { points });
         let (champion, challenger) = match draw {
             draw if draw < better => (wrong, truth),
             draw if draw < better + worse => (truth, wrong),
@@ -172,6 +180,21 @@ fn promises(runs: u64, slack: f64) {
     }
     let better = told(0.05, 0);
     assert!(better.won >= 0.95 - slack, "a better model is not promoted: {better:?}");
+}
+
+/// Share of promoted models, ten points worse from their promotion on, that the watch over them sends back.
+fn regretted(delay: usize, runs: u64) -> f64 {
+    let ends = (0..runs).map(|seed| story(0.05, -0.1, delay, seed)).filter(|end| end.won).collect::<Vec<_>>();
+    let share = ends.iter().filter(|end| end.regretted).count() as f64 / ends.len() as f64;
+    println!("ten points worse after its promotion, labels after {delay} samples: regretted {share:.4} of {}", ends.len());
+    share
+}
+
+#[test]
+fn a_champion_that_turns_bad_is_sent_back_also_where_labels_come_after_the_watch_took_its_last_sample() {
+    for delay in [0, 4_000] {
+        assert!(regretted(delay, 60) >= 0.9);
+    }
 }
 
 #[test]

@@ -167,7 +167,8 @@ impl Books {
                     row.candidate = Some(*to);
                     row.finished_at = Some(clock::now());
                 }),
-                Report::Rollback { from, .. } => rejected.push(*from),
+                // One that fell back from damage may come again.
+                Report::Rollback { from, .. } => rejected.extend(Some(*from).filter(|from| cycle.is_rejected(*from))),
                 Report::Rollout(report) => {
                     if let rollout::Report::TrialEnded { challenger, .. } = report
                         && cycle.is_rejected(*challenger)

@@ -216,7 +216,10 @@ impl Keeper {
             }
             self.changed += 1;
         }
-        self.answered(batch.answers.len() / serving.champion.model.schema().outputs().max(1));
+        // What a challenger answered proves nothing of the champion.
+        if batch.by == serving.champion.digest {
+            self.answered(batch.answers.len() / serving.champion.model.schema().outputs().max(1));
+        }
         self.after(&reports);
     }
 

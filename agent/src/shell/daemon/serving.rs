@@ -165,7 +165,9 @@ impl Keeper {
         let candidate = saved.and_then(|saved| saved.cycle.rollout().candidate().map(|candidate| candidate.digest));
         let mut kept = vec![champion];
         for digest in [previous, candidate, saved.map(|saved| saved.cycle.models().2)].into_iter().flatten() {
-            if !kept.contains(&digest) {
+            // Whoever asks by name gets no model that would not be loaded otherwise.
+            let denied = saved.is_some_and(|saved| saved.loading.is_denied(&digest));
+            if !kept.contains(&digest) && !denied && self.gatehouse.vault.bytes(&digest, &self.floors()).is_ok() {
                 kept.push(digest);
             }
         }
@@ -202,7 +204,7 @@ impl Keeper {
         self.commit();
         let loaded = self.load_after(digest, vet);
         if let (Err(refused), Some(saved)) = (&loaded, &mut self.saved) {
-            // A damaged file may be repaired; what hung or answers no number does so again.
+            // A damaged file may be repaired and a busy machine be idle; what aborts or answers no number does so again.
             match refused {
                 Refused::Vetting(_) if !last => saved.loading.deny(digest),
                 _ => saved.loading.left(&digest),
@@ -217,10 +219,22 @@ impl Keeper {
         }
         let bytes = self.gatehouse.vault.bytes(&digest, &self.floors())?;
         if vet && !self.gatehouse.vetted.contains(&digest) {
-            self.gatehouse.vetting.vet(&bytes)?;
-            self.gatehouse.vetted.insert(digest);
+            match self.gatehouse.vetting.vet(&bytes) {
+                // Its bytes are those that have proven themselves, and its tries are counted: better than an older model.
+                Err(Refused::Unvetted(reason)) if self.is_good(&digest) => {
+                    tracing::warn!(model = digest.short(), reason, "a proven model is loaded without being vetted anew");
+                }
+                vetted => {
+                    vetted?;
+                    self.gatehouse.vetted.insert(digest);
+                }
+            }
         }
         Ok(Loaded { model: Arc::new(bundle::read(&bytes)?), digest })
+    }
+
+    fn is_good(&self, digest: &Digest) -> bool {
+        self.saved.as_ref().is_some_and(|saved| saved.loading.is_good(digest))
     }
 
     fn in_memory(&self, digest: &Digest) -> Option<Loaded> {

@@ -109,7 +109,12 @@ impl Both {
             self.served = by == rival.digest;
             if timed || !self.served {
                 let begun = Instant::now();
-                rival.model.answer(row, &mut self.other);
+                // The same work as the champion's, or their times would not compare.
+                if self.embedded {
+                    rival.model.embed(row, &mut self.other);
+                } else {
+                    rival.model.answer(row, &mut self.other);
+                }
                 self.took_us = timed.then(|| (champion_us, microseconds(begun)));
             }
             self.rival.extend_from_slice(if self.served { given } else { &self.other.answer });
@@ -179,8 +184,9 @@ impl Keeper {
         };
         let Some(saved) = &mut self.saved else { return };
         let before = saved.cycle.orders().trial;
+        let adopts = matches!(event, cycle::Event::Adopt { .. });
         let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
-        if let Some(challenger) = orders.promote {
+        if let Some(challenger) = orders.promote.filter(|_| adopts) {
             saved.loading.won(&challenger, &self.gatehouse.rules);
         }
         self.changed += 1;

@@ -60,6 +60,9 @@ pub enum Refused {
         /// The lowest accepted.
         floor: u32,
     },
+    /// Whether it is sound could not be told, for a reason that may lie outside of it.
+    #[error("it could not be vetted: {0}")]
+    Unvetted(String),
     /// The file itself.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -106,7 +109,7 @@ impl Refused {
             Self::NoAncestor(_) => "no_ancestor",
             Self::Frozen { .. } => "frozen_tensor",
             Self::Denied(_) => "denied",
-            Self::Vetting(_) => "vetting",
+            Self::Vetting(_) | Self::Unvetted(_) => "vetting",
             Self::Store(_) => "disk",
         }
     }

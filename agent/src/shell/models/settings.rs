@@ -102,7 +102,7 @@ impl ModelSettings {
         within("tries", self.tries.into(), 1, 100)
             .or_else(|| within("good_answers", self.good_answers, 1, 1_000_000))
             .or_else(|| within("good_s", self.good_s, 1, 86_400))
-            .or_else(|| within("vetting_s", self.vetting_s, 1, 600))
+            .or_else(|| within("vetting_s", self.vetting_s, 1, 25))
             .or_else(|| within("vetting_bytes", self.vetting_bytes, 16 << 20, 16 << 30))
             .or_else(|| {
                 let wrong = self.trust(&mut KeySet::default()).err()?;

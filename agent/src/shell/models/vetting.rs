@@ -3,6 +3,7 @@
 //! A thread would not do: it cannot be ended when it hangs, an abort in it takes the agent along, and its memory is the agent's.
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -96,8 +97,8 @@ impl Vetting {
         let begun = Instant::now();
         let question = Question { bundle: bytes.to_vec(), memory_bytes: self.memory_bytes };
         let refused = |reason: String| Refused::Vetting(reason);
-        let mut child =
-            spawn(program).map_err(|error| refused(format!("cannot start {}: {error}", program.display())))?;
+        let start = |error| Refused::Unvetted(format!("cannot start {}: {error}", program.display()));
+        let mut child = spawn(program).map_err(start)?;
         let group = Group::make(Path::new("/"), child.id(), self.memory_bytes);
         let mut stderr = child.stderr.take().expect("stderr is piped");
         let words = std::thread::spawn(move || {
@@ -127,14 +128,19 @@ impl Vetting {
         let words = words.join().unwrap_or_default();
         match heard {
             Ok(answer) => told(answer),
-            Err(_) if late => {
-                Err(refused(format!("it had not answered its own rows after {} s", begun.elapsed().as_secs())))
-            }
+            // A slow start of the machine looks the same.
+            Err(_) if late => Err(Refused::Unvetted(format!(
+                "it had not answered its own rows after {} s",
+                begun.elapsed().as_secs()
+            ))),
             Err(_) if group.as_ref().is_some_and(Group::has_killed) || grew(&words) => {
                 Err(refused(format!("it took more than {} MiB of memory", self.memory_bytes >> 20)))
             }
             Err(error) => {
-                Err(refused(format!("its process ended without an answer ({}; {error})", ending(status, &words))))
+                let how = format!("its process ended without an answer ({}; {error})", ending(&status, &words));
+                // Somebody's kill, or the machine's for want of memory: its own limit was not hit.
+                let killed = status.is_ok_and(|status| status.signal() == Some(9));
+                Err(if killed { Refused::Unvetted(how) } else { refused(how) })
             }
         }
     }
@@ -172,10 +178,10 @@ fn grew(words: &[u8]) -> bool {
     String::from_utf8_lossy(words).contains("memory allocation of")
 }
 
-fn ending(status: io::Result<ExitStatus>, words: &[u8]) -> String {
+fn ending(status: &io::Result<ExitStatus>, words: &[u8]) -> String {
     let said = String::from_utf8_lossy(words);
     let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned();
-    status.map_or_else(|error| error.to_string(), |status| format!("{status}, last words: {last}"))
+    status.as_ref().map_or_else(ToString::to_string, |status| format!("{status}, last words: {last}"))
 }
 
 /// Serves one question; what `hone vet-worker` does.
