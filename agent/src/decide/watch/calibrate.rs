@@ -9,6 +9,7 @@
     reason = "row counts; values that the agent holds as f32"
 )]
 mod resample;
+pub mod whole;
 
 use serde::Serialize;
 use trainer_core::schema::{Feature, FeatureKind};
@@ -137,12 +138,23 @@ pub enum Test {
     Psi,
     /// ADWIN on the guarded mean.
     Mean,
+    /// QT-EWMA on whole rows of which one column moves, each in turn.
+    QtEwmaOne,
+    /// QT-EWMA on whole rows of which every column moves, by its own deviation.
+    QtEwmaAll,
+    /// e-SR on the loss.
+    ESr,
 }
 
 impl Test {
     /// The first alarm of this test among findings.
     fn alarms(self, findings: &[Finding]) -> usize {
-        let watcher = if self == Self::Psi { Watcher::Psi } else { Watcher::Mean };
+        let watcher = match self {
+            Self::Psi => Watcher::Psi,
+            Self::Mean => Watcher::Mean,
+            Self::QtEwmaOne | Self::QtEwmaAll => Watcher::QtEwma,
+            Self::ESr => Watcher::ESr,
+        };
         let of = |finding: &&Finding| {
             let about = matches!(finding.measure, Measure::Feature(_));
             finding.watcher == watcher && finding.grade == Grade::Alarm && about
