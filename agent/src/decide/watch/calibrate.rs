@@ -22,6 +22,7 @@ use crate::decide::drift::season::{NoSeason, Profile};
 use crate::decide::drift::seeded::Draws;
 use crate::decide::time::Timestamp;
 use resample::Resampler;
+use whole::moments;
 
 /// Fewest usable rows of a column: half of them freeze a reference, the other half must fill several windows.
 pub const ROWS_MIN: u64 = 1_000;
@@ -380,17 +381,6 @@ fn season(usable: &[(f64, Timestamp)]) -> Season {
         Err(NoSeason::Steady { share, .. }) => Season::None { explained: share },
         Err(NoSeason::TooShort { hours }) => Season::TooShort { hours },
     }
-}
-
-fn moments(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (mut rows, mut mean, mut square) = (0.0, 0.0, 0.0);
-    for x in values {
-        rows += 1.0;
-        let d = x - mean;
-        mean += d / rows;
-        square += d * (x - mean);
-    }
-    (mean, (square / rows).max(0.0).sqrt())
 }
 
 fn delay(test: Test, shift: f64, mut found: Vec<Option<u64>>, followed_rows: u64) -> Delay {

@@ -20,10 +20,7 @@ pub(super) const NOT_COVERED: [(&str, &str); 4] = [
         "prediction",
         "the score and the answered class are watched as psi watches a column: put recorded scores into the file as a column",
     ),
-    (
-        "quality",
-        "gaps and values out of range are rates, not deviations: from 0 a rate of 10 % is found within a few blocks of 64 rows",
-    ),
+    ("quality", "gaps and values out of range are rates, so there is no deviation to shift them by"),
     (
         "adwin, page_hinkley, ddm, eddm, hddm_a, hddm_w, fhddm, kswin, newma, cbpe",
         "they are for comparison and promise no run length that could be set",

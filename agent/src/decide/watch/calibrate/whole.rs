@@ -3,7 +3,7 @@ use serde::Serialize;
 use trainer_core::model::Reference;
 
 use super::resample::Resampler;
-use super::{Column, Delay, QUIET_ROWS_MIN, SHIFTS, Test, Wanted, delay, moments};
+use super::{Column, Delay, QUIET_ROWS_MIN, SHIFTS, Test, Wanted, delay};
 use crate::decide::drift::seeded::Draws;
 use crate::decide::watch::joint::{BASELINE_ROWS_MAX, Joint, JointView, Silent};
 use crate::decide::watch::loss_test::{Law, LossTest};
@@ -93,7 +93,7 @@ pub fn joint(columns: &[&Column], wanted: &Wanted) -> Whole {
     let moving: Vec<usize> = (0..columns.len()).filter(|at| columns[*at].survey.deviation > 0.0).collect();
     let mut whole =
         Whole { delays: Vec::new(), quiet_rows: 0, false_alarms: 0, block_rows: None, silent: None, loss: None };
-    let mut seeds = Draws::new(wanted.seed ^ 0x6a6f_696e_74);
+    let mut seeds = Draws::new(wanted.seed ^ 0x006a_6f69_6e74);
     let mut found: Vec<(Test, f64, Vec<Option<u64>>)> = [Test::QtEwmaOne, Test::QtEwmaAll]
         .iter()
         .flat_map(|moved| SHIFTS.map(|shift| (*moved, shift, Vec::new())))
@@ -213,6 +213,18 @@ fn worse(loss: f64, rise: f64, mean: f64, law: Law, chance: &mut Draws) -> f64 {
     }
 }
 
+/// Mean and standard deviation.
+pub(super) fn moments(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (mut rows, mut mean, mut square) = (0.0, 0.0, 0.0);
+    for x in values {
+        rows += 1.0;
+        let d = x - mean;
+        mean += d / rows;
+        square += d * (x - mean);
+    }
+    (mean, (square / rows).max(0.0).sqrt())
+}
+
 fn neighbours(values: &[f64], mean: f64, deviation: f64) -> f64 {
     if deviation <= 0.0 {
         return 0.0;
@@ -230,7 +242,7 @@ mod tests {
     const WANTED: Wanted = Wanted { run_length_rows: 10_000.0, features: 4, seed: 1 };
 
     fn columns(count: usize, rows: usize) -> Vec<Column> {
-        let times: Vec<Timestamp> = (0..rows as i64).map(|row| Timestamp(row * 300_000_000)).collect();
+        let times: Vec<Timestamp> = (0..i64::try_from(rows).unwrap()).map(|row| Timestamp(row * 300_000_000)).collect();
         let mut draws = Draws::new(3);
         let mut column = || {
             let values: Vec<f64> = (0..rows).map(|_| 20.0 + 5.0 * draws.normal()).collect();
