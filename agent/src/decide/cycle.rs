@@ -134,7 +134,6 @@ impl Cycle {
         // The late errors of an earlier model say nothing about this one.
         if label.answered_by == self.champion {
             self.staleness.push(loss, self.reference);
-            self.trigger.lost(loss);
             let findings = self.watch.label(label, ordinal);
             reports = self.notice(findings, settings);
         }

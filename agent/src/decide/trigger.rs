@@ -4,7 +4,7 @@
 //!  alarms ─► votes ─ enough agree      sizes exhausted
 //!  Watching ──────────► Episode{since} ───────────────────► Cooling{until} ──► Watching
 //!      ▲                 │  ▲ attempt at 100, 200, 400 … labels since the change
-//!      │                 └──┘ (more if losses come in runs); an alarm after a promotion opens a new episode
+//!      │                 └──┘ an alarm after a promotion opens a new episode
 //!      │
 //!  labels ─► cadence ─ `every` since the last one, doubled while nothing is gained ─► one attempt, no episode
 //!  clock ──► schedule ─ once in each window ────────────────────────────────────────► one attempt, no episode
@@ -15,7 +15,6 @@
 //! on the newest of them. Older rows, balanced by class, are trained on before them: what did not change need not be learnt
 //! again, and the heads' horizons forget what did.
 pub mod cadence;
-mod clusters;
 pub mod combine;
 pub mod schedule;
 
@@ -24,7 +23,6 @@ use serde::{Deserialize, Serialize};
 use super::time::Timestamp;
 use super::watch::Watcher;
 pub use cadence::{Cadence, CadenceSettings, Outcome};
-use clusters::Clusters;
 pub use combine::{Combine, CombineSettings, Votes};
 pub use schedule::{Hours, Schedule, ScheduleSettings};
 
@@ -33,8 +31,7 @@ pub use schedule::{Hours, Schedule, ScheduleSettings};
 #[serde(default, deny_unknown_fields)]
 pub struct TriggerSettings {
     /// Labels after the change point before the first attempt; each further attempt waits for twice as many. Default 100: a
-    /// fifth is held out, and from fewer than 20 rows the gate learns too little to refuse what is worse. Where losses come in
-    /// runs more are waited for, so that as many independent ones are held out; never more than `rows_max`.
+    /// fifth is held out, and from fewer than 20 rows the gate learns too little to refuse what is worse.
     pub rows_first: u64,
     /// Most new labels one attempt trains on, and where an episode ends. Default 1600.
     pub rows_max: u64,
@@ -79,8 +76,6 @@ pub struct Trigger {
     labels: Cadence,
     #[serde(default)]
     schedule: Schedule,
-    #[serde(default)]
-    clusters: Clusters,
 }
 
 /// Where the episode stands. Labels are counted by their ordinal, from 0.
@@ -146,9 +141,7 @@ impl Trigger {
         };
         if opens {
             self.votes.used();
-            let most = settings.rows_max.max(settings.rows_first);
-            let next = self.clusters.stretched(settings.rows_first).min(most).max(1);
-            self.phase = Phase::Episode { since, sample, next, promoted: None };
+            self.phase = Phase::Episode { since, sample, next: settings.rows_first.max(1), promoted: None };
         }
         opens
     }
@@ -160,11 +153,6 @@ impl Trigger {
         {
             *since = labels;
         }
-    }
-
-    /// The champion lost so much on one labelled row: losses that come in runs make the sizes of later episodes longer.
-    pub fn lost(&mut self, loss: f64) {
-        self.clusters.push(loss);
     }
 
     /// The attempt of the open episode that is due at `labels` known labels, if any.
@@ -295,21 +283,6 @@ mod tests {
             assert_eq!(due.is_some(), label + 1 >= 600, "label {label}");
         }
         assert!(matches!(trigger.phase(), Phase::Episode { since: 500, .. }), "{trigger:?}");
-    }
-
-    #[test]
-    fn where_losses_come_in_runs_an_episode_waits_for_more_labels_but_never_beyond_its_end() {
-        let first = |run: u64| {
-            let mut trigger = Trigger::default();
-            (0..2_000).for_each(|label| trigger.lost(if label / run * 7 % 10 < 3 { 1.0 } else { 0.0 }));
-            alarmed(&mut trigger, 2_000, None, 2_000);
-            // What comes after the alarm does not move the size of the open episode.
-            (0..50).for_each(|_| trigger.lost(1.0));
-            (2_000..3_000).find(|labels| trigger.due(*labels).is_some()).map(|labels| labels - 2_000)
-        };
-        assert_eq!(first(1), Some(100));
-        assert!((200..445).contains(&first(6).unwrap()), "{:?}", first(6));
-        assert_eq!(first(40), Some(445), "`rows_max`");
     }
 
     #[test]
