@@ -106,7 +106,9 @@ pub enum TrainError {
     #[error("the head cannot be solved")]
     Solve(#[from] SolveError),
     /// A detector was to get a head, or other statistics under the same threshold.
-    #[error("a model that tells anomalies by what it cannot give back has no head, and its threshold belongs to its layers: retrain its tail, or all of it")]
+    #[error(
+        "a model that tells anomalies by what it cannot give back has no head, and its threshold belongs to its layers: retrain its tail, or all of it"
+    )]
     NoHead,
     /// Training ran away.
     #[error("training gave weights that are not finite: lower the learning rate or look for broken values in the rows")]

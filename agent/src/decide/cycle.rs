@@ -164,7 +164,8 @@ impl Cycle {
 
     fn order(&mut self, reason: Reason, strategy: Strategy, rows: RowsWanted, settings: &CycleSettings) -> Report {
         self.runs += 1;
-        let strategy = if self.detects && matches!(strategy, Strategy::Head | Strategy::Norm) { Strategy::Tail } else { strategy };
+        let strategy =
+            if self.detects && matches!(strategy, Strategy::Head | Strategy::Norm) { Strategy::Tail } else { strategy };
         let seed = settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.runs);
         let task = OrderTask::Train { strategy, seed };
         let order = Order { run: self.runs, reason, task, parent: self.champion, rows, refit_of: None };

@@ -1,4 +1,6 @@
 //! `hone drift calibrate`: settings from a quiet recording, with the delays measured on it.
+mod whole;
+
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -15,6 +17,7 @@ use crate::decide::watch::calibrate::{Column, Delays, RESAMPLES, ROWS_MIN, Seaso
 use crate::shell::clock;
 use crate::shell::ingest::csv::CsvError;
 use crate::shell::ingest::csv::columns::{Cells, Columns};
+use whole::Wholes;
 
 /// Longest run length the configuration accepts.
 const RUN_LENGTH_ROWS_MAX: f64 = 1e9;
@@ -27,12 +30,15 @@ const RATE_FACTOR: f64 = 1.2;
     after_help = "Example: hone drift calibrate --data quiet.csv --false-alarms \"1 per 30 days\" --rate \"10/min\"\n\n\
     The recording should be quiet: hours or days in which nothing was wrong, at least 1000 rows, and two days if the values follow \
     the time of day. Delays are measured by adding a shift to 100 block-bootstrapped resamples of the recording; the same --seed \
-    gives the same figures. psi is the population stability of one window, mean is ADWIN on guarded means.\n\n\
+    gives the same figures. psi is the population stability of one window, mean is ADWIN on guarded means, qt_ewma looks at whole \
+    rows, e_sr at the losses of --loss.\n\n\
     Rates: \"10/min\", \"1 per 5 s\", \"100/s\", \"1/h\". False alarms: \"1 per 30 days\", \"2/week\", \"1 per 10000 rows\".\n\n\
     JSON keys: run_length_rows, window_rows, rows, seed, config (text for hone.toml), left_out [{name, reason}],\n\
     columns [{name, missing_rate, mean, deviation, correlation, block_rows, season {season, explained or hours}, mean_alarms,\n\
     windows [{window_rows, looks, above, largest_psi}], window_rows, quiet, quiet_rows, psi_false_alarms, mean_false_alarms,\n\
-    delays [{test, shift, median_rows, p90_rows, median_s, p90_s, found, followed_rows}]}]; a delay that was not reached is null."
+    delays [{test, shift, median_rows, p90_rows, median_s, p90_s, found, followed_rows}]}],\n\
+    joint and loss (null without --loss) {delays [{test, shift, …}], quiet_rows, false_alarms, block_rows, silent, loss},\n\
+    not_covered [{tests, reason}]; a delay that was not reached is null."
 )]
 pub struct Args {
     /// CSV file with a header, or one number per line; `-` is standard input
@@ -44,6 +50,9 @@ pub struct Args {
     /// Columns to leave out
     #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
     ignore: Vec<String>,
+    /// Column with the loss of each answer (0 right, 1 wrong, or between), for the delay of e_sr
+    #[arg(long, value_name = "COLUMN")]
+    loss: Option<String>,
     /// Column with the time of a row [default: rows come evenly at --rate]
     #[arg(long, value_name = "COLUMN")]
     time: Option<String>,
@@ -112,11 +121,15 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         Measured { name, column, delays }
     };
     let measured: Vec<_> = surveyed.into_iter().map(measure).collect();
+    let wholes = Wholes::measure(&measured, &columns, args, &wanted)?;
     let config = config(&wanted, window_rows);
     if global.json {
-        println!("{}", facts(&measured, &left_out, &wanted, window_rows, rows, &config, args.rate));
+        let mut facts = facts(&measured, &left_out, &wanted, window_rows, rows, &config, args.rate);
+        wholes.facts(args.rate).into_iter().for_each(|(key, value)| facts[key] = value);
+        println!("{facts}");
     } else {
         print(&measured, &left_out, &wanted, window_rows, rows, args.rate);
+        wholes.print(args.rate);
         if let Some(recorded) = recorded_rate(args, &times, rows) {
             println!(
                 "note: the recording has a row every {}, --rate says {}",
@@ -147,7 +160,9 @@ fn numbers(columns: &Columns, args: &Args) -> Result<(Named, LeftOut)> {
     }
     let (mut named, mut left_out) = (Vec::new(), Vec::new());
     for name in columns.names() {
-        if Some(name) == args.time.as_deref() || args.ignore.iter().any(|ignored| ignored == name) {
+        if [args.time.as_deref(), args.loss.as_deref()].contains(&Some(name))
+            || args.ignore.iter().any(|ignored| ignored == name)
+        {
             continue;
         }
         match columns.column(name) {

@@ -39,6 +39,8 @@ pub mod thinning;
 mod parity;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod vector_properties;
 
 /// Values beyond this are treated like non-finite ones: their squares would overflow a detector's sums and silence it for good.
 pub const MAGNITUDE_MAX: f64 = 1e100;

@@ -232,3 +232,27 @@ fn distances_of_categorical_pairs_equal_the_published_ones() {
         }
     }
 }
+
+#[test]
+fn varied_parameters_and_streams_give_the_alarms_and_warnings_river_gives() {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/varied.json"));
+    let text = std::fs::read_to_string(path).expect("the vectors are in the repository");
+    let cases: Vec<Value> = serde_json::from_str(&text).expect("they are JSON");
+    let mut fired = 0;
+    for (number, case) in cases.iter().enumerate() {
+        let specification = case["detector"].as_str().expect("a specification");
+        let mut detector: AnyDetector = specification.parse().expect("a known detector with river's parameters");
+        let (mut drifts, mut warnings) = (Vec::new(), Vec::new());
+        for (row, x) in (0..).zip(case["values"].as_array().expect("a list")) {
+            if detector.update(x.as_f64().expect("a number")).is_some() {
+                drifts.push(row);
+            } else if detector.is_warning() {
+                warnings.push(row);
+            }
+        }
+        fired += drifts.len();
+        assert_eq!(drifts, indices(&case["drift"]), "case {number}: {specification}");
+        assert_eq!(warnings, indices(&case["warning"]), "warnings of case {number}: {specification}");
+    }
+    assert!(cases.len() >= 70 && fired > 300, "{} cases with {fired} alarms", cases.len());
+}

@@ -215,30 +215,35 @@ fn eddm(text: &str) -> Result<AnyDetector, SpecError> {
 }
 
 fn hddm_a(text: &str) -> Result<AnyDetector, SpecError> {
-    let given = Parameters::read("hddm_a", &["drift_confidence", "warning_confidence", "two_sided"], text)?;
+    let given =
+        Parameters::read("hddm_a", &["drift_confidence", "warning_confidence", "two_sided", "two_sided_test"], text)?;
     let mut settings = HddmASettings::default();
     given.set("drift_confidence", &mut settings.drift_confidence)?;
     given.set("warning_confidence", &mut settings.warning_confidence)?;
     given.set("two_sided", &mut settings.two_sided)?;
+    given.set("two_sided_test", &mut settings.two_sided)?;
     Ok(AnyDetector::HddmA(HddmA::new(settings)?))
 }
 
 fn hddm_w(text: &str) -> Result<AnyDetector, SpecError> {
-    let known = &["drift_confidence", "warning_confidence", "lambda_val", "two_sided"];
+    let known = &["drift_confidence", "warning_confidence", "lambda_val", "two_sided", "two_sided_test"];
     let given = Parameters::read("hddm_w", known, text)?;
     let mut settings = HddmWSettings::default();
     given.set("drift_confidence", &mut settings.drift_confidence)?;
     given.set("warning_confidence", &mut settings.warning_confidence)?;
     given.set("lambda_val", &mut settings.lambda_val)?;
     given.set("two_sided", &mut settings.two_sided)?;
+    given.set("two_sided_test", &mut settings.two_sided)?;
     Ok(AnyDetector::HddmW(HddmW::new(settings)?))
 }
 
 fn fhddm(text: &str) -> Result<AnyDetector, SpecError> {
-    let given = Parameters::read("fhddm", &["sliding_window_size", "confidence_level", "watch"], text)?;
+    let known = &["sliding_window_size", "confidence_level", "short_window_size", "watch"];
+    let given = Parameters::read("fhddm", known, text)?;
     let mut settings = FhddmSettings::default();
     given.set("sliding_window_size", &mut settings.sliding_window_size)?;
     given.set("confidence_level", &mut settings.confidence_level)?;
+    given.set("short_window_size", &mut settings.short_window_size)?;
     given.set("watch", &mut settings.watch)?;
     Ok(AnyDetector::Fhddm(Fhddm::new(settings)?))
 }

@@ -1,20 +1,9 @@
 //! Error rates of the tests by simulation. `cargo test --workspace --lib -- --ignored --nocapture evidence_study` prints them.
 use super::*;
+use crate::decide::drift::seeded::Draws;
 
 const RUNS: u64 = 2_000;
 const SAMPLES_MAX: u64 = 3_000;
-
-/// Even numbers in [0, 1), one stream per seed (SplitMix64).
-struct Even(u64);
-
-impl Even {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
 
 /// Share of runs that ended so, and the median number of samples of those.
 struct Ended {
@@ -29,10 +18,10 @@ fn study(points: f64, end: Leaning) -> Ended {
     let (better, worse) = (behind + points.max(0.0), behind - points.min(0.0));
     let mut ends = Vec::new();
     for run in 0..RUNS {
-        let mut even = Even(run);
+        let mut even = Draws::new(run);
         let mut trial = Trial::new(0.02, 0.05, 1);
         for sample in 1..=SAMPLES_MAX {
-            let draw = even.next();
+            let draw = even.uniform();
             let difference = f64::from(u8::from(draw < better)) - f64::from(u8::from(draw > 1.0 - worse));
             let number = trial.sampled(difference == 0.0);
             trial.labelled(number, difference);

@@ -5,23 +5,12 @@ use std::time::Duration;
 
 use super::stories::{candidate, named};
 use super::*;
+use crate::decide::drift::seeded::Draws;
 
 /// Seconds between two samples.
 const EVERY_S: u64 = 10;
 /// Share of the samples on which both are wrong, one way or the other.
 const BOTH_WRONG: f64 = 0.02;
-
-/// Even numbers in [0, 1), one stream per seed (SplitMix64).
-struct Even(u64);
-
-impl Even {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
 
 /// How one trial ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +47,7 @@ fn trial(points: f64, delay: usize, seed: u64) -> End {
 /// The same with a challenger that, once it is promoted, is right `later` more often than the former champion.
 fn story(points: f64, later: f64, delay: usize, seed: u64) -> End {
     let settings = RolloutSettings::default();
-    let (mut even, mut rollout) = (Even(seed), Rollout::default());
+    let (mut even, mut rollout) = (Draws::new(seed), Rollout::default());
     let shares = |points: f64| {
         let behind = ((0.08 - points.abs()) / 2.0).max(0.01);
         (behind + points.max(0.0), behind - points.min(0.0))
@@ -69,7 +58,7 @@ fn story(points: f64, later: f64, delay: usize, seed: u64) -> End {
     let mut pending = std::collections::VecDeque::new();
     let measure = Measure::Classes;
     for row in 0..40_000_u64 {
-        let (draw, class) = (even.next(), even.next());
+        let (draw, class) = (even.uniform(), even.uniform());
         let truth = (class * 4.0).floor() as f32;
         let (wrong, other) = ((truth + 1.0) % 4.0, (truth + 2.0) % 4.0);
         let (better, worse) = shares(if end.won { later } else { points });
@@ -186,7 +175,10 @@ fn promises(runs: u64, slack: f64) {
 fn regretted(delay: usize, runs: u64) -> f64 {
     let ends = (0..runs).map(|seed| story(0.05, -0.1, delay, seed)).filter(|end| end.won).collect::<Vec<_>>();
     let share = ends.iter().filter(|end| end.regretted).count() as f64 / ends.len() as f64;
-    println!("ten points worse after its promotion, labels after {delay} samples: regretted {share:.4} of {}", ends.len());
+    println!(
+        "ten points worse after its promotion, labels after {delay} samples: regretted {share:.4} of {}",
+        ends.len()
+    );
     share
 }
 

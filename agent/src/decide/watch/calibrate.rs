@@ -9,6 +9,7 @@
     reason = "row counts; values that the agent holds as f32"
 )]
 mod resample;
+pub mod whole;
 
 use serde::Serialize;
 use trainer_core::schema::{Feature, FeatureKind};
@@ -21,6 +22,7 @@ use crate::decide::drift::season::{NoSeason, Profile};
 use crate::decide::drift::seeded::Draws;
 use crate::decide::time::Timestamp;
 use resample::Resampler;
+use whole::moments;
 
 /// Fewest usable rows of a column: half of them freeze a reference, the other half must fill several windows.
 pub const ROWS_MIN: u64 = 1_000;
@@ -137,12 +139,23 @@ pub enum Test {
     Psi,
     /// ADWIN on the guarded mean.
     Mean,
+    /// QT-EWMA on whole rows of which one column moves, each in turn.
+    QtEwmaOne,
+    /// QT-EWMA on whole rows of which every column moves, by its own deviation.
+    QtEwmaAll,
+    /// e-SR on the loss.
+    ESr,
 }
 
 impl Test {
     /// The first alarm of this test among findings.
     fn alarms(self, findings: &[Finding]) -> usize {
-        let watcher = if self == Self::Psi { Watcher::Psi } else { Watcher::Mean };
+        let watcher = match self {
+            Self::Psi => Watcher::Psi,
+            Self::Mean => Watcher::Mean,
+            Self::QtEwmaOne | Self::QtEwmaAll => Watcher::QtEwma,
+            Self::ESr => Watcher::ESr,
+        };
         let of = |finding: &&Finding| {
             let about = matches!(finding.measure, Measure::Feature(_));
             finding.watcher == watcher && finding.grade == Grade::Alarm && about
@@ -368,17 +381,6 @@ fn season(usable: &[(f64, Timestamp)]) -> Season {
         Err(NoSeason::Steady { share, .. }) => Season::None { explained: share },
         Err(NoSeason::TooShort { hours }) => Season::TooShort { hours },
     }
-}
-
-fn moments(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (mut rows, mut mean, mut square) = (0.0, 0.0, 0.0);
-    for x in values {
-        rows += 1.0;
-        let d = x - mean;
-        mean += d / rows;
-        square += d * (x - mean);
-    }
-    (mean, (square / rows).max(0.0).sqrt())
 }
 
 fn delay(test: Test, shift: f64, mut found: Vec<Option<u64>>, followed_rows: u64) -> Delay {

@@ -22,6 +22,7 @@ use super::windows::Window;
 use crate::decide::drift::Direction;
 use crate::decide::drift::cbpe::{Cbpe, CbpeView};
 use settings::RunLengths;
+pub(super) use settings::overall_run_length;
 pub use settings::{Loss, PerformanceError, PerformanceSettings};
 
 /// One labelled answer of the model that is watched.

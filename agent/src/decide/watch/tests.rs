@@ -5,23 +5,12 @@ use trainer_core::train::{TrainSettings, base};
 
 use super::columns::ColumnSettings;
 use super::*;
+use crate::decide::drift::seeded::Draws;
 
-/// Even numbers in [0, 1), one stream per seed (SplitMix64).
-struct Even(u64);
-
-impl Even {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        #[expect(clippy::cast_precision_loss, reason = "24 bits")]
-        let bits = ((mixed ^ (mixed >> 31)) >> 40) as f32;
-        bits / 16_777_216.0
-    }
-
-    fn row(&mut self) -> [f32; 3] {
-        [self.next(), self.next(), self.next()]
-    }
+/// Three even numbers in [0, 1).
+fn drawn(draws: &mut Draws) -> [f32; 3] {
+    #[expect(clippy::cast_precision_loss, reason = "24 bits")]
+    [(); 3].map(|()| (draws.bits() >> 40) as f32 / 16_777_216.0)
 }
 
 /// Three features, two classes: which side of a line.
@@ -29,9 +18,9 @@ fn model() -> Model {
     let feature = |name: &str| Feature { name: name.into(), unit: None, kind: FeatureKind::Number, range: None };
     let task = Task::Classification { classes: vec!["a".into(), "b".into()] };
     let schema = Schema { features: ["x", "y", "z"].map(feature).into(), task };
-    let (mut rows, mut even) = (Rows::empty(3, 1), Even(1));
+    let (mut rows, mut draws) = (Rows::empty(3, 1), Draws::new(1));
     for _ in 0..800 {
-        let row = even.row();
+        let row = drawn(&mut draws);
         rows.push(&row, &[f32::from(u8::from(row[0] > row[1]))]);
     }
     base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model
@@ -40,7 +29,7 @@ fn model() -> Model {
 struct Stream {
     model: Model,
     watch: Watch,
-    even: Even,
+    draws: Draws,
     work: Work,
     labels: u64,
 }
@@ -49,7 +38,7 @@ impl Stream {
     fn new(settings: &WatchSettings) -> Self {
         let model = model();
         let watch = Watch::new(&model, settings);
-        Self { model, watch, even: Even(3), work: Work::default(), labels: 0 }
+        Self { model, watch, draws: Draws::new(3), work: Work::default(), labels: 0 }
     }
 
     /// `count` rows through `change`, labelled by the line `truth`.
@@ -62,7 +51,7 @@ impl Stream {
     ) -> Vec<Finding> {
         let mut said = Vec::new();
         for _ in 0..count {
-            let mut row = self.even.row();
+            let mut row = drawn(&mut self.draws);
             let class = truth(&row);
             change(&mut row);
             self.model.embed(&row, &mut self.work);
@@ -195,10 +184,10 @@ fn a_model_that_knows_its_training_rows_by_heart_is_not_told_of_again_and_again(
         |number: usize| Feature { name: format!("f{number}"), unit: None, kind: FeatureKind::Number, range: None };
     let task = Task::Classification { classes: vec!["a".into(), "b".into()] };
     let schema = Schema { features: (0..16).map(feature).collect(), task };
-    let (mut rows, mut even) = (Rows::empty(16, 1), Even(5));
-    let row = |even: &mut Even| -> Vec<f32> { (0..16).map(|_| even.next()).collect() };
+    let (mut rows, mut even) = (Rows::empty(16, 1), Draws::new(5));
+    let row = |even: &mut Draws| -> Vec<f32> { (0..16).map(|_| even.uniform() as f32).collect() };
     for _ in 0..300 {
-        rows.push(&row(&mut even), &[f32::from(u8::from(even.next() > 0.5))]);
+        rows.push(&row(&mut even), &[f32::from(u8::from(even.uniform() > 0.5))]);
     }
     let model = base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 0).unwrap().model;
     let mut watch = Watch::new(&model, &WatchSettings::default());

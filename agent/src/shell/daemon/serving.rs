@@ -222,7 +222,11 @@ impl Keeper {
             match self.gatehouse.vetting.vet(&bytes) {
                 // Its bytes are those that have proven themselves, and its tries are counted: better than an older model.
                 Err(Refused::Unvetted(reason)) if self.is_good(&digest) => {
-                    tracing::warn!(model = digest.short(), reason, "a proven model is loaded without being vetted anew");
+                    tracing::warn!(
+                        model = digest.short(),
+                        reason,
+                        "a proven model is loaded without being vetted anew"
+                    );
                 }
                 vetted => {
                     vetted?;

@@ -181,6 +181,11 @@ impl RunLengths {
     }
 }
 
+/// Labels to a false alarm of the overall loss of a regression or of errors, where `tests` share `run_length_rows`; classes ask for none.
+pub(in crate::decide::watch) fn overall_run_length(run_length_rows: f64, tests: &[Watcher]) -> f64 {
+    RunLengths::of(run_length_rows, tests, &Task::Regression { targets: Vec::new() }).overall
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
