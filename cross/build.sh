@@ -9,6 +9,8 @@ export PATH CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target-aarch64}" CARGO_TARGET_
 if [ "$CMD" = build ] && [ "${PROFILE:-release}" = release ]; then
   CFLAGS_aarch64_unknown_linux_gnu="${CFLAGS_aarch64_unknown_linux_gnu:-} -fno-asynchronous-unwind-tables -fno-unwind-tables"
   RUSTFLAGS="${RUSTFLAGS:-} -C force-unwind-tables=no"
-  export CFLAGS_aarch64_unknown_linux_gnu RUSTFLAGS
+  # SQLite comes with searches of text, of rectangles and of its own pages, which nobody here asks for.
+  LIBSQLITE3_FLAGS="-USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS -USQLITE_ENABLE_FTS5 -USQLITE_ENABLE_RTREE -USQLITE_ENABLE_DBSTAT_VTAB"
+  export CFLAGS_aarch64_unknown_linux_gnu RUSTFLAGS LIBSQLITE3_FLAGS
 fi
 exec cargo "$CMD" --profile "${PROFILE:-release}" --locked --target aarch64-unknown-linux-gnu "$@"

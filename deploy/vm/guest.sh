@@ -34,19 +34,22 @@ check "a base model is trained here" sh -c 'perl /world.pl csv 400 > /run/base.c
 check "it serves" hone promote /run/base.safetensors
 check "the old law is answered" perl /world.pl live old 400 2; cat /run/check.log
 B=$(champion)
-for seed in 3 4 5 6 7 8 9 10 11 12; do perl /world.pl live new 240 $seed; sleep 1; changed "$B" && break; done
+# For as long as it takes: an emulator trains slowly, and a trial needs samples.
+for seed in $(seq 3 90); do perl /world.pl live new 120 "$seed" >/run/right; sleep 2; changed "$B" && break; done
 check "drift led to a retrain and a swap" within 90 changed "$B"
 check "the training ran in its own unit" logged 'hone-trainer@*' 'Started\|Deactivated'
 check "the journal can be asked for the verdict" sh -c 'journalctl -u hone HONE_KIND=gate -o json --no-pager | grep -q "\"HONE_REPORT\""'
 check "the kernel's limits were on it" sh -c 'systemctl show hone-trainer@x.service -P MemoryMax | grep -qx 268435456'
-perl /world.pl live new 200 20 | tee /run/after; check "the new model is right" awk '{exit !($1 > 160)}' /run/after
+perl /world.pl live new 200 100 | tee /run/after; check "the new model is right" awk '{exit !($1 > 160)}' /run/after
 hone status | head -n 12
 
 # A training past its unit's memory limit is killed by the kernel, told as memory, and costs nothing else.
 mkdir -p /etc/systemd/system/hone-trainer@.service.d
 printf '[Service]\nMemoryMax=2M\n' > /etc/systemd/system/hone-trainer@.service.d/test.conf; systemctl daemon-reload
-P=$(systemctl show hone -P MainPID); hone retrain --strategy head
-check "the kernel kills a training past MemoryMax" within 60 logged hone 'the kernel killed it at the memory limit'
+P=$(systemctl show hone -P MainPID)
+# The drift's own next training may be under way; it would be killed as well, and this one be refused.
+check "a training is ordered" within 180 hone retrain --strategy head
+check "the kernel kills a training past MemoryMax" within 180 logged hone 'the kernel killed it at the memory limit'
 check "and the agent goes on" test "$P" = "$(systemctl show hone -P MainPID)"
 rm -r /etc/systemd/system/hone-trainer@.service.d; systemctl daemon-reload
 check "the kernel enforces CPUQuota" throttled

@@ -24,15 +24,17 @@ if [ -x /debootstrap/debootstrap ]; then
   mount -t proc proc /proc; PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH
   mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
   /debootstrap/debootstrap --second-stage >/debootstrap.log 2>&1 || tail -n 20 /debootstrap.log /debootstrap/debootstrap.log
-  mkdir -p /etc/systemd/system; echo "configured after $(cut -d' ' -f1 /proc/uptime) s"
+  mkdir -p /etc/systemd/system; echo "configured"
 fi
 exec /lib/systemd/systemd
 INIT
 chmod 755 "$R/init"
-( cd "$R"; find . -xdev \( -path ./var/lib/apt/lists -o -path ./usr/share/locale -o -path ./var/log/journal \) -prune -o -print0 \
+# What is not configured yet looks its packages up in the lists.
+LISTS=./var/lib/apt/lists; [ ! -e "$R/debootstrap" ] || LISTS=./none
+( cd "$R"; find . -xdev \( -path "$LISTS" -o -path ./usr/share/locale -o -path ./var/log/journal \) -prune -o -print0 \
   | cpio -0 -o -H newc --quiet ) > "$T/cpio"
 case $A in amd64) C=ttyS0 Q="qemu-system-x86_64 -cpu max" ;; arm64) C=ttyAMA0 Q="qemu-system-aarch64 -M virt -cpu cortex-a72" ;; esac
 # shellcheck disable=SC2086 # several words on purpose
 timeout "${LIMIT:-1200}" $Q ${QEMU:-} -accel tcg,thread=multi -smp 2 -m "${MEMORY:-3072}" -nic none -nographic -no-reboot -kernel "$1" -initrd "$T/cpio" \
-  -append "console=$C quiet systemd.show_status=0 panic=-1" </dev/null | tr -d '\r' | tee "$T/log"
+  -append "console=$C quiet systemd.show_status=0 panic=-1" </dev/null | stdbuf -o0 tr -d '\r' | tee "$T/log"
 grep -aq '^GUEST done' "$T/log" && ! grep -a '^FAIL' "$T/log"
