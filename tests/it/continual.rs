@@ -73,6 +73,39 @@ fn answers_follow_their_labels_without_a_retrain_and_say_which_head_gave_them() 
 }
 
 #[test]
+fn a_person_may_have_the_heads_frozen_and_is_told_beforehand_what_and_why() {
+    let device = adaptive("[cycle.value]\ncost_errors = 1000.0\n");
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    let champion = agent.champion();
+    let plan = |device: &Device| {
+        let (code, said, error) = device.ask(&["retrain", "--strategy", "continual", "--dry-run", "--json"]);
+        assert_eq!(code, Some(0), "{error}");
+        serde_json::from_str::<Value>(&said).expect("JSON")
+    };
+    let early = plan(&device);
+    assert_eq!(early["possible"], json!(false), "{early}");
+    let (code, _, error) = device.ask(&["retrain", "--strategy", "continual"]);
+    assert!(code != Some(0) && error.contains("labelled answers are too few"), "{error}");
+
+    let mut world = World::new(3);
+    for count in [200, 400] {
+        agent.live(&mut world, Law::New, count);
+        caught_up(&agent);
+    }
+    let ready = plan(&device);
+    assert_eq!((&ready["possible"], &ready["rows"]["held_out"]), (&json!(true), &json!(400)), "{ready}");
+    assert!(ready["reasons"].as_array().is_some_and(|reasons| reasons.len() >= 2), "{ready}");
+    let (code, _, error) = device.ask(&["retrain", "--strategy", "continual"]);
+    assert_eq!(code, Some(0), "{error}");
+    // At such a price not even a good head is worth a promotion: the gate decides, whoever asks.
+    let gate = until("the gate has spoken", || agent.reports("gate").pop());
+    assert_eq!(agent.reports("consolidated").len(), 1);
+    assert!(gate.to_string().contains("worth") && agent.champion() == champion, "{gate}");
+    let (_, energy, _) = device.ask(&["energy"]);
+    assert!(energy.contains("continual"), "{energy}");
+}
+
+#[test]
 fn a_restart_and_a_kill_lose_nothing_that_was_learnt_and_give_no_number_twice() {
     let device = adaptive("");
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));

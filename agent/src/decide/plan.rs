@@ -147,6 +147,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rows_as_late_as_labels_are_kept_back_from_a_judged_candidate_but_never_more_than_half() {
+        let rows = plan(0, 1_000, 600, 50, 0).unwrap();
+        assert_eq!((rows.gap, rows.behind(0)), (0, rows));
+        assert_eq!((rows.behind(100).gap, rows.behind(100).holdout), (100, rows.holdout));
+        assert_eq!(rows.behind(5_000).gap, (rows.newest - rows.holdout) / 2);
+    }
+
+    #[test]
     fn an_episode_is_judged_on_rows_after_the_change_and_trained_on_the_newest_ones() {
         let wanted = episode(900, 1_000, 400, 50, 0).unwrap();
         assert_eq!(wanted, RowsWanted { from_label: 600, newest: 400, holdout: 20, history: 50, gap: 0 });

@@ -3,6 +3,7 @@
 //! ```text
 //! hone-backup.json                  what is in it: format, sizes, digests, the next numbers of records and labels
 //! models/<sha256>.…                 bundles and their signatures
+//! continual/…                       heads that learn from every label, and which of them answered under which number
 //! records/…, snapshots/…            with `--records`
 //! control.db                        state, reports, ledger, lineage, outbox
 //! ```
@@ -34,6 +35,8 @@ const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// Where an archive is unpacked, inside the state directory: what is then renamed must be on the same disk.
 const UNPACKED: &str = "restore.unfinished";
 const CONTROL: &str = "control.db";
+/// Folders of the state directory that files of an archive may lie in.
+const FOLDERS: [&str; 4] = ["models", "records", "snapshots", "continual"];
 
 /// Why there is no backup, or why it is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +128,15 @@ pub fn back_up(state_dir: &Path, to: &Path, with_records: bool, now: Timestamp) 
     let copies = tempfile::tempdir_in(folder).map_err(failed("write in", folder))?;
     let (next_seq, next_ordinal) = RecordReader::open(&state_dir.join("records")).next_numbers().unwrap_or((1, 1));
     let mut files: Vec<(String, PathBuf)> = listed(state_dir, "models", &["safetensors", "dsse"])?;
+    // Copied: the agent replaces one and appends to the others.
+    for (name, path) in all_of(state_dir, "continual")? {
+        let copy = copies.path().join(name.replace('/', "-"));
+        match fs::copy(&path, &copy) {
+            Ok(_) => files.push((name, copy)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("copy", &path)(error)),
+        }
+    }
     if with_records {
         files.extend(listed(state_dir, "snapshots", &["snapshot"])?);
         for (name, path) in listed(state_dir, "records", &["db"])? {
@@ -172,6 +184,13 @@ fn write(to: &tempfile::NamedTempFile, manifest: &Manifest, files: &[(String, Pa
 
 /// Files of a folder of the state directory with one of the endings, by name.
 fn listed(state_dir: &Path, folder: &str, endings: &[&str]) -> Result<Vec<(String, PathBuf)>, BackupError> {
+    let ending =
+        |path: &Path| path.extension().and_then(|ending| ending.to_str()).is_some_and(|end| endings.contains(&end));
+    Ok(all_of(state_dir, folder)?.into_iter().filter(|(_, path)| ending(path)).collect())
+}
+
+/// Files of a folder of the state directory by name, but for hidden ones.
+fn all_of(state_dir: &Path, folder: &str) -> Result<Vec<(String, PathBuf)>, BackupError> {
     let path = state_dir.join(folder);
     let mut found = Vec::new();
     let entries = match fs::read_dir(&path) {
@@ -181,8 +200,7 @@ fn listed(state_dir: &Path, folder: &str, endings: &[&str]) -> Result<Vec<(Strin
     for entry in entries {
         let entry = entry.map_err(failed("list", &path))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let ending = Path::new(&name).extension().and_then(|ending| ending.to_str());
-        if ending.is_some_and(|ending| endings.contains(&ending)) && !name.starts_with('.') {
+        if !name.starts_with('.') {
             found.push((format!("{folder}/{name}"), entry.path()));
         }
     }
@@ -266,7 +284,7 @@ fn read_manifest(from: &Path, reader: &mut BufReader<File>) -> Result<Manifest, 
 
 fn unpack(from: &Path, reader: &mut BufReader<File>, manifest: &Manifest, to: &Path) -> Result<(), BackupError> {
     let damaged = |reason: String| BackupError::Damaged { path: from.to_owned(), reason };
-    for folder in ["", "models", "records", "snapshots"] {
+    for folder in [""].iter().chain(&FOLDERS) {
         let folder = to.join(folder);
         create_private_folder(&folder).map_err(failed("create", &folder))?;
     }
@@ -296,7 +314,7 @@ fn is_ours(name: &str) -> bool {
     };
     match name.split_once('/') {
         None => name == CONTROL,
-        Some((folder, file)) => ["models", "records", "snapshots"].contains(&folder) && plain(file),
+        Some((folder, file)) => FOLDERS.contains(&folder) && plain(file),
     }
 }
 
@@ -317,11 +335,13 @@ fn replace_by(state_dir: &Path, unpacked: &Path, manifest: &Manifest) -> Result<
     if has_records {
         aside.push(PathBuf::from("records"));
     }
+    // Heads of another past: labels have other numbers there.
+    aside.push(PathBuf::from("continual"));
     for name in aside.iter().filter(|name| state_dir.join(name).exists()) {
         create_private_folder(&kept).map_err(failed("create", &kept))?;
         move_file(&state_dir.join(name), &kept.join(name))?;
     }
-    for name in names("records/") {
+    for name in names("records/").chain(names("continual/")) {
         move_file(&unpacked.join(name), &state_dir.join(name))?;
     }
     // Opened a moment ago, so its log is written home.
@@ -348,6 +368,8 @@ mod tests {
         let mut state = StateDir::open(path).unwrap();
         state.models.put(b"bundle").unwrap();
         state.snapshots.put(b"rows").unwrap();
+        fs::create_dir_all(path.join("continual")).unwrap();
+        fs::write(path.join("continual/heads"), "sums").unwrap();
         let rows: Vec<_> = (1..=5).map(|number| record(number, NOW)).collect();
         state.records.commit(&rows, &[1, 2, 3].map(|number| label(number, "lab", 1.0))).unwrap();
         let report = ReportRow { id: ulid::Ulid::from(7_u128), kind: "drift".into(), json: "{}".into(), at: NOW };
@@ -375,6 +397,7 @@ mod tests {
         let again = state.records.commit(&[], &[label(4, "lab", 1.0)]).unwrap().remove(0);
         assert!(matches!(again, LabelOutcome::Stored { ordinal: 4, .. }), "{again:?}");
         assert!(!new.join(UNPACKED).exists());
+        assert_eq!(fs::read_to_string(new.join("continual/heads")).unwrap(), "sums");
     }
 
     #[test]
@@ -401,6 +424,7 @@ mod tests {
         drop(running);
         assert!(matches!(restore(&file, &old, false, NOW), Err(BackupError::Taken(_))));
         restore(&file, &old, true, NOW).unwrap();
+        assert!(old.join("before-restore-1/continual/heads").exists(), "labels had other numbers then");
         assert!(old.join("before-restore-1/control.db").exists() && old.join("before-restore-1/records").is_dir());
         assert_eq!(StateDir::open(&old).unwrap().reader().counts().unwrap().records, 5);
         assert!(matches!(back_up(&folder.path().join("none"), &file, true, NOW), Err(BackupError::Nothing(_))));

@@ -50,6 +50,12 @@ impl Saved {
     pub fn rows_needed(&self) -> usize {
         self.newer.iter().chain([&self.open]).map(|rows| *rows as usize).sum()
     }
+
+    /// The settled part alone, for when the newer rows cannot be found any more: all of the past but the newest is better than nothing.
+    #[must_use]
+    pub fn without_newer(self) -> Self {
+        Self { newer: Vec::new(), open: 0, ..self }
+    }
 }
 
 impl Horizons {
@@ -258,6 +264,23 @@ mod tests {
         assert!(restore(whole.save(), &settings(1), &newer[1..]).unwrap_err().contains("rows are needed"));
         let damaged = Saved { heads: vec![f32::NAN; whole.heads.len()], ..whole.save() };
         assert!(restore(damaged, &settings(1), newer).unwrap_err().contains("heads"));
+    }
+
+    #[test]
+    fn where_the_newer_rows_are_lost_all_older_ones_are_still_known() {
+        let mut memory = SolveMemory::default();
+        let settings = HorizonSettings { block: 1, ..HorizonSettings::default() };
+        let mut whole = Horizons::new(factory(), Scoring::Targets, settings.clone(), &mut memory).unwrap();
+        learn(&mut whole, &rows(300, 2, false), &mut memory);
+        let saved = whole.save();
+        let newer = saved.rows_needed() as u64;
+        assert!(newer > 0);
+        let rest = saved.without_newer();
+        assert_eq!(rest.rows_needed(), 0);
+        let mut rest = Horizons::restore(rest, factory(), Scoring::Targets, &settings, &[]).unwrap();
+        assert_eq!((rest.rows(), rest.collapse()), (whole.rows() - newer, whole.collapse()));
+        learn(&mut rest, &rows(50, 3, false), &mut memory);
+        assert_eq!(rest.rows(), whole.rows() - newer + 50);
     }
 
     #[test]

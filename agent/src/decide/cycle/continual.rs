@@ -63,9 +63,17 @@ impl Cycle {
     /// # Errors
     /// [`Refusal::Busy`] or a trial that is under way.
     pub fn freeze_now(&mut self) -> Result<(), Refusal> {
-        self.idle()?;
+        self.may_freeze()?;
         self.contest.want(true);
         Ok(())
+    }
+
+    /// Whether a frozen mixture could be tried now.
+    ///
+    /// # Errors
+    /// As [`Cycle::freeze_now`].
+    pub fn may_freeze(&self) -> Result<(), Refusal> {
+        self.idle()
     }
 
     /// A frozen mixture cannot be made, or not yet; it has to be shown better anew.

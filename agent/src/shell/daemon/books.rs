@@ -274,6 +274,14 @@ impl Books {
         }
     }
 
+    /// Books what frozen heads have learnt from, and what learning took since heads were last frozen.
+    pub(super) fn frozen(&mut self, run: i64, rows: i64, spent_mac: u64) {
+        self.run(u64::try_from(run).unwrap_or(0), |row| {
+            row.rows = rows;
+            row.joules_modelled = Some(spent_mac as f64 * JOULES_PER_MAC);
+        });
+    }
+
     /// Books what a promotion has brought in service so far.
     pub(super) fn realised(&mut self, run: u64, evidence: &Evidence) {
         let realised = interval(evidence);

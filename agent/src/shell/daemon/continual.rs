@@ -64,6 +64,8 @@ struct Learner {
     unsaved: bool,
     /// Multiply-adds that learning may still spend.
     allowance: f64,
+    /// Multiply-adds that are in the ledger already, or were spent before this start.
+    booked_mac: u64,
 }
 
 impl Heads {
@@ -186,7 +188,9 @@ impl Heads {
             saved_at: now,
             unsaved: true,
             allowance: self.mac_per_s() * BURST_S,
+            booked_mac: 0,
         };
+        learner.booked_mac = learner.adaptive.horizons().work_mac();
         // What came after the save: its opinions are gone, so the sums learn and the weights do not.
         while learner.through < through {
             let rows = labelled(learner.through, CAUGHT_UP_AT_ONCE)?;
@@ -215,8 +219,18 @@ impl Heads {
         let mut before: Vec<_> = newest.into_iter().filter(|row| row.ordinal <= saved.through).collect();
         before.drain(..before.len().saturating_sub(needed));
         let rows: Rows = rows_of(model.schema(), &before);
-        let adaptive =
-            Adaptive::restored(saved.heads, model, &self.training, &rows).map_err(|error| error.to_string())?;
+        // Records may be gone: dropped to spare the disk, or not in the backup.
+        let (heads, rows) = if rows.len() == needed {
+            (saved.heads, rows)
+        } else {
+            tracing::warn!(
+                needed,
+                found = rows.len(),
+                "labelled records behind the saved heads are gone: the heads go on without them"
+            );
+            (saved.heads.without_newer(), rows.slice(0..0))
+        };
+        let adaptive = Adaptive::restored(heads, model, &self.training, &rows).map_err(|error| error.to_string())?;
         Ok((adaptive, saved.through))
     }
 
@@ -257,6 +271,14 @@ impl Learner {
     /// Learns one label of before this start.
     fn catch_up(&mut self, row: &[f32], truth: &[f32]) -> Result<(), String> {
         self.booked(|adaptive, model| adaptive.caught_up(model, row, truth))
+    }
+
+    /// Labels in the heads, and the multiply-adds that learning took since this was last asked.
+    fn book(&mut self) -> (i64, u64) {
+        let horizons = self.adaptive.horizons();
+        let spent = horizons.work_mac().saturating_sub(self.booked_mac);
+        self.booked_mac = horizons.work_mac();
+        (i64::try_from(horizons.rows()).unwrap_or(i64::MAX), spent)
     }
 
     fn booked<T>(&mut self, learn: impl FnOnce(&mut Adaptive, &Model) -> Result<T, SolveError>) -> Result<T, String> {

@@ -62,11 +62,12 @@ impl Folder {
     /// The saved heads of `champion`; none if there are none, or they are damaged: records can give them again.
     pub(super) fn read(&self, champion: &Digest) -> Option<SavedHeads> {
         let bytes = fs::read(self.heads()).ok()?;
-        let (digest, body) = bytes.split_at_checked(DIGEST_BYTES)?;
-        if Digest::of(body).as_bytes() != digest {
-            tracing::warn!("the saved heads are damaged");
+        let whole =
+            bytes.split_at_checked(DIGEST_BYTES).filter(|(digest, body)| Digest::of(body).as_bytes() == *digest);
+        let Some((_, body)) = whole else {
+            tracing::warn!("the saved heads are damaged: they are built anew from the newest labelled records");
             return None;
-        }
+        };
         let (format, saved): (u32, SavedHeads) = postcard::from_bytes(body).ok()?;
         (format == FORMAT && saved.champion == *champion).then_some(saved)
     }

@@ -71,6 +71,11 @@ impl Keeper {
         self.books.candidate(candidate, Some(parent), run, "device");
         self.changed += 1;
         self.after(&reports);
+        if let (Some(run), Some(learner)) = (run, &mut self.heads.learner) {
+            let (rows, spent_mac) = learner.book();
+            self.books.frozen(run, rows, spent_mac);
+            self.commit();
+        }
         Ok(run)
     }
 
@@ -97,15 +102,13 @@ impl Keeper {
                 evidence.rows, gain, error
             ),
         ];
-        if let Err(reason) = learner.adaptive.may_freeze(&learner.model) {
-            reasons.push(reason.to_string());
-        }
-        reasons.extend(
-            under_way.map(|run| format!("run {run} is still under way: another one can be ordered when it ends")),
-        );
+        let (ready, free) = (learner.adaptive.may_freeze(&learner.model), saved.cycle.may_freeze());
+        let possible = ready.is_ok() && free.is_ok();
+        reasons.extend(ready.err().map(|reason| reason.to_string()));
+        reasons.extend(free.err().map(|reason| reason.to_string()));
         json!({
             "strategy": "continual", "parent": learner.champion, "labels": saved.cycle.counts().1, "under_way": under_way,
-            "possible": under_way.is_none() && learner.adaptive.may_freeze(&learner.model).is_ok(),
+            "possible": possible,
             "rows": {
                 "train": learnt, "new": learnt, "held_out": evidence.rows, "history": 0,
                 "anchors": learner.model.anchors.len(),
