@@ -338,7 +338,8 @@ fn a_champion_that_turns_bad_after_its_promotion_is_regretted() {
         0       Shadow after 0 pairs
         92      Canary { share: 100 } after 93 pairs
         142     won after 143 pairs, promote 205.3, 0 missed
-        Orders { compare: Some(000000000000), route: None, promote: None, regret: false }
+        738     regretted after 596 pairs
+        Orders { compare: None, route: None, promote: None, regret: true }
     "#]]);
 }
 
