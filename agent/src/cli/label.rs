@@ -17,7 +17,7 @@ pub struct Args {
     /// The class, or the value of each target
     #[arg(value_name = "LABEL", allow_hyphen_values = true)]
     label: String,
-    /// Who says so; each source may say it once per record
+    /// Who says so. A record has one truth: the first stays, and another one is answered `conflict`
     #[arg(long, default_value = "operator")]
     source: String,
 }

@@ -15,10 +15,11 @@ use crate::shell::daemon::Shared;
 use crate::shell::inference::{Loaded, Serving};
 use crate::shell::ingest::intake::{self, Taken};
 use crate::shell::ingest::join::Joins;
-use crate::shell::ingest::samples::{Label, Sample, SampleError};
+use crate::shell::ingest::samples::{Sample, SampleError};
 use crate::shell::ingest::settings::{InputMqttSettings, TopicKind, TopicSettings};
 use crate::shell::ingest::window::Layout;
-use crate::shell::ingest::{answers, labels};
+use crate::shell::ingest::labels::{self, Queued};
+use crate::shell::ingest::answers;
 use crate::shell::store::LabelOutcome;
 
 /// Who says what is true, if neither the label nor the settings name somebody.
@@ -111,6 +112,7 @@ impl Handler {
         };
         let schema = serving.champion.model.schema();
         let layout = self.shared.intake.layout(schema);
+        let mut queued = Vec::new();
         for body in &bodies {
             match self.topics[index].kind {
                 TopicKind::Samples => match map::reading(&self.topics[index], &topic, body, &layout.readings) {
@@ -124,10 +126,17 @@ impl Handler {
                     Err(error) => self.refuse(&error),
                 },
                 TopicKind::Labels => match map::label(&self.topics[index], &topic, body) {
-                    Ok(label) => self.label(index, &label, &serving.champion, client, &topic).await,
+                    Ok(label) => match labels::queue(&self.shared, schema, &label, SOURCE).await {
+                        Ok(one) => queued.push((label.source.unwrap_or_else(|| SOURCE.to_owned()), one)),
+                        Err(error) => self.refuse(&error),
+                    },
                     Err(error) => self.refuse(&error),
                 },
             }
+        }
+        // The labels of a message share their sync; samples of others wait for one, not for each.
+        for (source, one) in queued {
+            self.settled(index, one, &source, &serving.champion, client, &topic).await;
         }
     }
 
@@ -162,20 +171,22 @@ impl Handler {
         }
     }
 
-    async fn label(&self, index: usize, label: &Label, loaded: &Loaded, client: &AsyncClient, topic: &str) {
-        let schema = loaded.model.schema();
-        match labels::queue(&self.shared, schema, label, SOURCE).await {
-            Err(error) => self.refuse(&error),
-            Ok(queued) => {
-                let (outcome, shown) = labels::settle(&self.shared, schema, queued).await;
-                Counts::add(&self.counts.labels);
-                if matches!(outcome, LabelOutcome::NotStored { .. }) {
-                    Counts::add(&self.counts.not_stored);
-                }
-                if let Value::Object(object) = shown {
-                    self.publish(index, topic, label.source.as_deref().unwrap_or(SOURCE), object, client);
-                }
-            }
+    async fn settled(
+        &self,
+        index: usize,
+        queued: Queued,
+        source: &str,
+        loaded: &Loaded,
+        client: &AsyncClient,
+        topic: &str,
+    ) {
+        let (outcome, shown) = labels::settle(&self.shared, loaded.model.schema(), queued).await;
+        Counts::add(&self.counts.labels);
+        if matches!(outcome, LabelOutcome::NotStored { .. }) {
+            Counts::add(&self.counts.not_stored);
+        }
+        if let Value::Object(object) = shown {
+            self.publish(index, topic, source, object, client);
         }
     }
 
