@@ -1,7 +1,5 @@
 //! The whole loop in memory with the power cut after every write, sync, rename and removal of a file, and at every page of every
 //! commit: drift → promotion, rollback, a signed install. What is covered, and how, is told in `docs/decisions`.
-mod continual;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -227,6 +225,7 @@ impl Device {
                 None => return,
                 Some(Event::Samples { rows, answers, at, ids, by, source }) => {
                     self.parts.keeper.samples(&Batch { rows: &rows, answers: &answers, at, ids: &ids, by, source });
+                    self.parts.keeper.heads.sampled(&rows, &ids);
                 }
                 Some(Event::Worked(worked)) => self.parts.keeper.worked(*worked),
                 Some(_) => {}
