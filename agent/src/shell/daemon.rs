@@ -334,8 +334,7 @@ fn assemble(
         device: fleet.map(|fleet| fleet.device().clone()),
         place,
     });
-    let folder = shared.place.state_dir.join("continual");
-    let heads = Heads::new(config, folder);
+    let heads = Heads::new(config, path.join("continual"));
     let rules = Rules {
         cycle: CycleSettings { rollout: config.rollout.clone(), mixture: heads.serves(), ..config.cycle.clone() },
         training: config.training.clone(),

@@ -227,6 +227,7 @@ impl Device {
                 None => return,
                 Some(Event::Samples { rows, answers, at, ids, by, source }) => {
                     self.parts.keeper.samples(&Batch { rows: &rows, answers: &answers, at, ids: &ids, by, source });
+                    self.parts.keeper.heads.sampled(&rows, &ids);
                 }
                 Some(Event::Worked(worked)) => self.parts.keeper.worked(*worked),
                 Some(_) => {}
