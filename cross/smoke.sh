@@ -1,5 +1,5 @@
 #!/bin/sh
-# usage: smoke.sh TOOLCHAIN    the part of the suite that runs for aarch64, under qemu-user, on every run of .ci/run
+# usage: smoke.sh TOOLCHAIN    the part of the suite that runs for aarch64, under qemu-user (`.ci/nightly smoke`)
 #   unit      every unit test of trainer-core and fleet-protocol (kernels, training, bundles, frames, signatures), and of the agent
 #             what differs by architecture: formats on disk, the store, the service manager's socket
 #   agent     the aarch64 `hone` itself: trains, serves, records, sees drift, retrains in a worker behind a socket, swaps

@@ -93,7 +93,7 @@ impl<'a> Place<'a> {
             // Whole or as it was, and readable by the same people.
             let rights = std::fs::metadata(path).map(|there| there.permissions());
             let replaced = write_durable(path, text.as_bytes())
-                .and_then(|()| rights)
+                .and(rights)
                 .and_then(|rights| std::fs::set_permissions(path, rights));
             return Ok(replaced.map_err(|error| unwritable(path, "--output", error))?);
         }
