@@ -13,13 +13,13 @@ use crate::decide::time::Uptime;
 use crate::shell::clock::Running;
 use crate::shell::daemon::Shared;
 use crate::shell::inference::{Loaded, Serving};
+use crate::shell::ingest::answers;
 use crate::shell::ingest::intake::{self, Taken};
 use crate::shell::ingest::join::Joins;
+use crate::shell::ingest::labels::{self, Queued};
 use crate::shell::ingest::samples::{Sample, SampleError};
 use crate::shell::ingest::settings::{InputMqttSettings, TopicKind, TopicSettings};
 use crate::shell::ingest::window::Layout;
-use crate::shell::ingest::labels::{self, Queued};
-use crate::shell::ingest::answers;
 use crate::shell::store::LabelOutcome;
 
 /// Who says what is true, if neither the label nor the settings name somebody.
