@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         arguments.get(at + 1)?.parse::<u64>().ok()
     };
     let Some(target) = arguments.first().filter(|name| targets::TARGETS.contains(&name.as_str())) else {
-        eprintln!("usage: hone-fuzz bundle|envelope|frame [--minutes N] [--seed N]");
+        eprintln!("usage: hone-fuzz bundle|envelope|frame|topic|payload [--minutes N] [--seed N]");
         return ExitCode::from(2);
     };
     let minutes = value("--minutes").unwrap_or(1);

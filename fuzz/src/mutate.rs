@@ -39,6 +39,8 @@ pub fn mutated(target: &str, parent: &[u8], other: &[u8], chance: &mut Chance) -
         ("bundle", 0) => bundle_header(&mut input, chance, false),
         ("bundle", 1) => bundle_header(&mut input, chance, true),
         ("envelope", 0 | 1) => envelope_payload(&mut input, chance),
+        ("payload", 0 | 1) => payload(&mut input, chance),
+        ("topic", 0) => levels(&mut input, other, chance),
         ("frame", 0 | 1) => {
             bytes(&mut input, other, chance);
             if let Some(length) = input.len().checked_sub(8).and_then(|length| u32::try_from(length).ok()) {
@@ -200,6 +202,33 @@ fn check(input: &[u8]) -> Option<String> {
         hash.update(view.data());
     }
     Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Changes the JSON behind the digit of a payload's kind.
+fn payload(input: &mut Vec<u8>, chance: &mut Chance) {
+    let Some((kind, rest)) = input.split_first() else { return };
+    match serde_json::from_slice::<Value>(rest) {
+        Ok(mut value) => {
+            let kind = *kind;
+            (0..1 + chance.below(3)).for_each(|_| json(&mut value, chance));
+            *input = [&[kind], value.to_string().as_bytes()].concat();
+        }
+        Err(_) => bytes(input, b"{\"kind\":1}", chance),
+    }
+}
+
+/// Exchanges, repeats or removes whole levels of a topic.
+fn levels(input: &mut Vec<u8>, other: &[u8], chance: &mut Chance) {
+    let mut levels: Vec<Vec<u8>> = input.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
+    let theirs: Vec<&[u8]> = other.split(|byte| *byte == b'/').collect();
+    let at = chance.below(levels.len());
+    match chance.below(4) {
+        0 => levels[at] = theirs[chance.below(theirs.len())].to_vec(),
+        1 => levels.insert(at, theirs[chance.below(theirs.len())].to_vec()),
+        2 if levels.len() > 1 => drop(levels.remove(at)),
+        _ => bytes(&mut levels[at], b"+#\0\xc3\xa9", chance),
+    }
+    *input = levels.join(&b'/');
 }
 
 /// Changes what was signed and signs it again.

@@ -2,8 +2,10 @@
 use std::fs;
 use std::path::Path;
 
+use fleet_protocol::data::{Batch, Row};
 use fleet_protocol::envelope::{Envelope, Kind};
 use fleet_protocol::keys::SigningKey;
+use fleet_protocol::names::Micros;
 use hone_agent::shell::trainer::frames::{self, Answer, Checkpointing, Job, Report, Usage, Word};
 use hone_agent::shell::trainer::limits::Limits;
 use trainer_core::bundle;
@@ -25,6 +27,8 @@ pub fn base(target: &str, folder: &Path) -> Vec<u8> {
     let all: Vec<Vec<u8>> = match target {
         "bundle" => vec![a_bundle()],
         "envelope" => envelopes(),
+        "topic" => topics(),
+        "payload" => payloads(),
         _ => all_frames(),
     };
     fs::write(&path, &all[0]).expect("the corpus can be written");
@@ -78,6 +82,59 @@ fn envelopes() -> Vec<Vec<u8>> {
                 .to_owned(),
         ),
     ]
+}
+
+fn topics() -> Vec<Vec<u8>> {
+    let (id, digest) = ("01ARZ3NDEKTSV4RRFFQ69G5FAV", "ab".repeat(32));
+    let own = ["state", "birth", "reported", "model/main", "drift/main", "metrics", "evt/promoted", "data/records"];
+    let up = own.iter().map(|rest| format!("hone/v1/d/press-7/up/{rest}"));
+    let more = [
+        format!("hone/v1/d/press-7/up/cmd/{id}"),
+        format!("hone/v1/d/press-7/down/cmd/{id}"),
+        "hone/v1/d/press-7/down/desired".to_owned(),
+        format!("hone/v1/d/press-7/down/blob/{digest}/10"),
+        "hone/v1/g/hall-2/down/notice/freeze".to_owned(),
+        "hone/v1/ctl/ctl1/state".to_owned(),
+        "hone/v1/ctl/ctl1/rollout/autumn".to_owned(),
+        "hone/v1/ctl/ctl1/rollout/autumn/wish".to_owned(),
+    ];
+    up.chain(more).map(String::into_bytes).collect()
+}
+
+/// One line of each golden file, behind the digit of its kind.
+fn payloads() -> Vec<Vec<u8>> {
+    let golden = |file: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fleet/protocol/golden").join(file);
+        fs::read_to_string(path).expect("a golden file")
+    };
+    let mut all: Vec<String> =
+        ('0'..).zip(golden("reports.jsonl").lines()).map(|(kind, line)| format!("{kind}{line}")).collect();
+    all.extend(golden("events.jsonl").lines().map(|line| format!("5{line}")));
+    all.extend(golden("status.jsonl").lines().map(|line| format!("6{line}")));
+    all.extend(golden("commands.jsonl").lines().map(|line| format!("9{line}")));
+    all.push(r#"t{"have":3,"chunks":8,"want":[[0,2],[5,7]]}"#.to_owned());
+    let member = r#"{"install":"01ARZ3NDEKTSV4RRFFQ69G5FAV","promote":"01ARZ3NDEKTSV4RRFFQ69G5FAV","signed":[],"standing":"proving","seen":true,"since":1}"#;
+    let rules =
+        r#"{"win_share":0.9,"fail_share":0.1,"rollback_share":0.0,"prove_s":60,"drift_cleared":true,"deadline_s":600}"#;
+    all.push(format!(
+        r#"7{{"v":1,"id":"autumn","digest":"{}","size_bytes":9,"rules":{rules},"waves":[["a"],["b"]],"wave":0,"state":{{"state":"running"}},"since":1,"devices":{{"a":{member}}}}}"#,
+        "ab".repeat(32)
+    ));
+    let mut all: Vec<Vec<u8>> = all.into_iter().map(String::into_bytes).collect();
+    let rebirth: &[u8] = b"\x12\x1a\x0a\x14Node Control/Rebirth\x20\x0b\x70\x01";
+    all.push([b"s", rebirth].concat());
+    let row = Row {
+        id: Default::default(),
+        ts: Micros(1),
+        source: "a".to_owned(),
+        segment: None,
+        model: fleet_protocol::names::Digest::of(b"m"),
+        features: vec![1.0, f32::NAN],
+        output: vec![0.5],
+    };
+    let batch = Batch { v: 1, cmd: Default::default(), from: 1, to: 1, rows: vec![row], extra: Default::default() };
+    all.push([&b"8"[..], &batch.to_cbor().expect("it is short")].concat());
+    all
 }
 
 fn all_frames() -> Vec<Vec<u8>> {

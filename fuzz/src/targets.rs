@@ -1,8 +1,18 @@
 //! What is fuzzed: each target takes any bytes, and holds what must be true of whatever is accepted. The repository's tests
 //! include this file and replay the corpus through it.
+use fleet_protocol::command::Command;
+use fleet_protocol::data::Batch;
 use fleet_protocol::envelope::{Envelope, Kind};
+use fleet_protocol::event::Event;
 use fleet_protocol::keys::{KeySet, Role, SigningKey};
+use fleet_protocol::names::Micros;
 use fleet_protocol::order::{BundleStatement, Desired, Notice, Order};
+use fleet_protocol::report::{Birth, DriftReport, ModelReport, Reported, State};
+use fleet_protocol::rollout::Rollout;
+use fleet_protocol::sparkplug::orders_rebirth;
+use fleet_protocol::status::CommandStatus;
+use fleet_protocol::topics::{TOPIC_BYTES_MAX, Topic};
+use fleet_protocol::transfer::Progress;
 use hone_agent::shell::models::read_signature;
 use hone_agent::shell::models::vetting;
 use hone_agent::shell::trainer::frames::{self, Answer, Job, Word};
@@ -11,7 +21,7 @@ use trainer_core::digest::Digest;
 use trainer_core::model::Work;
 
 /// All targets by name.
-pub(crate) const TARGETS: [&str; 3] = ["bundle", "envelope", "frame"];
+pub(crate) const TARGETS: [&str; 5] = ["bundle", "envelope", "frame", "topic", "payload"];
 
 /// Seed of the one key that envelopes of the corpus are signed with.
 pub(crate) const KEY_SEED: [u8; 32] = [1; 32];
@@ -21,6 +31,8 @@ pub(crate) fn run(target: &str, bytes: &[u8]) -> String {
     let text = match target {
         "bundle" => bundle(bytes),
         "envelope" => envelope(bytes),
+        "topic" => topic(bytes),
+        "payload" => payload(bytes),
         _ => frame(bytes),
     };
     text.chars().filter(|c| !c.is_ascii_digit()).take(120).collect()
@@ -70,6 +82,83 @@ fn envelope(bytes: &[u8]) -> String {
         return format!("{kind:?} {parsed:?} {signature:?}");
     }
     envelope.verify(Kind::Bundle, &keys).map_or_else(|error| error.to_string(), |_| "verified".to_owned())
+}
+
+/// A topic as a broker may name it.
+fn topic(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    match text.parse::<Topic>() {
+        Ok(topic) => {
+            let again = topic.to_string();
+            assert_eq!(again, text, "a topic has one spelling");
+            assert!(!again.contains(['+', '#', '\0']) && again.len() <= TOPIC_BYTES_MAX, "it can be published to");
+            let _ = (topic.delivery(), topic.schema());
+            format!("{:?} {}", topic.direction(), topic.schema())
+        }
+        Err(error) => {
+            let shown = error.to_string();
+            assert!(shown.len() < 4 * TOPIC_BYTES_MAX, "a log is not flooded");
+            shown.split('`').next().unwrap_or_default().to_owned() + shown.rsplit(':').next().unwrap_or_default()
+        }
+    }
+}
+
+/// A payload behind the digit of its kind.
+fn payload(bytes: &[u8]) -> String {
+    // A macro, for the repository's tests have no name for the bounds of a function.
+    macro_rules! json {
+        ($message:ty, $bytes:expr) => {
+            match serde_json::from_slice::<$message>($bytes) {
+                Ok(read) => {
+                    let again = serde_json::to_vec(&read).expect("what was read can be written");
+                    let twice: $message = serde_json::from_slice(&again).expect("what was written can be read");
+                    assert_eq!(twice, read, "nothing is lost on the way");
+                    "read".to_owned()
+                }
+                Err(error) => error.to_string().split(" at line").next().unwrap_or_default().to_owned(),
+            }
+        };
+    }
+    let Some((kind, rest)) = bytes.split_first() else { return "empty".to_owned() };
+    let end = match kind {
+        b'0' => json!(State, rest),
+        b'1' => json!(Birth, rest),
+        b'2' => json!(Reported, rest),
+        b'3' => json!(ModelReport, rest),
+        b'4' => json!(DriftReport, rest),
+        b'5' => match serde_json::from_slice::<Event>(rest) {
+            Ok(event) => {
+                let _ = event.topic("press-7".parse().expect("a device"));
+                json!(Event, rest)
+            }
+            Err(error) => error.to_string().split(" at line").next().unwrap_or_default().to_owned(),
+        },
+        b'6' => json!(CommandStatus, rest),
+        b'7' => match serde_json::from_slice::<Rollout>(rest) {
+            Ok(rollout) => {
+                let next = rollout.step(&std::collections::BTreeMap::new(), None, Micros(i64::MAX));
+                let _ = next.orders();
+                json!(Rollout, rest)
+            }
+            Err(error) => error.to_string().split(" at line").next().unwrap_or_default().to_owned(),
+        },
+        b'8' => match Batch::from_cbor(rest) {
+            Ok(batch) => {
+                let again = Batch::from_cbor(&batch.to_cbor().expect("it was read")).expect("it was written");
+                assert_eq!(again.rows.len(), batch.rows.len());
+                "read".to_owned()
+            }
+            Err(error) => error.to_string(),
+        },
+        b'9' => Command::from_json(rest).map_or_else(|error| error.to_string(), |command| command.name().to_owned()),
+        b's' => format!("rebirth {}", orders_rebirth(rest)),
+        b't' => match serde_json::from_slice::<Progress>(rest) {
+            Ok(progress) => format!("wants {}", progress.wanted(64).take(100).count() > 0),
+            Err(error) => error.to_string().split(" at line").next().unwrap_or_default().to_owned(),
+        },
+        _ => "of no kind".to_owned(),
+    };
+    format!("{} {end}", char::from(*kind).escape_default())
 }
 
 fn frame(bytes: &[u8]) -> String {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fleet_protocol::envelope::{Envelope, Kind};
 use hone_tests::broker::{Broker, Peer};
-use hone_tests::fleet::{Console, DEVICE, ended, joined, key, now, online, send, signed, up};
+use hone_tests::fleet::{Console, DEVICE, Site, ended, joined, key, now, online, send, signed, up};
 use hone_tests::until;
 use hone_tests::world::{self, Law, World};
 use serde_json::{Value, json};
@@ -40,29 +40,25 @@ fn presence_is_right_after_a_kill_a_return_and_an_orderly_end() {
 
 #[test]
 fn every_bad_command_is_refused_with_its_reason_and_has_no_effect() {
-    let Some(broker) = Broker::start("") else { return };
-    let peer = Peer::new(broker.port);
-    let device = joined(broker.port, "");
-    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    let Some(Site { agent, peer, .. }) = &Site::start("") else { return };
     agent.live(&mut World::new(7), Law::Old, 500);
-    until("the link is up", || online(&peer));
     let wish = json!({"cmd": "drift.rebaseline", "args": {"slot": "main"}});
     let reports = || agent.reports("rebaseline").len();
 
     let good = signed(1, DEVICE, 10, 600, &wish);
-    let id = send(&peer, good.clone());
-    assert_eq!(ended(&peer, id)["status"], "successful");
+    let id = send(peer, good.clone());
+    assert_eq!(ended(peer, id)["status"], "successful");
     assert_eq!(reports(), 1);
     // The same again is answered, not repeated.
     let heard = || peer.came().iter().filter(|came| came.topic.ends_with(&format!("up/cmd/{id}"))).count();
     let before = heard();
-    send(&peer, good.clone());
+    send(peer, good.clone());
     until("a redelivery is answered", || (heard() > before).then_some(()));
-    assert_eq!((ended(&peer, id)["status"].clone(), reports()), (json!("successful"), 1));
+    assert_eq!((ended(peer, id)["status"].clone(), reports()), (json!("successful"), 1));
 
     let refused = |message: (Ulid, Vec<u8>), code: &str| {
-        let id = send(&peer, message);
-        let status = ended(&peer, id);
+        let id = send(peer, message);
+        let status = ended(peer, id);
         assert_eq!((&status["status"], &status["reason_code"]), (&json!("failed"), &json!(code)), "{status}");
         assert!(status["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
     };
@@ -95,23 +91,20 @@ fn every_bad_command_is_refused_with_its_reason_and_has_no_effect() {
     let turned_away = until("a refused signature is told", || agent.reports("sig_rejected").pop());
     assert!(turned_away["topic"].as_str().is_some_and(|topic| topic.contains("/down/cmd/")));
     // And the link is none the worse for it.
-    let id = send(&peer, signed(1, DEVICE, 20, 600, &wish));
-    assert_eq!((ended(&peer, id)["status"].clone(), reports()), (json!("successful"), 2));
+    let id = send(peer, signed(1, DEVICE, 20, 600, &wish));
+    assert_eq!((ended(peer, id)["status"].clone(), reports()), (json!("successful"), 2));
 }
 
 #[test]
 fn commands_are_carried_out_once_with_their_result_also_over_a_restart() {
-    let Some(broker) = Broker::start("") else { return };
-    let peer = Peer::new(broker.port);
-    let device = joined(broker.port, "[cycle]\npolicy = \"static\"\n");
-    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
-    until("the link is up", || online(&peer));
+    let Some(mut site) = Site::start("[cycle]\npolicy = \"static\"\n") else { return };
+    let Site { agent, peer, .. } = &site;
     let birth = until("birth", || peer.last(&up("birth")));
     let able: Vec<String> = serde_json::from_value(birth["commands"].clone()).expect("names");
-    assert!(able.contains(&"labels.push".to_owned()) && !able.contains(&"data.purge".to_owned()), "{able:?}");
+    assert!(able.contains(&"labels.push".to_owned()) && !able.contains(&"log.level".to_owned()), "{able:?}");
 
-    let selftest = send(&peer, signed(1, DEVICE, 1, 600, &json!({"cmd": "agent.selftest", "args": {}})));
-    let status = ended(&peer, selftest);
+    let selftest = send(peer, signed(1, DEVICE, 1, 600, &json!({"cmd": "agent.selftest", "args": {}})));
+    let status = ended(peer, selftest);
     assert_eq!(
         (&status["status"], &status["result"]["control"]["state"]),
         (&json!("successful"), &json!("ok")),
@@ -127,24 +120,24 @@ fn commands_are_carried_out_once_with_their_result_also_over_a_restart() {
     let mut labels: Vec<_> = ids.iter().map(label).collect();
     labels.push(label(&json!(Ulid::generate())));
     let push = json!({"cmd": "labels.push", "args": {"labels": labels}});
-    let status = ended(&peer, send(&peer, signed(1, DEVICE, 2, 600, &push)));
+    let status = ended(peer, send(peer, signed(1, DEVICE, 2, 600, &push)));
     assert_eq!(status["result"], json!({"accepted": 40, "repeated": 0, "unknown": 1}), "{status}");
-    let status = ended(&peer, send(&peer, signed(1, DEVICE, 3, 600, &push)));
+    let status = ended(peer, send(peer, signed(1, DEVICE, 3, 600, &push)));
     assert_eq!(status["result"], json!({"accepted": 0, "repeated": 40, "unknown": 1}), "{status}");
 
     let back = json!({"cmd": "model.rollback", "args": {"slot": "main", "reason": "a test"}});
-    let status = ended(&peer, send(&peer, signed(1, DEVICE, 4, 600, &back)));
+    let status = ended(peer, send(peer, signed(1, DEVICE, 4, 600, &back)));
     assert_eq!((&status["status"], &status["reason_code"]), (&json!("failed"), &json!("refused")), "{status}");
 
     // A retrain goes on over a kill, and ends as one run.
     agent.live(&mut World::new(7), Law::New, 400);
     until("the loop is idle", || agent.status()["work"].is_null().then_some(()));
     let start = json!({"cmd": "retrain.start", "args": {"slot": "main", "reason": "a test"}});
-    let id = send(&peer, signed(1, DEVICE, 5, 600, &start));
+    let id = send(peer, signed(1, DEVICE, 5, 600, &start));
     until("it executes", || peer.last(&up(&format!("cmd/{id}"))));
-    agent.kill();
-    let agent = device.start(None);
-    let status = ended(&peer, id);
+    site.kill();
+    let Site { agent, peer, .. } = &site;
+    let status = ended(peer, id);
     assert!(status["status"] == "successful" || status["reason_code"] == "gate_failed", "{status}");
     let ordered = agent.reports("retrain");
     let runs: BTreeSet<_> = ordered.iter().map(|report| report["order"]["run"].to_string()).collect();

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use fleet_protocol::CHUNK_BYTES_MAX;
 use fleet_protocol::data::Batch;
 use hone_tests::broker::{Broker, Peer};
-use hone_tests::fleet::{Console, DEVICE, ended, joined, named, now, online, send, signed, up};
+use hone_tests::fleet::{Console, DEVICE, Site, ended, named, now, send, signed, up};
 use hone_tests::until;
 use hone_tests::world::{self, Law, World};
 use serde_json::{Value, json};
@@ -40,32 +40,27 @@ fn want(peer: &Peer, id: ulid::Ulid) -> Value {
 
 #[test]
 fn a_bundle_comes_in_pieces_over_losses_and_a_restart_and_only_if_it_is_what_was_signed() {
-    let Some(broker) = Broker::start("") else { return };
-    let peer = Peer::new(broker.port);
-    let device = joined(broker.port, "");
-    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
-    until("the link is up", || online(&peer));
+    let Some(mut site) = Site::start("") else { return };
+    let Site { device, peer, .. } = &site;
     let (bytes, digest) = wide(device.path());
     let pieces: Vec<_> = bytes.chunks(CHUNK_BYTES_MAX).collect();
     let tell = |index: usize, piece: &[u8]| peer.tell(&format!("d/{DEVICE}/down/blob/{digest}/{index}"), piece);
     // Pieces nobody asked for are not stored.
     tell(0, pieces[0]);
-    let id = send(&peer, signed(1, DEVICE, 1, 600, &install(&digest, bytes.len())));
+    let id = send(peer, signed(1, DEVICE, 1, 600, &install(&digest, bytes.len())));
     let last = pieces.len() - 1;
-    until("everything is wanted", || (want(&peer, id) == json!([[0, last]])).then_some(()));
+    until("everything is wanted", || (want(peer, id) == json!([[0, last]])).then_some(()));
     // One of the wrong length, one of another bundle, one that comes twice; then the agent dies.
     tell(1, &pieces[1][1..]);
     peer.tell(&format!("d/{DEVICE}/down/blob/{}/1", "0".repeat(64)), pieces[1]);
     tell(1, pieces[1]);
     tell(1, pieces[1]);
-    until("the gap is told", || (want(&peer, id)[0] == json!([0, 0])).then_some(()));
-    agent.kill();
-    let agent = device.start(None);
-    until("it is online again", || {
-        peer.last(&up("state")).filter(|state| state["boot"] == 2 && state["state"] == "online")
-    });
+    until("the gap is told", || (want(peer, id)[0] == json!([0, 0])).then_some(()));
+    site.kill();
+    let Site { agent, peer, .. } = &site;
+    let tell = |index: usize, piece: &[u8]| peer.tell(&format!("d/{DEVICE}/down/blob/{digest}/{index}"), piece);
     (0..=last).filter(|index| *index != 1).for_each(|index| tell(index, pieces[index]));
-    let status = ended(&peer, id);
+    let status = ended(peer, id);
     assert_eq!((&status["status"], &status["result"]["digest"]), (&json!("successful"), &json!(digest)), "{status}");
     // It serves nobody yet; the gate decides.
     assert_ne!(agent.champion(), digest);
@@ -74,34 +69,30 @@ fn a_bundle_comes_in_pieces_over_losses_and_a_restart_and_only_if_it_is_what_was
 
     // Other bytes under a signed name.
     let other = "ab".repeat(32);
-    let id = send(&peer, signed(1, DEVICE, 2, 600, &install(&other, 5)));
-    until("it is wanted", || (want(&peer, id) == json!([[0, 0]])).then_some(()));
+    let id = send(peer, signed(1, DEVICE, 2, 600, &install(&other, 5)));
+    until("it is wanted", || (want(peer, id) == json!([[0, 0]])).then_some(()));
     peer.tell(&format!("d/{DEVICE}/down/blob/{other}/0"), b"hello".to_vec());
-    assert_eq!(ended(&peer, id)["reason_code"], "digest");
+    assert_eq!(ended(peer, id)["reason_code"], "digest");
     // More than the disk is for, and something that is no model.
     let huge = install(&other, 1 << 30);
-    assert_eq!(ended(&peer, send(&peer, signed(1, DEVICE, 3, 600, &huge)))["reason_code"], "budget_storage");
+    assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 3, 600, &huge)))["reason_code"], "budget_storage");
     let text = fleet_protocol::names::Digest::of(b"hello").to_string();
-    let id = send(&peer, signed(1, DEVICE, 4, 600, &install(&text, 5)));
-    until("it is wanted", || (want(&peer, id) == json!([[0, 0]])).then_some(()));
+    let id = send(peer, signed(1, DEVICE, 4, 600, &install(&text, 5)));
+    until("it is wanted", || (want(peer, id) == json!([[0, 0]])).then_some(()));
     peer.tell(&format!("d/{DEVICE}/down/blob/{text}/0"), b"hello".to_vec());
-    assert_eq!(ended(&peer, id)["reason_code"], "bundle");
+    assert_eq!(ended(peer, id)["reason_code"], "bundle");
     let promote = json!({"cmd": "model.promote", "args": {"slot": "main", "digest": text}});
-    assert_eq!(ended(&peer, send(&peer, signed(1, DEVICE, 5, 600, &promote)))["reason_code"], "unknown_model");
+    assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 5, 600, &promote)))["reason_code"], "unknown_model");
 }
 
 #[test]
 fn commands_whose_machine_is_not_there_say_so_and_records_leave_in_batches() {
-    let Some(broker) = Broker::start("") else { return };
-    let peer = Peer::new(broker.port);
-    let device = joined(broker.port, "home_assistant = true\nthin_edge = true\n");
-    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
-    until("the link is up", || online(&peer));
+    let Some(Site { agent, peer, .. }) = &Site::start("") else { return };
     let digest = agent.champion();
     let mut counter = 0;
     let mut code = |seed, command: Value| {
         counter += 1;
-        ended(&peer, send(&peer, signed(seed, DEVICE, counter, 600, &command)))["reason_code"].clone()
+        ended(peer, send(peer, signed(seed, DEVICE, counter, 600, &command)))["reason_code"].clone()
     };
     for name in ["model.approve", "canary.hold", "canary.abort", "model.reject"] {
         let mut args = json!({"slot": "main"});
@@ -115,13 +106,13 @@ fn commands_whose_machine_is_not_there_say_so_and_records_leave_in_batches() {
         assert!(answer.as_str().is_some_and(|code| !code.is_empty()), "{name}: {answer}");
     }
     assert_eq!(code(1, json!({"cmd": "retrain.cancel", "args": {"slot": "main"}})), "refused");
-    assert_eq!(code(4, json!({"cmd": "data.purge", "args": {"since": 1, "until": 2}})), "unsupported");
+    assert_eq!(code(4, json!({"cmd": "log.level", "args": {"level": "debug", "for_s": 9}})), "unsupported");
 
     // 450 rows, of which the command wants the newest 300.
     let begun = now();
     agent.live(&mut World::new(7), Law::Old, 450);
     let export = json!({"cmd": "data.export", "args": {"stream": "audit", "since": begun, "until": now() + 1_000_000, "rows_max": 300}});
-    let status = ended(&peer, send(&peer, signed(4, DEVICE, 100, 600, &export)));
+    let status = ended(peer, send(peer, signed(4, DEVICE, 100, 600, &export)));
     assert_eq!((&status["status"], &status["result"]["rows"]), (&json!("successful"), &json!(300)), "{status}");
     let batches = || -> Vec<Batch> {
         let came = peer.came().into_iter().filter(|came| came.topic.ends_with("up/data/audit"));
@@ -134,7 +125,7 @@ fn commands_whose_machine_is_not_there_say_so_and_records_leave_in_batches() {
     assert!(
         ids.len() == 300 && batches.iter().all(|batch| batch.from <= batch.to && batch.rows[0].features.len() == 3)
     );
-    assert_eq!(ended(&peer, send(&peer, signed(1, DEVICE, 99, 600, &export)))["reason_code"], "not_authorized");
+    assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 99, 600, &export)))["reason_code"], "not_authorized");
 }
 
 #[test]

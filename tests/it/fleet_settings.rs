@@ -5,9 +5,9 @@ use fleet_protocol::keys::KeyId;
 use fleet_protocol::names::Micros;
 use fleet_protocol::order::{Desired, Notice, NoticeBody};
 use hone_tests::broker::{Broker, Peer};
-use hone_tests::fleet::{Console, DEVICE, ended, joined, key, online, public, send, signed, up};
+use hone_tests::fleet::{Console, DEVICE, Site, ended, joined, key, public, send, signed, up};
 use hone_tests::until;
-use hone_tests::world::{self, Law, World};
+use hone_tests::world;
 use serde_json::{Value, json};
 use ulid::Ulid;
 
@@ -26,11 +26,7 @@ fn reported(peer: &Peer, rev: u64) -> Value {
 
 #[test]
 fn settings_are_applied_whole_or_refused_with_reasons_and_outlive_the_agent() {
-    let Some(broker) = Broker::start("") else { return };
-    let peer = Peer::new(broker.port);
-    let device = joined(broker.port, "");
-    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
-    until("the link is up", || online(&peer));
+    let Some(Site { agent, device, peer, broker }) = Site::start("") else { return };
     // Live, and after the next start.
     set(
         &peer,
@@ -94,38 +90,33 @@ fn settings_are_applied_whole_or_refused_with_reasons_and_outlive_the_agent() {
 
 #[test]
 fn a_key_is_rotated_and_revoked_and_its_holder_is_nobody_from_then_on() {
-    let Some(broker) = Broker::start("") else { return };
-    let peer = Peer::new(broker.port);
-    let device = joined(broker.port, "");
-    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
-    agent.live(&mut World::new(7), Law::Old, 500);
-    until("the link is up", || online(&peer));
+    let Some(mut site) = Site::start("") else { return };
+    let peer = &site.peer;
     let test = json!({"cmd": "agent.selftest", "args": {}});
-    let code = |id| ended(&peer, id)["reason_code"].clone();
-    assert_eq!(code(send(&peer, signed(5, DEVICE, 1, 600, &test))), "rejected_signature");
+    let code = |id| ended(peer, id)["reason_code"].clone();
+    assert_eq!(code(send(peer, signed(5, DEVICE, 1, 600, &test))), "rejected_signature");
     // Key 5 takes the place of key 1.
     let entry = |seed, role: &str| json!({"public": public(seed), "roles": [role]});
-    set(&peer, desired(4, DEVICE, 1, &json!({"mqtt": {"trust": [entry(4, "admin"), entry(5, "operator")]}})));
-    reported(&peer, 1);
-    let id = send(&peer, signed(5, DEVICE, 2, 600, &test));
-    assert_eq!(ended(&peer, id)["status"], "successful");
-    assert_eq!(code(send(&peer, signed(1, DEVICE, 1_000, 600, &test))), "rejected_signature");
+    set(peer, desired(4, DEVICE, 1, &json!({"mqtt": {"trust": [entry(4, "admin"), entry(5, "operator")]}})));
+    reported(peer, 1);
+    let id = send(peer, signed(5, DEVICE, 2, 600, &test));
+    assert_eq!(ended(peer, id)["status"], "successful");
+    assert_eq!(code(send(peer, signed(1, DEVICE, 1_000, 600, &test))), "rejected_signature");
     // And is revoked by a notice to its group.
     let keyid = KeyId::of(&key(5).verifying_key());
     let (group, notice) = ("hall-3".parse().expect("a group"), NoticeBody::RevokeKey { keyid });
+    let topic = format!("g/hall-3/down/notice/{}", notice.name());
     let notice = Notice { v: 1, id: Ulid::generate(), group, iat: Micros(1), ctr: 1, notice, extra: Extra::new() };
-    peer.publish("g/hall-3/down/notice", notice.sign(&[&key(4)]).to_json());
+    peer.publish(&topic, notice.sign(&[&key(4)]).to_json());
     until("the key is told as gone", || {
         let keys = peer.last(&up("birth"))?["key_ids"].as_array()?.len();
         (keys == 1).then_some(())
     });
-    assert_eq!(code(send(&peer, signed(5, DEVICE, 3, 600, &test))), "rejected_signature");
-    agent.kill();
-    let _agent = device.start(None);
-    until("the link is up again", || {
-        peer.last(&up("state")).filter(|state| state["boot"] == 2 && state["state"] == "online")
-    });
-    assert_eq!(code(send(&peer, signed(5, DEVICE, 4, 600, &test))), "rejected_signature", "also after a restart");
+    assert_eq!(code(send(peer, signed(5, DEVICE, 3, 600, &test))), "rejected_signature");
+    site.kill();
+    let peer = &site.peer;
+    let code = |id| ended(peer, id)["reason_code"].clone();
+    assert_eq!(code(send(peer, signed(5, DEVICE, 4, 600, &test))), "rejected_signature", "also after a restart");
 }
 
 #[test]

@@ -133,6 +133,28 @@ impl Device {
         self.start_with(model, &[], &[])
     }
 
+    /// Kills `agent` and starts the next one on the same state.
+    ///
+    /// # Panics
+    /// As [`Device::start`].
+    #[must_use]
+    pub fn restart_after_kill(&self, agent: &mut Agent) -> Agent {
+        self.start_over(agent, |_| {})
+    }
+
+    /// Kills `agent`, changes what it has left in its state directory, and starts the next one.
+    ///
+    /// # Panics
+    /// As [`Device::start`].
+    #[must_use]
+    pub fn start_over(&self, agent: &mut Agent, change: impl FnOnce(&Path)) -> Agent {
+        // It may have ended already.
+        let _ = agent.child.kill();
+        let _ = agent.child.wait();
+        change(&self.state_dir());
+        self.start(None)
+    }
+
     /// [`Device::start`] with further arguments and more in its environment.
     ///
     /// # Panics

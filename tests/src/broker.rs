@@ -204,7 +204,7 @@ pub struct Came {
     pub topic: String,
     /// Payload; null if it is no JSON.
     pub payload: Value,
-    /// The same, as it came; kept only where it is no JSON.
+    /// The same, as it came; kept only where it is no JSON, or not ours.
     pub bytes: Vec<u8>,
     /// Whether the broker had kept it.
     pub retained: bool,
@@ -225,7 +225,17 @@ impl Peer {
     /// The system gives no thread.
     #[must_use]
     pub fn new(port: u16) -> Self {
-        let mut options = MqttOptions::new(format!("peer-{port}"), "127.0.0.1", port);
+        Self::of(port, "hone/v1/#")
+    }
+
+    /// A peer that reads `filter` instead.
+    ///
+    /// # Panics
+    /// The system gives no thread.
+    #[must_use]
+    pub fn of(port: u16, filter: &str) -> Self {
+        let filter = filter.to_owned();
+        let mut options = MqttOptions::new(format!("peer-{port}-{}", ulid::Ulid::generate()), "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5)).set_max_packet_size(Some(1 << 20));
         let (client, mut eventloop) = AsyncClient::new(options, 1_024);
         let (came, subscriptions) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
@@ -235,7 +245,7 @@ impl Peer {
                 match eventloop.poll().await {
                     // Without acknowledgements: what the broker wrote before it died is read to the end.
                     Ok(Event::Incoming(Incoming::ConnAck(_))) => {
-                        let _ = own.try_subscribe("hone/v1/#", QoS::AtMostOnce);
+                        let _ = own.try_subscribe(filter.clone(), QoS::AtMostOnce);
                     }
                     Ok(Event::Incoming(Incoming::SubAck(_))) => {
                         count.fetch_add(1, Ordering::SeqCst);
@@ -243,7 +253,11 @@ impl Peer {
                     Ok(Event::Incoming(Incoming::Publish(message))) => {
                         let topic = String::from_utf8_lossy(&message.topic).into_owned();
                         let read = serde_json::from_slice(&message.payload);
-                        let bytes = if read.is_err() { message.payload.to_vec() } else { Vec::new() };
+                        let bytes = if read.is_err() || !topic.starts_with("hone/") {
+                            message.payload.to_vec()
+                        } else {
+                            Vec::new()
+                        };
                         let came = Came { topic, payload: read.unwrap_or_default(), bytes, retained: message.retain };
                         all.lock().expect("no thread panics").push(came);
                     }
@@ -294,6 +308,14 @@ impl Peer {
     /// The client takes nothing any more.
     pub fn tell(&self, topic: &str, payload: impl Into<Vec<u8>>) {
         let topic = format!("hone/v1/{topic}");
+        self.client.try_publish(topic, QoS::AtLeastOnce, false, payload.into()).expect("room for a message");
+    }
+
+    /// Publishes a message anywhere that is not retained.
+    ///
+    /// # Panics
+    /// The client takes nothing any more.
+    pub fn raw(&self, topic: &str, payload: impl Into<Vec<u8>>) {
         self.client.try_publish(topic, QoS::AtLeastOnce, false, payload.into()).expect("room for a message");
     }
 

@@ -16,8 +16,8 @@ use serde_json::Value;
 use ulid::Ulid;
 
 use crate::agent::{Agent, Device};
-use crate::broker::Peer;
-use crate::until;
+use crate::broker::{Broker, Peer};
+use crate::{until, world};
 
 /// The device of most tests.
 pub const DEVICE: &str = "press-07";
@@ -61,6 +61,71 @@ pub fn named(name: &str, port: u16, more: &str) -> Device {
     fs::create_dir(device.path().join("conf.d")).expect("a temporary folder can be written");
     fs::write(device.path().join("conf.d/fleet.toml"), text).expect("a temporary folder can be written");
     device
+}
+
+/// A device that is online at a broker of its own, and a peer that hears everything. Dropped in this order.
+#[derive(Debug)]
+pub struct Site {
+    /// The agent, which the test may kill.
+    pub agent: Agent,
+    /// Its device.
+    pub device: Device,
+    /// Who hears and publishes.
+    pub peer: Peer,
+    /// The broker.
+    pub broker: Broker,
+}
+
+impl Site {
+    /// Starts a broker, a peer and an agent with `more` settings behind those of `[mqtt]`; none without mosquitto.
+    #[must_use]
+    pub fn start(more: &str) -> Option<Self> {
+        Self::start_set(more, "")
+    }
+
+    /// The same with settings of the device's own file.
+    #[must_use]
+    pub fn start_set(more: &str, own: &str) -> Option<Self> {
+        let broker = Broker::start("")?;
+        let peer = Peer::new(broker.port);
+        let device = joined(broker.port, more);
+        if !own.is_empty() {
+            device.set(own);
+        }
+        let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+        until("the link is up", || online(&peer));
+        Some(Self { agent, device, peer, broker })
+    }
+
+    /// Kills the agent and starts the next one; returns when that is online.
+    pub fn kill(&mut self) {
+        let boot = online(&self.peer).map_or(0, |state| state["boot"].as_u64().unwrap_or(0));
+        let agent = self.device.restart_after_kill(&mut self.agent);
+        self.agent = agent;
+        until("it is online again", || online(&self.peer).filter(|state| state["boot"].as_u64() > Some(boot)));
+    }
+
+    /// Signs with the key of `seed` and publishes; the counter is the time.
+    #[must_use]
+    pub fn order(&self, seed: u8, command: &Value) -> Ulid {
+        send(&self.peer, signed(seed, DEVICE, now().unsigned_abs(), 600, command))
+    }
+
+    /// How a command stands, once it stands as `wanted`.
+    #[expect(clippy::must_use_candidate, reason = "a test may only wait for it")]
+    pub fn stands(&self, id: Ulid, wanted: &str) -> Value {
+        until(wanted, || self.peer.last(&up(&format!("cmd/{id}"))).filter(|status| status["status"] == wanted))
+    }
+
+    /// Every status that was told of a command, in order, each once.
+    #[must_use]
+    pub fn told(&self, id: Ulid) -> Vec<String> {
+        let topic = format!("hone/v1/{}", up(&format!("cmd/{id}")));
+        let came = self.peer.came().into_iter().filter(|came| came.topic == topic && !came.payload.is_null());
+        let mut words: Vec<_> = came.map(|came| came.payload["status"].as_str().unwrap_or("?").to_owned()).collect();
+        words.dedup();
+        words
+    }
 }
 
 /// A topic of the device, below the root.

@@ -21,6 +21,7 @@ pub mod model;
 pub mod models;
 mod prices;
 pub mod promote;
+pub mod purge;
 pub mod rebaseline;
 pub mod records;
 pub mod replay;
@@ -115,6 +116,8 @@ enum Command {
     Explain(explain::Args),
     /// Take the newest rows for normal: drift is measured against them from now on
     Rebaseline(rebaseline::Args),
+    /// Delete the records of a time span for good
+    Purge(purge::Args),
     /// Let the previous model serve again
     Rollback(rollback::Args),
     /// Train a base model from a CSV file
@@ -176,6 +179,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Canary(args) => canary::run(&args, global),
         Command::Explain(args) => explain::run(&args, global),
         Command::Rebaseline(args) => rebaseline::run(&args, global),
+        Command::Purge(args) => purge::run(&args, global),
         Command::Rollback(args) => rollback::run(&args, global),
         Command::Train(args) => train::run(&args, global),
         Command::Backup(args) => backup::run(&args, global),

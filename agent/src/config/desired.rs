@@ -7,7 +7,7 @@ use super::{Config, merge, settings};
 use fleet_protocol::keys::Role;
 
 /// What only the files of the device say: a fleet that sets these could cut the device off from itself.
-pub const DEVICE_ONLY: [&str; 9] = [
+pub const DEVICE_ONLY: [&str; 10] = [
     "agent.listen",
     "agent.state_dir",
     "agent.socket",
@@ -16,6 +16,7 @@ pub const DEVICE_ONLY: [&str; 9] = [
     "mqtt.ca_file",
     "mqtt.certificate_file",
     "mqtt.key_file",
+    "mqtt.sparkplug",
     "mqtt.will_delay_s",
 ];
 

@@ -2,6 +2,7 @@
 pub mod budget;
 pub mod clock;
 pub mod collect;
+pub mod command;
 pub mod continual;
 pub mod cycle;
 pub mod drift;

@@ -12,12 +12,16 @@ mod continual;
 mod energy;
 mod explain;
 mod first;
+mod freeze;
 mod hands;
 mod keeper;
+mod ledger;
+mod life;
 mod link;
 mod orders;
 mod plan;
 mod post;
+mod purge;
 mod realised;
 mod serving;
 mod shared;
@@ -361,6 +365,8 @@ fn assemble(
         committed_at: Instant::now(),
         ticks: 0,
         is_stopping: false,
+        freezes: fleet.map(Fleet::freezes).unwrap_or_default(),
+        was_frozen: false,
     };
     first_model(&mut keeper, model, &set_aside)?;
     Ok((Parts { recorder, keeper, shared, lock }, events))

@@ -20,7 +20,8 @@ use batcher::Batcher;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::store::{LabelOutcome, NewLabel, NewRecord, RecordWriter, Retention, Retired, StoreError};
+use super::store::{LabelOutcome, NewLabel, NewRecord, Purged, RecordWriter, Retention, Retired, StoreError};
+use crate::decide::time::Timestamp;
 
 /// How records are grouped, and what waits in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +156,8 @@ enum Message {
     Label(NewLabel, oneshot::Sender<LabelOutcome>),
     Flush(SyncSender<RecorderStatus>),
     Retain(Retention, oneshot::Sender<Result<Retired, StoreError>>),
+    /// Commit what was queued before, then delete the records of this span.
+    Purge(Timestamp, Timestamp, oneshot::Sender<Result<Purged, StoreError>>),
     /// Nothing, so that a thread without work shows that it moves.
     Beat,
     Stop,
@@ -163,7 +166,7 @@ enum Message {
 impl Message {
     /// Whether it came by [`RecorderHandle::offer`].
     fn is_counted(&self) -> bool {
-        matches!(self, Self::Record(_) | Self::Label(..) | Self::Retain(..) | Self::Beat)
+        matches!(self, Self::Record(_) | Self::Label(..) | Self::Retain(..) | Self::Purge(..) | Self::Beat)
     }
 }
 
@@ -249,6 +252,20 @@ impl RecorderHandle {
         Ok(retired)
     }
 
+    /// Deletes the records taken in `since..until`, as [`RecordWriter::purge`]; never blocks.
+    ///
+    /// # Errors
+    /// [`NotQueued`]: ask again later.
+    pub fn purge(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<oneshot::Receiver<Result<Purged, StoreError>>, NotQueued> {
+        let (reply, purged) = oneshot::channel();
+        self.offer(Message::Purge(since, until, reply))?;
+        Ok(purged)
+    }
+
     /// Records only every so many-th sample from now on, to spare the card; 1 is all of them, 0 none.
     pub fn record_every(&self, every: u32) {
         self.shared.every.store(every, Ordering::Relaxed);
@@ -311,7 +328,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::time::Timestamp;
     use crate::shell::store::FileSettings;
     use crate::shell::store::samples::{label, record};
 

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args, yes: bool, global: &Global) -> Result<Exit> {
     let (slot, reason) = (Name::main_slot(), args.reason.clone());
     let command =
         if yes { Command::ModelApprove { slot, digest } } else { Command::ModelReject { slot, digest, reason } };
-    let signers = args.key.iter().map(|path| keys::read(path)).collect::<Result<Vec<_>>>()?;
+    let signers = keys::read_all(&args.key)?;
     let signed = sign_command(&args.device, &command, &signers, Duration::from_hours(24), 0);
     show(global, &Sent { signed, wait_s: args.wait })
 }

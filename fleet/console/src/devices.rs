@@ -42,7 +42,11 @@ pub(crate) fn run(_: &Args, global: &Global) -> Result<Exit> {
                 "since": view.state.as_ref().map(|state| state.ts),
                 "agent": view.birth.as_ref().map(|birth| &birth.agent),
                 "champion": view.model.as_ref().and_then(|model| model.champion.as_ref()),
-                "phase": view.phase(),
+                "phase": view.model.as_ref().map_or_else(|| json!("unknown"), |model| json!(model.phase)),
+                "challenger": view.model.as_ref().and_then(|model| model.challenger.as_ref()),
+                "canary_percent": view.model.as_ref().map(|model| model.canary_percent),
+                "trial": view.model.as_ref().and_then(|model| model.trial.as_ref()),
+                "frozen_until": view.model.as_ref().and_then(|model| model.frozen_until),
                 "drifted": view.drifted().map(|(drifted, _)| drifted),
                 "measures": view.drifted().map(|(_, all)| all),
             })

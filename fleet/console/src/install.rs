@@ -6,7 +6,6 @@ use anyhow::Result;
 use fleet_protocol::command::Command;
 use fleet_protocol::names::{DeviceId, Name};
 use fleet_protocol::status::{CommandStatus, Status};
-use fleet_protocol::topics::Topic;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -14,7 +13,8 @@ use crate::Global;
 use crate::exit::{Exit, Fail};
 use crate::keys;
 use crate::orders::{Signed, sign_command};
-use crate::session::{Session, talk};
+use crate::send::Delivery;
+use crate::session::talk;
 use crate::transfer::{Bundle, Sender};
 
 /// Arguments of `hone-fleet install`.
@@ -40,7 +40,7 @@ pub(crate) struct Args {
 /// Installs and promotes.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
     let bundle = Bundle::read(&args.bundle)?;
-    let signers = args.key.iter().map(|path| keys::read(path)).collect::<Result<Vec<_>>>()?;
+    let signers = keys::read_all(&args.key)?;
     let (digest, slot) = (bundle.digest, Name::main_slot());
     let install =
         Command::ModelInstall { slot: slot.clone(), digest, size_bytes: bundle.size_bytes(), chunks: bundle.chunks() };
@@ -91,22 +91,16 @@ async fn follow(
     sender: &mut Sender,
     wait: Duration,
 ) -> Result<Option<CommandStatus>> {
-    let Signed { envelope, id, device, .. } = signed;
-    let told = Topic::CommandStatus { device: device.clone(), id: *id }.to_string();
-    let order = Topic::Command { device: device.clone(), id: *id }.to_string();
-    let mut session = Session::open(global, vec![told]).await?;
     let left_s = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
-    session.publish(&order, envelope.clone(), Some(left_s)).await?;
+    let mut delivery = Delivery::begin(global, signed, left_s).await?;
     let end = Instant::now() + wait;
-    while let Some(came) = session.next(end).await? {
-        let Ok(status) = serde_json::from_slice::<CommandStatus>(&came.payload) else { continue };
+    while let Some(status) = delivery.next(end).await? {
         if status.status.is_final() {
-            session.publish(&order, Vec::new(), None).await?;
             return Ok(Some(status));
         }
-        sender.answer(&mut session, device, &status).await?;
+        sender.answer(&mut delivery.session, &signed.device, &status).await?;
     }
-    Err(Fail::new(Exit::Resumable, format!("{device} has not ended in time"))
+    Err(Fail::new(Exit::Resumable, format!("{} has not ended in time", signed.device))
         .hint("send it again: pieces that have arrived are kept")
         .into())
 }

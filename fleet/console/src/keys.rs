@@ -55,9 +55,17 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// Reads the secret half of a key.
 pub(crate) fn read(path: &Path) -> Result<SigningKey> {
-    let input = |reason: String| Fail::new(Exit::Input, format!("{}: {reason}", path.display()));
+    let input = |reason: String| {
+        let fail = Fail::new(Exit::Input, format!("{}: {reason}", path.display()));
+        fail.hint("name a secret key; `hone-fleet keygen FILE` makes one")
+    };
     let text = fs::read_to_string(path).map_err(|error| input(error.to_string()))?;
     let seed = STANDARD.decode(text.trim()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    let seed = seed.ok_or_else(|| input("no secret key".to_owned()).hint("make one with `hone-fleet keygen FILE`"))?;
+    let seed = seed.ok_or_else(|| input("no secret key".to_owned()))?;
     Ok(SigningKey::from_bytes(&seed))
+}
+
+/// The secret halves of several.
+pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Vec<SigningKey>> {
+    paths.iter().map(|path| read(path)).collect()
 }

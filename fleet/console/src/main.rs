@@ -8,6 +8,7 @@ mod enroll;
 mod exit;
 mod install;
 mod keys;
+mod notices;
 mod orders;
 mod picture;
 mod rollout;
@@ -86,7 +87,11 @@ enum Command {
     /// Set what a device runs with
     Configure(configure::Args),
     /// Take away the trust in a key
-    Revoke(configure::Revoke),
+    Revoke(notices::Revoke),
+    /// Forbid a group, or the whole fleet, everything new for a while
+    Freeze(notices::Freeze),
+    /// End a freeze
+    Thaw(notices::Thaw),
     /// Bring a bundle to many devices, in waves
     Rollout(rollout::Args),
     /// Make certificate, key and settings for a new device
@@ -122,7 +127,9 @@ fn main() -> ExitCode {
         Command::Approve(args) => approve::run(&args, true, global),
         Command::Reject(args) => approve::run(&args, false, global),
         Command::Configure(args) => configure::run(&args, global),
-        Command::Revoke(args) => configure::revoke(&args, global),
+        Command::Revoke(args) => notices::revoke(&args, global),
+        Command::Freeze(args) => notices::freeze(&args, global),
+        Command::Thaw(args) => notices::thaw(&args, global),
         Command::Rollout(args) => rollout::run(&args, global),
         Command::Enroll(args) => enroll::run(&args, global),
         Command::Broker(args) => broker::run(&args, global),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use ed25519_dalek::SigningKey;
-use fleet_protocol::command::Command;
+use fleet_protocol::command::{Command, CommandError};
 use fleet_protocol::envelope::Payload as _;
 use fleet_protocol::names::{DeviceId, Micros, Name};
 use fleet_protocol::order::Order;
@@ -34,7 +34,7 @@ pub(crate) struct Wish {
     /// Command, such as retrain.start
     #[arg(value_name = "COMMAND", required_unless_present = "envelope")]
     command: Option<String>,
-    /// Its arguments as NAME=VALUE; a value that is JSON is taken as such
+    /// Its arguments as NAME=VALUE; a value that is JSON is taken as such, `at`, `since` and `until` also as +2h, -7d or now
     #[arg(value_name = "NAME=VALUE")]
     arguments: Vec<String>,
 }
@@ -94,7 +94,7 @@ pub(crate) fn sign(wish: &Wish) -> Result<Signed> {
         return Err(Fail::new(Exit::Usage, "a device and a command are needed").into());
     };
     let command = command(&name, &wish.arguments)?;
-    let signers = wish.key.iter().map(|path| keys::read(path)).collect::<Result<Vec<_>>>()?;
+    let signers = keys::read_all(&wish.key)?;
     Ok(match wish.counter {
         Some(counter) => order(&device, &command, &signers, wish.expires, counter),
         None => sign_command(&device, &command, &signers, wish.expires, 0),
@@ -120,19 +120,43 @@ fn order(device: &DeviceId, command: &Command, keys: &[SigningKey], expires: Dur
     Signed { envelope, id, device: device.clone(), expires }
 }
 
+/// A value: JSON where it can be, else text; a moment may be said from now on: `+2h`, `-7d`, `now`.
+fn read(key: &str, value: &str) -> Result<Value> {
+    if ["at", "since", "until"].contains(&key) {
+        let sign = match value.chars().next() {
+            _ if value == "now" => return Ok(json!(now())),
+            Some('+') => 1,
+            Some('-') => -1,
+            _ => 0,
+        };
+        if sign != 0 && value[1..].parse::<u64>().is_err() {
+            let span = span(&value[1..]).map_err(|wrong| Fail::new(Exit::Usage, format!("`{key}`: {wrong}")))?;
+            let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+            return Ok(json!(Micros(now().0.saturating_add(sign * micros))));
+        }
+    }
+    Ok(serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)))
+}
+
 fn command(name: &str, arguments: &[String]) -> Result<Command> {
     let mut given = Map::new();
     for argument in arguments {
         let (key, value) = argument
             .split_once('=')
             .ok_or_else(|| Fail::new(Exit::Usage, format!("`{argument}` is no argument: write NAME=VALUE")))?;
-        given.insert(key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)));
+        given.insert(key.to_owned(), read(key, value)?);
     }
     // There is one slot; most commands name it.
     let mut slotted = given.clone();
     slotted.entry("slot").or_insert_with(|| json!(Name::main_slot()));
-    Command::new(name, slotted).or_else(|_| Command::new(name, given)).map_err(|error| {
-        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+    let cause =
+        |error: &CommandError| std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+    let slotless = |first: CommandError| {
+        // A command without a slot complains of it; any other complaint is about what was written.
+        if cause(&first).contains("`slot`") { Command::new(name, given) } else { Err(first) }
+    };
+    Command::new(name, slotted).or_else(slotless).map_err(|error| {
+        let cause = cause(&error);
         Fail::new(Exit::Input, format!("{error}{cause}"))
             .hint(format!("commands are {}", Command::NAMES.join(", ")))
             .into()
@@ -176,6 +200,17 @@ mod tests {
         assert_eq!(command("agent.selftest", &[]).unwrap(), Command::AgentSelftest {});
         assert!(command("agent.selftest", &["now=1".to_owned()]).unwrap_err().to_string().contains("do not fit"));
         assert!(command("dance", &[]).unwrap_err().to_string().contains("`dance`"));
+    }
+
+    #[test]
+    fn a_moment_may_be_said_from_now_on() {
+        let near =
+            |value: &Value, seconds: i64| (value.as_i64().unwrap() - now().0 - seconds * 1_000_000).abs() < 60_000_000;
+        assert!(near(&read("at", "+2h").unwrap(), 7_200) && near(&read("until", "now").unwrap(), 0));
+        assert!(near(&read("since", "-7d").unwrap(), -604_800));
+        assert_eq!((read("since", "12").unwrap(), read("since", "-5").unwrap()), (json!(12), json!(-5)));
+        assert_eq!(read("reason", "+2h").unwrap(), json!("+2h"));
+        assert!(read("at", "+soon").is_err() && read("at", "+").is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The fleet as its retained messages draw it. Pure: messages in, devices out.
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use fleet_protocol::names::DeviceId;
 use fleet_protocol::report::{Birth, DriftReport, DriftState, ModelReport, Presence, State};
@@ -66,15 +67,8 @@ impl Picture {
                 let status = parse(came)?;
                 devices.entry(device).or_default().commands.insert(id, status);
             }
-            Topic::Event { .. }
-            | Topic::Data { .. }
-            | Topic::Command { .. }
-            | Topic::Desired { .. }
-            | Topic::Chunk { .. }
-            | Topic::Notice { .. }
-            | Topic::ControllerState { .. }
-            | Topic::Wave { .. }
-            | Topic::WaveWish { .. } => {}
+            // What happened once, what is sent down and what controllers say of themselves is no state of a device.
+            _ => {}
         }
         Some(())
     }
@@ -97,10 +91,19 @@ impl DeviceView {
         champion.map_or_else(|| "none".to_owned(), |model| model.digest.to_string()[..8].to_owned())
     }
 
-    /// Phase in the protocol's word.
+    /// Phase in the protocol's word, with the share of a canary, and whether it is frozen.
     pub(crate) fn phase(&self) -> String {
         let phase = self.model.as_ref().and_then(|model| serde_json::to_value(&model.phase).ok());
-        phase.and_then(|phase| phase.as_str().map(str::to_owned)).unwrap_or_else(|| "unknown".to_owned())
+        let mut word =
+            phase.and_then(|phase| phase.as_str().map(str::to_owned)).unwrap_or_else(|| "unknown".to_owned());
+        let Some(model) = &self.model else { return word };
+        if model.canary_percent > 0 {
+            let _ = write!(word, " {} %", model.canary_percent);
+        }
+        if model.frozen_until.is_some() {
+            word += ", frozen";
+        }
+        word
     }
 
     /// Measures in alarm, and all measures.

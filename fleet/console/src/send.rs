@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use fleet_protocol::order::Order;
 use fleet_protocol::status::{CommandStatus, Status};
 use fleet_protocol::topics::Topic;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::Global;
@@ -58,6 +58,9 @@ pub(crate) fn show(global: &Global, Sent { signed, wait_s }: &Sent) -> Result<Ex
     };
     let status = talk(deliver(global, signed, left_s, Duration::from_secs(*wait_s)))?;
     let Some(status) = status else {
+        if global.json {
+            println!("{}", json!({"id": signed.id, "device": signed.device, "ended": false}));
+        }
         if *wait_s == 0 {
             eprintln!("command {} waits for {} at the broker", signed.id, signed.device);
             return Ok(Exit::Ok);
@@ -78,22 +81,45 @@ pub(crate) fn show(global: &Global, Sent { signed, wait_s }: &Sent) -> Result<Ex
     Ok(if matches!(status.status, Status::Successful) { Exit::Ok } else { Exit::Refused })
 }
 
-/// Publishes the command, reads its status, and clears the command once it has ended.
 async fn deliver(global: &Global, signed: &Signed, left_s: u32, wait: Duration) -> Result<Option<CommandStatus>> {
-    let Signed { envelope, id, device, .. } = signed;
-    let told = Topic::CommandStatus { device: device.clone(), id: *id }.to_string();
-    let order = Topic::Command { device: device.clone(), id: *id }.to_string();
-    let mut session = Session::open(global, vec![told]).await?;
-    session.publish(&order, envelope.clone(), Some(left_s)).await?;
+    let mut delivery = Delivery::begin(global, signed, left_s).await?;
     let end = Instant::now() + wait;
-    while let Some(came) = session.next(end).await? {
-        let Ok(status) = serde_json::from_slice::<CommandStatus>(&came.payload) else { continue };
+    while let Some(status) = delivery.next(end).await? {
         if status.status.is_final() {
-            session.publish(&order, Vec::new(), None).await?;
             return Ok(Some(status));
         }
     }
     Ok(None)
+}
+
+/// A command on its way.
+pub(crate) struct Delivery {
+    pub(crate) session: Session,
+    order: String,
+}
+
+impl Delivery {
+    /// Publishes the command; the broker keeps it for its device.
+    pub(crate) async fn begin(global: &Global, signed: &Signed, left_s: u32) -> Result<Self> {
+        let Signed { envelope, id, device, .. } = signed;
+        let told = Topic::CommandStatus { device: device.clone(), id: *id }.to_string();
+        let order = Topic::Command { device: device.clone(), id: *id }.to_string();
+        let mut session = Session::open(global, vec![told]).await?;
+        session.publish(&order, envelope.clone(), Some(left_s)).await?;
+        Ok(Self { session, order })
+    }
+
+    /// How it stands next, none if nothing is heard until `end`; the command is cleared once it has ended.
+    pub(crate) async fn next(&mut self, end: Instant) -> Result<Option<CommandStatus>> {
+        while let Some(came) = self.session.next(end).await? {
+            let Ok(status) = serde_json::from_slice::<CommandStatus>(&came.payload) else { continue };
+            if status.status.is_final() {
+                self.session.publish(&self.order, Vec::new(), None).await?;
+            }
+            return Ok(Some(status));
+        }
+        Ok(None)
+    }
 }
 
 /// Reads a signed command. Its signature is the device's to check; only the address is needed here.

@@ -177,7 +177,9 @@ impl Session {
 
 fn client_config(global: &Global) -> Result<ClientConfig> {
     let Some(ca) = &global.ca else {
-        return Err(Fail::new(Exit::Usage, "an encrypted broker needs --ca FILE").into());
+        return Err(Fail::new(Exit::Usage, "an encrypted broker needs --ca FILE")
+            .hint("that is `ca.pem` in the folder of `hone-fleet broker write`")
+            .into());
     };
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {
@@ -203,6 +205,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 fn unusable(path: &Path, error: &impl std::fmt::Display) -> Fail {
     Fail::new(Exit::Input, format!("{}: {error}", path.display()))
+        .hint("name a PEM file with --ca, --certificate and --certificate-key, as `hone-fleet broker write` makes them")
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -37,6 +37,25 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
         println!("{:<10}{}", "trusts", if keys.is_empty() { "nobody".to_owned() } else { keys.join(", ") });
     }
     println!("{:<10}{}, {}", "champion", view.champion(), view.phase());
+    if let Some(model) = &view.model {
+        if let Some(challenger) = &model.challenger {
+            let answer = format!("`hone-fleet approve {}` or `reject` answers", args.device);
+            println!("{:<10}{}, made by {:?}; {answer}", "candidate", challenger.digest, challenger.origin);
+        }
+        if let Some(trial) = &model.trial {
+            let (promote, abort, limit) = (trial.promote_e, trial.abort_e, trial.limit);
+            println!(
+                "{:<10}{} samples, {} labelled; evidence {promote:.2} that it is not worse, {abort:.2} that it is, {limit:.0} decides{}",
+                "trial",
+                trial.pairs,
+                trial.labelled,
+                if trial.held { "; held" } else { "" }
+            );
+        }
+        if let Some(until) = model.frozen_until {
+            println!("{:<10}for {} more", "frozen", ago(until.0 - now().0));
+        }
+    }
     for (name, measure) in view.drift.iter().flat_map(|drift| &drift.measures) {
         let word = match measure.state {
             DriftState::Ok => "ok",

@@ -33,11 +33,12 @@ pub(crate) struct Sender {
 
 impl Bundle {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).map_err(|error| Fail::new(Exit::Input, format!("{}: {error}", path.display())))?;
+        let hint = "name a bundle, as `hone train -o FILE` writes it";
+        let bytes = std::fs::read(path)
+            .map_err(|error| Fail::new(Exit::Input, format!("{}: {error}", path.display())).hint(hint))?;
         if bytes.is_empty() || bytes.len() as u64 > BUNDLE_BYTES_MAX {
             let text = format!("{}: {} bytes, 1 to {BUNDLE_BYTES_MAX} can be sent", path.display(), bytes.len());
-            return Err(Fail::new(Exit::Input, text).into());
+            return Err(Fail::new(Exit::Input, text).hint(hint).into());
         }
         Ok(Self { digest: Digest::of(&bytes), bytes })
     }

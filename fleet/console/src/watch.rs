@@ -40,6 +40,23 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
     })
 }
 
+/// How a trial stands, if one is under way.
+fn trial(model: &Value) -> String {
+    let trial = &model["trial"];
+    if trial.is_null() {
+        return String::new();
+    }
+    let number = |key: &str| trial[key].as_f64().unwrap_or_default();
+    format!(
+        " {} % of {} samples, not worse {:.2}, worse {:.2} of {:.0}",
+        model["canary_percent"],
+        trial["pairs"],
+        number("promote_e"),
+        number("abort_e"),
+        number("limit")
+    )
+}
+
 /// A message in one line; none for one that says nothing.
 fn line(came: &Came, json: bool) -> Option<String> {
     let payload: Value = serde_json::from_slice(&came.payload).ok()?;
@@ -54,19 +71,12 @@ fn line(came: &Came, json: bool) -> Option<String> {
             format!("{device}: command {id} {} {} {}", word("cmd"), word("status"), word("reason"))
         }
         Topic::Model { device, .. } => {
-            format!("{device}: model {} {}", payload["champion"]["digest"].as_str().unwrap_or("none"), word("phase"))
+            let champion = payload["champion"]["digest"].as_str().unwrap_or("none");
+            format!("{device}: model {champion} {}{}", word("phase"), trial(&payload))
         }
         Topic::Metrics { device } => format!("{device}: metrics {} samples", payload["samples"]),
         Topic::Birth { device } => format!("{device}: hone {}", word("agent")),
-        Topic::Reported { .. }
-        | Topic::Drift { .. }
-        | Topic::Data { .. }
-        | Topic::Command { .. }
-        | Topic::Desired { .. }
-        | Topic::Chunk { .. }
-        | Topic::Notice { .. }
-        | Topic::ControllerState { .. }
-        | Topic::Wave { .. }
-        | Topic::WaveWish { .. } => return None,
+        // Long, or binary, and of no news to a person who looks on.
+        _ => return None,
     })
 }

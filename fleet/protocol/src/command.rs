@@ -47,6 +47,9 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         strategy: Option<Strategy>,
         reason: String,
+        /// Not before then, by a clock that is right: until then it stands as `scheduled`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Micros>,
     },
     /// Stops the training that runs or waits.
     #[serde(rename = "retrain.cancel")]
@@ -295,7 +298,7 @@ mod tests {
             Command::ModelRollback { slot: slot.clone(), to: None, reason: reason() },
             Command::ModelApprove { slot: slot.clone(), digest },
             Command::ModelReject { slot: slot.clone(), digest, reason: reason() },
-            Command::RetrainStart { slot: slot.clone(), strategy: Some(Strategy::Head), reason: reason() },
+            Command::RetrainStart { slot: slot.clone(), strategy: Some(Strategy::Head), reason: reason(), at: None },
             Command::RetrainCancel { slot: slot.clone() },
             Command::DriftRebaseline { slot: slot.clone(), since: Some(since), until: Some(until) },
             Command::CanaryHold { slot: slot.clone() },

@@ -12,7 +12,7 @@ use crate::status::ReasonCode;
 use crate::topics::Topic;
 
 /// Kinds of this version; each is also the last level of its topic.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "drift_raised",
     "drift_cleared",
     "retrain_started",
@@ -21,6 +21,7 @@ pub const KINDS: [&str; 15] = [
     "gate_failed",
     "approval_required",
     "canary_step",
+    "trial_ended",
     "promoted",
     "rolled_back",
     "budget_denied",
@@ -56,6 +57,7 @@ pub enum Fact {
     GateFailed(GateVerdict),
     ApprovalRequired(ApprovalRequired),
     CanaryStep(CanaryStep),
+    TrialEnded(TrialEnded),
     Promoted(Promoted),
     RolledBack(RolledBack),
     BudgetDenied(BudgetDenied),
@@ -103,16 +105,20 @@ pub struct DriftCleared {
     pub extra: Extra,
 }
 
-/// A retrain began; its snapshot is on disk.
+/// A retrain was ordered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetrainStarted {
     pub slot: Name,
-    pub run: Ulid,
+    /// Counts the runs of this device.
+    pub run: u64,
     pub strategy: Strategy,
-    /// Why: the trigger's name, `schedule` or `command`.
+    /// Why: `drift`, `staleness`, `labels`, `schedule` or `command`.
     pub trigger: String,
     pub parent: Digest,
-    pub snapshot: Digest,
+    /// What it learns from, once that is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Digest>,
+    /// Labelled rows it was ordered on.
     pub rows: u64,
     #[serde(flatten)]
     pub extra: Extra,
@@ -122,11 +128,21 @@ pub struct RetrainStarted {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetrainFinished {
     pub slot: Name,
-    pub run: Ulid,
+    pub run: u64,
     pub outcome: RetrainOutcome,
+    pub strategy: String,
+    /// As in [`RetrainStarted`].
+    pub trigger: String,
+    pub rows: u64,
     /// What it made, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Digest>,
+    /// What it learned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Digest>,
+    /// What it gained on held-out rows, with one-sided bounds of 95 %.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<Gain>,
     pub cpu_s: f64,
     pub energy_j: f64,
     pub energy_source: EnergySource,
@@ -136,12 +152,25 @@ pub struct RetrainFinished {
     pub extra: Extra,
 }
 
+/// Mean loss of the champion less that of the candidate, on the same rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gain {
+    pub rows: u64,
+    pub gain: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
 /// How a retrain ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetrainOutcome {
-    Candidate,
+    /// Its candidate serves.
+    Promoted,
+    /// The gate refused its candidate.
     NoGain,
+    /// Its candidate lost its trial, or a person did not want it.
+    NotPromoted,
     Canceled,
     OverBudget,
     Failed,
@@ -180,8 +209,7 @@ pub struct GateVerdict {
 pub struct ApprovalRequired {
     pub slot: Name,
     pub candidate: Digest,
-    /// The gate's event, for the evidence.
-    pub gate: Ulid,
+    pub run: u64,
     pub until: Micros,
     /// What happens if nobody answers.
     pub unanswered: Unanswered,
@@ -208,6 +236,27 @@ pub struct CanaryStep {
     pub promote_e: f64,
     /// Evidence so far that it is worse; aborted at 20.
     pub abort_e: f64,
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// A trial is decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrialEnded {
+    pub slot: Name,
+    pub run: u64,
+    pub challenger: Digest,
+    /// Whether the challenger becomes champion.
+    pub won: bool,
+    /// What decided, in one word: `evidence`, `worse`, `guard`, `person`, `silence`, `undecided` ….
+    pub why: String,
+    pub promote_e: f64,
+    pub abort_e: f64,
+    /// Evidence at which either decides.
+    pub limit: f64,
+    /// Samples that both answered, and labels among them.
+    pub pairs: u64,
+    pub labelled: u64,
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -242,10 +291,8 @@ pub struct BudgetDenied {
     /// What was asked for, such as `retrain`.
     pub action: String,
     pub reason_code: ReasonCode,
-    pub needed: f64,
-    pub allowed: f64,
-    /// Of both numbers: `bytes`, `J`, `°C` ….
-    pub unit: String,
+    /// In words, with the numbers.
+    pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Micros>,
     #[serde(flatten)]
@@ -255,10 +302,12 @@ pub struct BudgetDenied {
 /// The disk, or our share of it, is nearly full.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StorageLow {
-    pub free_bytes: u64,
-    pub reserve_bytes: u64,
-    /// What was thinned or dropped for it.
-    pub dropped_bytes: u64,
+    /// Why, in words.
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
+    /// Records that wait in memory.
+    pub held: u64,
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -309,6 +358,7 @@ impl Fact {
             Self::GateFailed(_) => "gate_failed",
             Self::ApprovalRequired(_) => "approval_required",
             Self::CanaryStep(_) => "canary_step",
+            Self::TrialEnded(_) => "trial_ended",
             Self::Promoted(_) => "promoted",
             Self::RolledBack(_) => "rolled_back",
             Self::BudgetDenied(_) => "budget_denied",
@@ -375,7 +425,7 @@ mod tests {
             Fact::ApprovalRequired(ApprovalRequired {
                 slot: slot.clone(),
                 candidate,
-                gate: id(5),
+                run: 3,
                 until: TS,
                 unanswered: Unanswered::Reject,
                 extra: extra.clone(),
@@ -387,6 +437,19 @@ mod tests {
                 percent: 10,
                 promote_e: 6.4269,
                 abort_e: 0.5,
+                extra: extra.clone(),
+            }),
+            Fact::TrialEnded(TrialEnded {
+                slot: slot.clone(),
+                run: 3,
+                challenger: candidate,
+                won: true,
+                why: "evidence".to_owned(),
+                promote_e: 21.5,
+                abort_e: 0.02,
+                limit: 20.0,
+                pairs: 900,
+                labelled: 600,
                 extra: extra.clone(),
             }),
             Fact::Promoted(Promoted {
@@ -431,19 +494,24 @@ mod tests {
             }),
             Fact::RetrainStarted(RetrainStarted {
                 slot: slot.clone(),
-                run: id(3),
+                run: 3,
                 strategy: Strategy::Tail,
-                trigger: "e_cusum".to_owned(),
+                trigger: "drift".to_owned(),
                 parent: champion,
-                snapshot: Digest::of(b"snapshot"),
+                snapshot: None,
                 rows: 445,
                 extra: extra.clone(),
             }),
             Fact::RetrainFinished(RetrainFinished {
                 slot,
-                run: id(3),
-                outcome: RetrainOutcome::Candidate,
+                run: 3,
+                outcome: RetrainOutcome::Promoted,
+                strategy: "tail".to_owned(),
+                trigger: "drift".to_owned(),
+                rows: 445,
                 candidate: Some(candidate),
+                snapshot: Some(Digest::of(b"snapshot")),
+                gain: Some(Gain { rows: 100, gain: 0.2, low: 0.15, high: 0.25 }),
                 cpu_s: 0.12,
                 energy_j: 0.4,
                 energy_source: EnergySource::Modelled,
@@ -457,16 +525,14 @@ mod tests {
             Fact::BudgetDenied(BudgetDenied {
                 action: "retrain".to_owned(),
                 reason_code: ReasonCode::BudgetThermal,
-                needed: 80.0,
-                allowed: 75.0,
-                unit: "°C".to_owned(),
+                reason: "80 °C, 75 are allowed".to_owned(),
                 retry_at: Some(TS),
                 extra: extra.clone(),
             }),
             Fact::StorageLow(StorageLow {
-                free_bytes: 40_000_000,
-                reserve_bytes: 64_000_000,
-                dropped_bytes: 0,
+                reason: "No space left on device".to_owned(),
+                free_bytes: Some(40_000),
+                held: 12,
                 extra: extra.clone(),
             }),
             Fact::LabelBatch(LabelBatch {

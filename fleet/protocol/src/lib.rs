@@ -14,6 +14,7 @@ pub mod names;
 pub mod order;
 pub mod report;
 pub mod rollout;
+pub mod sparkplug;
 pub mod status;
 pub mod topics;
 pub mod transfer;

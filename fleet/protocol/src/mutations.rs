@@ -30,7 +30,7 @@ const TOPICS: [&str; 6] = [
     "hone/v1/d/press-07/up/evt/drift_raised",
     "hone/v1/d/press-07/down/cmd/01JD4V3Q8N7Y5ZK2M6T9W0XABC",
     "hone/v1/d/press-07/down/blob/ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad/10",
-    "hone/v1/g/hall-3/down/notice",
+    "hone/v1/g/hall-3/down/notice/freeze",
     "hone/v1/ctl/ctl1/rollout/autumn/wish",
 ];
 

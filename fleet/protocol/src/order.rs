@@ -82,8 +82,29 @@ pub struct Notice {
 pub enum NoticeBody {
     /// This key is trusted no more.
     RevokeKey { keyid: KeyId },
-    /// No promotions until then.
+    /// Nothing new is trained, tried or promoted until then; going back stays allowed.
     Freeze { until: Micros },
+    /// The freeze of this group is over.
+    Thaw {},
+}
+
+impl NoticeBody {
+    /// The last level of its topic: a revocation stands beside every other, a freeze and its end replace each other.
+    ///
+    /// # Panics
+    /// Never: a key id is made of what a name is made of, or is cut to it.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        let fits = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let text = match self {
+            Self::RevokeKey { keyid } => {
+                let id = keyid.as_str().bytes().filter(fits).take(32).map(char::from).collect::<String>();
+                format!("revoke-{id}")
+            }
+            Self::Freeze { .. } | Self::Thaw {} => "freeze".to_owned(),
+        };
+        text.parse().expect("letters and digits behind a word")
+    }
 }
 
 /// What a bundle's detached signature says, in `<sha256>.dsse` beside it.

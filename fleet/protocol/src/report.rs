@@ -126,10 +126,37 @@ pub struct ModelReport {
     pub served: u64,
     /// In this phase since.
     pub since: Micros,
-    /// Starts the challenger may still spoil.
+    /// Starts the champion may still spoil before the last good model serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tries_left: Option<u32>,
+    /// How the trial under way stands: the numbers that will decide it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    /// Nothing new is trained, tried or promoted until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_until: Option<Micros>,
     pub ts: Micros,
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Evidence of a trial so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Samples that both answered.
+    pub pairs: u64,
+    /// Those on which they agreed.
+    pub agreed: u64,
+    /// Labels among them.
+    pub labelled: u64,
+    /// Evidence that the challenger is not worse.
+    pub promote_e: f64,
+    /// Evidence that it is worse.
+    pub abort_e: f64,
+    /// At this either decides.
+    pub limit: f64,
+    /// It stays at its share until told.
+    pub held: bool,
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -163,6 +190,8 @@ pub enum Phase {
     NoModel,
     Steady,
     Training,
+    /// A training is ordered and a budget says no for now.
+    WaitingBudget,
     Gate,
     AwaitingApproval,
     Shadow,
@@ -271,6 +300,17 @@ mod tests {
             served: 4_321,
             since: TS,
             tries_left: Some(3),
+            trial: Some(Trial {
+                pairs: 900,
+                agreed: 850,
+                labelled: 600,
+                promote_e: 6.4269,
+                abort_e: 0.5,
+                limit: 20.0,
+                held: false,
+                extra: Extra::new(),
+            }),
+            frozen_until: Some(TS),
             ts: TS,
             extra: Extra::new(),
         };

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! each device   waiting ─► installing ─► promoting ─► proving ─► won
-//!                              └─────────────┴──────────┴─► failed (the model's fault) | absent (it did not answer in time)
+//!                              │             │          └─► rolled_back (it served, and another one serves again)
+//!                              └─────────────┴──────────┴─► failed (the model's fault) | absent (it did not answer in time, or is frozen)
 //! the rollout   running ─► next wave … ─► finished
 //!                 │  ▲ └ too few won, or a person: paused
 //!                 │  └── a person: run
-//!                 └ too many failed, or a person: stopped
+//!                 └ too many failed or were rolled back, or a person: stopped
 //! ```
 //! Plain data, advanced by what devices retain: whoever runs it may be killed, and another goes on from the retained state.
 //! Winning is in the model's terms: it passed the gate of that device, still serves after the time of proof, and, if wanted,
@@ -27,6 +28,9 @@ pub struct Rules {
     pub win_share: f64,
     /// Share of a wave's devices on which it may fail; beyond, everything stops.
     pub fail_share: f64,
+    /// Share of a wave's devices on which a promoted model may be rolled back; beyond, everything stops.
+    #[serde(default)]
+    pub rollback_share: f64,
     /// Seconds a promoted model must hold on a device.
     pub prove_s: u32,
     /// Whether nothing may drift on a device at the end of that time.
@@ -110,7 +114,11 @@ pub enum Standing {
     /// The device judges it.
     Promoting,
     /// It serves, and is watched.
-    Proving,
+    Proving {
+        /// It was seen to serve.
+        #[serde(default)]
+        seen: bool,
+    },
     /// It held.
     Won,
     /// It lost.
@@ -118,7 +126,9 @@ pub enum Standing {
         /// Why.
         reason: String,
     },
-    /// The device did not answer in time.
+    /// It served, and then another model served again.
+    RolledBack,
+    /// The device did not answer in time, or is frozen.
     Absent,
 }
 
@@ -154,6 +164,8 @@ pub struct Facts {
     pub champion: Option<Digest>,
     /// Measures that drift.
     pub drifting: usize,
+    /// It refused because it is frozen: that says nothing of the model.
+    pub frozen: bool,
 }
 
 /// What the runner has to publish. Repeating it is harmless: a device carries out each command once.
@@ -169,7 +181,7 @@ impl Standing {
     /// Whether nothing more will happen.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Won | Self::Failed { .. } | Self::Absent)
+        matches!(self, Self::Won | Self::Failed { .. } | Self::RolledBack | Self::Absent)
     }
 }
 
@@ -178,6 +190,7 @@ impl Member {
         let after = |seconds: u32| now.0 >= self.since.0.saturating_add(i64::from(seconds) * 1_000_000);
         let failed = |what: &str, reason: &str| Standing::Failed { reason: format!("{what}: {reason}") };
         let next = match &self.standing {
+            Standing::Installing | Standing::Promoting if facts.frozen => Standing::Absent,
             Standing::Waiting => Standing::Installing,
             Standing::Installing => match &facts.installed {
                 Some(Ok(())) => Standing::Promoting,
@@ -186,26 +199,35 @@ impl Member {
                 None => return,
             },
             Standing::Promoting => match &facts.promoted {
-                Some(Ok(())) => Standing::Proving,
+                Some(Ok(())) => Standing::Proving { seen: facts.champion == Some(digest) },
                 Some(Err(reason)) => failed("promote", reason),
                 None if after(rules.deadline_s) => Standing::Absent,
                 None => return,
             },
-            Standing::Proving if !after(rules.prove_s) => {
+            // At once: every wave that follows would be rolled back too.
+            Standing::Proving { seen: true } if facts.champion.is_some_and(|champion| champion != digest) => {
+                Standing::RolledBack
+            }
+            Standing::Proving { seen } if !after(rules.prove_s) => {
                 // The report of the promotion may come before that of the new champion: judged at the end.
+                self.standing = Standing::Proving { seen: *seen || facts.champion == Some(digest) };
                 return;
             }
-            Standing::Proving if facts.champion != Some(digest) => failed("proof", "another model serves"),
-            Standing::Proving if rules.drift_cleared && facts.drifting > 0 => {
+            Standing::Proving { .. } if facts.champion != Some(digest) => failed("proof", "another model serves"),
+            Standing::Proving { .. } if rules.drift_cleared && facts.drifting > 0 => {
                 failed("proof", &format!("{} measures drift", facts.drifting))
             }
-            Standing::Proving => Standing::Won,
-            Standing::Won | Standing::Failed { .. } | Standing::Absent => return,
+            Standing::Proving { .. } => Standing::Won,
+            Standing::Won | Standing::Failed { .. } | Standing::RolledBack | Standing::Absent => return,
         };
         let needed = match next {
             Standing::Waiting | Standing::Installing => 0,
             Standing::Promoting => 1,
-            Standing::Proving | Standing::Won | Standing::Failed { .. } | Standing::Absent => self.signed.len(),
+            Standing::Proving { .. }
+            | Standing::Won
+            | Standing::Failed { .. }
+            | Standing::RolledBack
+            | Standing::Absent => self.signed.len(),
         };
         self.signed.drain(..needed.min(self.signed.len()));
         (self.standing, self.since) = (next, now);
@@ -253,6 +275,11 @@ impl Rollout {
             let reason = format!("{failed} of {size} devices of wave {} failed", self.wave + 1);
             return self.to(State::Stopped { reason }, now);
         }
+        let rolled_back = self.count(|standing| *standing == Standing::RolledBack);
+        if rolled_back as f64 > self.rules.rollback_share * size as f64 {
+            let reason = format!("{rolled_back} of {size} devices of wave {} rolled it back", self.wave + 1);
+            return self.to(State::Stopped { reason }, now);
+        }
         if paused || !self.wave_has_ended() {
             return self;
         }
@@ -290,7 +317,12 @@ impl Rollout {
             let id = match member.standing {
                 Standing::Installing => member.install,
                 Standing::Promoting => member.promote,
-                Standing::Waiting | Standing::Proving | Standing::Won | Standing::Failed { .. } | Standing::Absent => {
+                Standing::Waiting
+                | Standing::Proving { .. }
+                | Standing::Won
+                | Standing::Failed { .. }
+                | Standing::RolledBack
+                | Standing::Absent => {
                     return None;
                 }
             };
@@ -335,7 +367,14 @@ mod tests {
             (device.clone(), member)
         };
         let devices = (1..).zip(waves.iter().flatten()).map(member).collect();
-        let rules = Rules { win_share: 0.5, fail_share: 0.34, prove_s: 60, drift_cleared: true, deadline_s: 600 };
+        let rules = Rules {
+            win_share: 0.5,
+            fail_share: 0.34,
+            rollback_share: 0.25,
+            prove_s: 60,
+            drift_cleared: true,
+            deadline_s: 600,
+        };
         Rollout {
             v: 1,
             id: "autumn".parse().unwrap(),
@@ -352,7 +391,8 @@ mod tests {
     }
 
     fn won() -> Facts {
-        Facts { installed: Some(Ok(())), promoted: Some(Ok(())), champion: Some(Digest::of(b"new")), drifting: 0 }
+        let champion = Some(Digest::of(b"new"));
+        Facts { installed: Some(Ok(())), promoted: Some(Ok(())), champion, ..Facts::default() }
     }
 
     fn lost() -> Facts {
@@ -457,6 +497,40 @@ mod tests {
                 @70 wave 0 Running: failed failed won installing (1 orders)
                 @600 wave 0 Paused the model won on 1 of 4 devices of wave 1 only: failed failed won absent (0 orders)
                 @700 wave 1 Finished: failed failed won absent (0 orders)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_model_that_was_seen_to_serve_and_is_gone_was_rolled_back_and_too_many_of_these_stop_everything() {
+        let back = || Facts { champion: Some(Digest::of(b"old")), ..won() };
+        let four: &[&[&str]] = &[&["a", "b", "c", "d"]];
+        let all = [("a", won()), ("b", won()), ("c", won()), ("d", won())];
+        let one = [("a", back()), ("b", won()), ("c", won()), ("d", won())];
+        let two = [("a", back()), ("b", back()), ("c", won()), ("d", won())];
+        check(
+            rollout(four),
+            &[(0, &[], None), (1, &all, None), (2, &all, None), (3, &all, None), (4, &one, None), (5, &two, None)],
+            &expect![[r#"
+                @0 wave 0 Running: installing installing installing installing (4 orders)
+                @1 wave 0 Running: promoting promoting promoting promoting (4 orders)
+                @2 wave 0 Running: proving proving proving proving (0 orders)
+                @3 wave 0 Running: proving proving proving proving (0 orders)
+                @4 wave 0 Running: rolled_back proving proving proving (0 orders)
+                @5 wave 0 Stopped 2 of 4 devices of wave 1 rolled it back: rolled_back rolled_back proving proving (0 orders)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_frozen_device_says_nothing_of_the_model_and_the_wave_waits_for_a_person() {
+        let frozen = || Facts { promoted: Some(Err("frozen".to_owned())), frozen: true, ..won() };
+        check(
+            rollout(&[&["a"], &["b"]]),
+            &[(0, &[], None), (1, &[("a", frozen())], None)],
+            &expect![[r#"
+                @0 wave 0 Running: installing waiting (1 orders)
+                @1 wave 0 Paused the model won on 0 of 1 devices of wave 1 only: absent waiting (0 orders)
             "#]],
         );
     }

@@ -1,7 +1,8 @@
 //! How a command fares: its life cycle and the reasons it may fail for.
 //!
 //! ```text
-//! init → validating → waiting_approval | waiting_budget | scheduled → executing → successful | failed
+//! init → validating → scheduled → waiting_approval | waiting_budget | executing → successful | failed
+//!                                      └── each may become the others ──┘
 //!              every state that is not an end may go to failed: `cancel` is always accepted
 //! ```
 use serde::{Deserialize, Serialize};
@@ -67,13 +68,14 @@ impl Status {
         self == next || !self.is_final() && (next.is_final() || self.rank() <= next.rank())
     }
 
-    /// Waiting states share a rank: a command may wait for a person first and for the budget then, or the reverse.
+    /// Working and waiting share a rank: a training that a budget suspends waits again, and its candidate waits for a person
+    /// before it is tried.
     fn rank(&self) -> u8 {
         match self {
             Self::Init => 0,
             Self::Validating => 1,
-            Self::WaitingApproval | Self::WaitingBudget { .. } | Self::Scheduled { .. } => 2,
-            Self::Executing => 3,
+            Self::Scheduled { .. } => 2,
+            Self::WaitingApproval | Self::WaitingBudget { .. } | Self::Executing => 3,
             Self::Successful | Self::Failed { .. } => 4,
         }
     }
@@ -93,7 +95,9 @@ pub struct CommandStatus {
     pub ts: Micros,
     /// How far `ts` can be trusted.
     pub clock: Clock,
-    /// Fields of a newer version, and a command's own result under `result`.
+    /// It fails if it still stands so then; none at an end.
+    pub deadline: Option<Micros>,
+    /// Fields of a newer version; a command's own result under `result`, its signers under `by`.
     pub extra: Extra,
 }
 
@@ -134,6 +138,8 @@ struct Wire {
     retry_at: Option<Micros>,
     ts: Micros,
     clock: Clock,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deadline: Option<Micros>,
     #[serde(flatten)]
     extra: Extra,
 }
@@ -142,7 +148,7 @@ impl TryFrom<Wire> for CommandStatus {
     type Error = StatusError;
 
     fn try_from(wire: Wire) -> Result<Self, StatusError> {
-        let Wire { id, cmd, status, reason_code, reason, at, retry_at, ts, clock, extra } = wire;
+        let Wire { id, cmd, status, reason_code, reason, at, retry_at, ts, clock, deadline, extra } = wire;
         let missing = |status, field| StatusError::Missing { status, field };
         let status = match status {
             State::Init => Status::Init,
@@ -160,13 +166,13 @@ impl TryFrom<Wire> for CommandStatus {
                 Status::Failed { reason_code, reason: reason.ok_or(missing("failed", "reason"))? }
             }
         };
-        Ok(Self { id, cmd, status, ts, clock, extra })
+        Ok(Self { id, cmd, status, ts, clock, deadline, extra })
     }
 }
 
 impl From<CommandStatus> for Wire {
     fn from(report: CommandStatus) -> Self {
-        let CommandStatus { id, cmd, status, ts, clock, extra } = report;
+        let CommandStatus { id, cmd, status, ts, clock, deadline, extra } = report;
         let (mut reason_code, mut reason, mut at, mut retry_at) = (None, None, None, None);
         let status = match status {
             Status::Init => State::Init,
@@ -187,7 +193,7 @@ impl From<CommandStatus> for Wire {
                 State::Failed
             }
         };
-        Self { id, cmd, status, reason_code, reason, at, retry_at, ts, clock, extra }
+        Self { id, cmd, status, reason_code, reason, at, retry_at, ts, clock, deadline, extra }
     }
 }
 
@@ -213,7 +219,8 @@ mod tests {
     fn report(status: Status) -> CommandStatus {
         let id = Ulid::from_parts(1_763_683_200_000, 7);
         let (ts, clock) = (Micros(1_763_683_200_000_000), Clock::Ntp);
-        CommandStatus { id, cmd: "retrain.start".to_owned(), status, ts, clock, extra: Extra::new() }
+        let deadline = (!status.is_final()).then_some(Micros(1_763_769_600_000_000));
+        CommandStatus { id, cmd: "retrain.start".to_owned(), status, ts, clock, deadline, extra: Extra::new() }
     }
 
     #[test]
@@ -253,7 +260,9 @@ mod tests {
             assert_eq!(status.may_become(&canceled), !status.is_final());
             assert_eq!(status.may_become(&Status::Init), status == Status::Init);
         }
-        assert!(Status::WaitingApproval.may_become(&every_status()[3]));
-        assert!(!Status::Executing.may_become(&Status::WaitingApproval));
+        let (waits, scheduled) = (every_status()[3].clone(), every_status()[4].clone());
+        assert!(Status::WaitingApproval.may_become(&waits));
+        assert!(Status::Executing.may_become(&waits), "a budget suspends it");
+        assert!(!Status::Executing.may_become(&scheduled) && !waits.may_become(&Status::Validating));
     }
 }

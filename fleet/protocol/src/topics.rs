@@ -41,8 +41,8 @@ pub enum Topic {
     Desired { device: DeviceId },
     /// One piece of a bundle named by a signed command.
     Chunk { device: DeviceId, digest: Digest, index: u32 },
-    /// A signed notice to a group.
-    Notice { group: Name },
+    /// A signed notice to a group; `name` is that of its body, so that one never takes the place of another.
+    Notice { group: Name, name: Name },
     /// Presence of a controller, also its last will.
     ControllerState { controller: Name },
     /// A wave: its signed commands and its progress.
@@ -156,10 +156,19 @@ impl Topic {
     }
 }
 
+/// The group to which every device belongs.
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn everybody() -> Name {
+    "all".parse().expect("a name")
+}
+
 /// What a device subscribes to, after every CONNACK: its own `down` tree and the notices of its groups.
 #[must_use]
 pub fn device_filters(device: &DeviceId, groups: &[Name]) -> Vec<String> {
-    let notices = groups.iter().map(|group| format!("{ROOT}/g/{group}/down/notice"));
+    let notices = groups.iter().map(|group| format!("{ROOT}/g/{group}/down/notice/+"));
     std::iter::once(format!("{ROOT}/d/{device}/down/#")).chain(notices).collect()
 }
 
@@ -190,7 +199,7 @@ impl fmt::Display for Topic {
             Self::Command { device, id } => write!(f, "{ROOT}/d/{device}/down/cmd/{id}"),
             Self::Desired { device } => write!(f, "{ROOT}/d/{device}/down/desired"),
             Self::Chunk { device, digest, index } => write!(f, "{ROOT}/d/{device}/down/blob/{digest}/{index}"),
-            Self::Notice { group } => write!(f, "{ROOT}/g/{group}/down/notice"),
+            Self::Notice { group, name } => write!(f, "{ROOT}/g/{group}/down/notice/{name}"),
             Self::ControllerState { controller } => write!(f, "{ROOT}/ctl/{controller}/state"),
             Self::Wave { controller, id } => write!(f, "{ROOT}/ctl/{controller}/rollout/{id}"),
             Self::WaveWish { controller, id } => write!(f, "{ROOT}/ctl/{controller}/rollout/{id}/wish"),
@@ -236,7 +245,7 @@ impl FromStr for Topic {
                 let digest = digest.parse().map_err(level)?;
                 Self::Chunk { device: device(dev)?, digest, index: index(number)? }
             }
-            ["g", group, "down", "notice"] => Self::Notice { group: name(group)? },
+            ["g", group, "down", "notice", body] => Self::Notice { group: name(group)?, name: name(body)? },
             ["ctl", controller, "state"] => Self::ControllerState { controller: name(controller)? },
             ["ctl", controller, "rollout", id] => Self::Wave { controller: name(controller)?, id: name(id)? },
             ["ctl", controller, "rollout", id, "wish"] => {
@@ -271,7 +280,7 @@ mod tests {
             Topic::Command { device: device.clone(), id },
             Topic::Desired { device: device.clone() },
             Topic::Chunk { device, digest: Digest::of(b"abc"), index: 10 },
-            Topic::Notice { group: "hall-3".parse().unwrap() },
+            Topic::Notice { group: "hall-3".parse().unwrap(), name: "freeze".parse().unwrap() },
             Topic::ControllerState { controller: controller.clone() },
             Topic::Wave { controller: controller.clone(), id: "autumn".parse().unwrap() },
             Topic::WaveWish { controller, id: "autumn".parse().unwrap() },
@@ -298,7 +307,7 @@ mod tests {
             Down Retained cmd.v1 hone/v1/d/press-07/down/cmd/01JD4V3Q8N7Y5ZK2M6T9W0XABC
             Down Retained desired.v1 hone/v1/d/press-07/down/desired
             Down AtLeastOnce chunk.v1 hone/v1/d/press-07/down/blob/ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad/10
-            Down Retained notice.v1 hone/v1/g/hall-3/down/notice
+            Down Retained notice.v1 hone/v1/g/hall-3/down/notice/freeze
             Controller Retained state.v1 hone/v1/ctl/ctl1/state
             Controller Retained wave.v1 hone/v1/ctl/ctl1/rollout/autumn
             Controller Retained wish.v1 hone/v1/ctl/ctl1/rollout/autumn/wish

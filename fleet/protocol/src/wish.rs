@@ -1,11 +1,9 @@
 //! When signed settings and notices are taken, and why not: they have revisions and counters where commands have ids.
-use std::collections::BTreeMap;
-
 use crate::API;
 use crate::envelope::Verified;
-use crate::keys::{KeyId, Role};
+use crate::keys::Role;
 use crate::names::{DeviceId, Name};
-use crate::order::{Desired, Notice};
+use crate::order::{Desired, Notice, NoticeBody};
 use crate::status::ReasonCode;
 
 /// Why settings or a notice are not taken.
@@ -32,14 +30,12 @@ pub enum WishRefusal {
         seen: u64,
     },
     /// A counter that was used before.
-    #[error("counter {ctr} of key {key_id} is not above {high_water}: sign a new notice")]
+    #[error("counter {ctr} is not above {seen}, that of the newest freeze or thaw of this group: sign a new one")]
     Replayed {
-        /// Signer.
-        key_id: KeyId,
         /// Found.
         ctr: u64,
         /// Newest so far.
-        high_water: u64,
+        seen: u64,
     },
     /// Signed by nobody who may ask this.
     #[error("needs a key with role admin")]
@@ -82,16 +78,13 @@ impl Desired {
 }
 
 impl Notice {
-    /// Decides whether this notice is taken by a device of `groups` that has taken notices up to `high_water` of each key.
+    /// Decides whether this notice is taken by a device of `groups`; `seen` is the counter of the newest freeze or thaw of its
+    /// group. Who else signed that does not matter: the newest word of any admin counts. A revocation has no counter to pass: it
+    /// only ever takes trust away, so repeating it changes nothing.
     ///
     /// # Errors
     /// [`WishRefusal`], the first reason in this order: version, group, role, counter.
-    pub fn admit(
-        &self,
-        signed: &Verified,
-        groups: &[Name],
-        high_water: &BTreeMap<KeyId, u64>,
-    ) -> Result<(), WishRefusal> {
+    pub fn admit(&self, signed: &Verified, groups: &[Name], seen: u64) -> Result<(), WishRefusal> {
         if self.v != API {
             return Err(WishRefusal::Version { v: self.v });
         }
@@ -101,12 +94,12 @@ impl Notice {
         if signed.signed_by(Role::Admin) == 0 {
             return Err(WishRefusal::Role);
         }
-        for key_id in signed.signers().keys() {
-            if let Some(&high_water) = high_water.get(key_id).filter(|&&high_water| self.ctr <= high_water) {
-                return Err(WishRefusal::Replayed { key_id: key_id.clone(), ctr: self.ctr, high_water });
+        match self.notice {
+            NoticeBody::Freeze { .. } | NoticeBody::Thaw {} if self.ctr <= seen => {
+                Err(WishRefusal::Replayed { ctr: self.ctr, seen })
             }
+            NoticeBody::Freeze { .. } | NoticeBody::Thaw {} | NoticeBody::RevokeKey { .. } => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -118,9 +111,8 @@ mod tests {
     use super::*;
     use crate::Extra;
     use crate::envelope::{Kind, Payload as _};
-    use crate::keys::KeySet;
+    use crate::keys::{KeyId, KeySet};
     use crate::names::Micros;
-    use crate::order::NoticeBody;
 
     fn keys() -> (KeySet, SigningKey, SigningKey) {
         let (admin, operator) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
@@ -154,23 +146,28 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_is_taken_once_and_by_its_group_alone() {
-        let (keys, admin, _) = keys();
-        let revoked = KeyId::of(&admin.verifying_key());
-        let notice = Notice {
+    fn a_freeze_is_taken_once_and_by_its_group_alone_and_a_revocation_whenever_it_comes() {
+        let (keys, admin, operator) = keys();
+        let notice = |notice| Notice {
             v: 1,
             id: ulid::Ulid::from(1),
             group: "hall-3".parse().unwrap(),
             iat: Micros(1),
             ctr: 7,
-            notice: NoticeBody::RevokeKey { keyid: revoked.clone() },
+            notice,
             extra: Extra::new(),
         };
-        let signed = notice.sign(&[&admin]).verify(Kind::Notice, &keys).unwrap();
+        let freeze = notice(NoticeBody::Freeze { until: Micros(9) });
+        let signed = |notice: &Notice, key| notice.sign(&[key]).verify(Kind::Notice, &keys).unwrap();
         let (own, other) = (["hall-3".parse().unwrap()], ["hall-4".parse().unwrap()]);
-        assert_eq!(notice.admit(&signed, &own, &BTreeMap::from([(revoked.clone(), 6)])), Ok(()));
-        let replayed = notice.admit(&signed, &own, &BTreeMap::from([(revoked.clone(), 7)]));
-        assert_eq!(replayed, Err(WishRefusal::Replayed { key_id: revoked, ctr: 7, high_water: 7 }));
-        assert!(matches!(notice.admit(&signed, &other, &BTreeMap::new()), Err(WishRefusal::Address { .. })));
+        let by_admin = signed(&freeze, &admin);
+        assert_eq!(freeze.admit(&by_admin, &own, 6), Ok(()));
+        assert_eq!(freeze.admit(&by_admin, &own, 7), Err(WishRefusal::Replayed { ctr: 7, seen: 7 }));
+        assert!(matches!(freeze.admit(&by_admin, &other, 0), Err(WishRefusal::Address { .. })));
+        assert_eq!(freeze.admit(&signed(&freeze, &operator), &own, 0), Err(WishRefusal::Role));
+        let revoked = notice(NoticeBody::RevokeKey { keyid: KeyId::of(&admin.verifying_key()) });
+        assert_eq!(revoked.admit(&signed(&revoked, &admin), &own, 9), Ok(()));
+        assert_eq!(notice(NoticeBody::Thaw {}).admit(&signed(&notice(NoticeBody::Thaw {}), &admin), &own, 6), Ok(()));
+        assert_ne!(freeze.notice.name(), revoked.notice.name(), "they are retained beside each other");
     }
 }

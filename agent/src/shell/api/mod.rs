@@ -3,6 +3,7 @@ mod batches;
 mod doors;
 pub mod oip;
 mod problem;
+mod purge;
 mod truths;
 mod v1;
 mod v2;
@@ -86,6 +87,7 @@ fn router(app: App) -> Router {
         .route("/v1/label-requests", get(v1::label_requests))
         .route("/v1/explain", get(v1::explain))
         .route("/v1/rebaseline", post(v1::rebaseline))
+        .route("/v1/purge", post(purge::purge))
         .route("/v1/energy", get(v1::energy))
         .route("/v1/plan", get(v1::plan))
         .route("/v1/lineage", get(v1::lineage))

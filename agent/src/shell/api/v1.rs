@@ -15,6 +15,7 @@ use trainer_core::schema::Schema;
 use super::problem::Problem;
 use super::{App, Door};
 use crate::decide::rollout;
+use crate::decide::time::Timestamp;
 use crate::shell::clock::{self, shown};
 use crate::shell::daemon::{self, Command, Question, REBASELINE_ROWS_MAX, Retraining};
 use crate::shell::ingest::answers::output;
@@ -274,15 +275,20 @@ pub(super) async fn rebaseline(
     if rows.is_some_and(|rows| rows > REBASELINE_ROWS_MAX) {
         return Err(malformed(format!("`rows` is at most {REBASELINE_ROWS_MAX}")));
     }
-    let since = since
-        .map(|text| clock::moment(&text).ok_or(text))
-        .transpose()
-        .map_err(|text| malformed(format!("`{text}` is no moment: write `since` like 2026-11-21T00:40:00Z")))?;
+    let since = since.map(|text| moment("since", &text)).transpose()?;
     let recorder = app.shared.recorder.clone();
     // What was answered a moment ago counts too; a disk that refuses is told of in the status.
     let flush = move || drop(recorder.flush());
     spawn_blocking(flush).await.map_err(|_| Problem::stopping())?;
     Ok(Json(app.shared.command(Command::Rebaseline { rows, since }).await?))
+}
+
+/// A moment of a request.
+pub(super) fn moment(name: &str, text: &str) -> Result<Timestamp, Problem> {
+    clock::moment(text).ok_or_else(|| {
+        let reason = format!("`{text}` is no moment: write `{name}` like 2026-11-21T00:40:00Z");
+        Problem::new(StatusCode::BAD_REQUEST, "malformed", reason)
+    })
 }
 
 /// The signature of an offered bundle.
@@ -331,7 +337,7 @@ pub(super) async fn collect(
     Ok(Json(app.shared.command(Command::Collect { dry: dry_run }).await?))
 }
 
-fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+pub(super) fn commanded(app: &App, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
     if app.door == Door::Tcp {
         return Err(Problem::socket_only(&app.shared.place.socket));
     }

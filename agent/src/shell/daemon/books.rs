@@ -80,6 +80,11 @@ impl Books {
         &mut self.control
     }
 
+    /// The rows of commands that change, and where the others are.
+    pub(super) fn orders_and_control(&mut self) -> (&mut Orders, &Control) {
+        (&mut self.orders, &self.control)
+    }
+
     /// Why the last commit was refused.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
@@ -137,8 +142,8 @@ impl Books {
     /// Adds what a step of the cycle reported, with the ledger and lineage it changes.
     pub(super) fn note(&mut self, reports: &[Report], cycle: &Cycle) {
         let mut rejected = Vec::new();
+        self.orders.follow(reports, cycle, &self.control);
         for report in reports {
-            self.orders.follow(report, &self.control);
             let mut payload = serde_json::to_value(report).unwrap_or_default();
             let kind = payload.get("kind").and_then(Value::as_str).unwrap_or("report").to_owned();
             match report {

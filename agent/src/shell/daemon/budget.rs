@@ -253,6 +253,9 @@ impl Keeper {
 
     fn refused(&mut self, run: u64, refusal: Refusal, starved: Option<&Starved>, asked_at: Option<Uptime>) {
         let waited = self.warden.waiting.take_if(|waiting| waiting.run == run);
+        if waited.as_ref().is_none_or(|waited| waited.refusal.code != refusal.code) {
+            self.waits_for_budget(run, &refusal);
+        }
         let (wall, now) = (clock::now(), self.warden.clock.now());
         if waited.is_none() {
             let mut payload = shown_refusal(&refusal, now, wall);

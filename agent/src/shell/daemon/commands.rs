@@ -4,6 +4,8 @@ use trainer_core::digest::Digest;
 use trainer_core::model::Strategy;
 
 use super::keeper::{Keeper, Saved};
+use super::ledger::CANCELLED;
+use super::purge;
 use super::shared::{Command, Declined, Retraining};
 use super::work::baseline;
 use crate::decide::cycle::{self, Cycle, OrderTask, Refusal, Report};
@@ -21,7 +23,18 @@ pub const REBASELINE_ROWS_MAX: usize = 4_096;
 
 impl Keeper {
     pub(super) fn command(&mut self, command: Command) -> Result<Value, Declined> {
+        if command.changes_who_serves()
+            && let Err((_, reason)) = self.may_change()
+        {
+            return Err(declined("frozen", &reason));
+        }
         let command = match command {
+            Command::Purge { since, until } => {
+                return match self.may_purge(since, until) {
+                    Ok(()) => Ok(json!({"snapshots": purge::snapshots(self.snapshots.list())})),
+                    Err((_, reason)) => Err(declined("refused", &reason)),
+                };
+            }
             Command::Offer { bytes, .. } => return self.take_in(&bytes, None, Door::Local),
             Command::Install { bytes, envelope, door } => return self.take_in(&bytes, envelope.as_deref(), door),
             Command::Collect { dry } => return self.collect_by_command(dry),
@@ -38,6 +51,7 @@ impl Keeper {
             | Command::Install { .. }
             | Command::Collect { .. }
             | Command::Consolidate
+            | Command::Purge { .. }
             | Command::Cancel => self.roll_back()?,
         };
         self.follow(event)
@@ -70,8 +84,12 @@ impl Keeper {
 
     /// Ends what is under way or waits; its checkpoint goes. A refit that is cancelled leaves the candidate that had passed.
     fn cancel(&mut self) -> Result<Value, Declined> {
+        let scheduled = self.cancel_scheduled();
         let saved = self.saved.as_ref().ok_or_else(no_model)?;
         let Some(order) = saved.cycle.orders().work else {
+            if scheduled > 0 {
+                return Ok(json!({"scheduled": scheduled, "cancelled": true}));
+            }
             return Err(declined("refused", &"no training is under way and none waits"));
         };
         if let OrderTask::Train { strategy, seed } = order.task
@@ -82,7 +100,7 @@ impl Keeper {
         {
             return Err(declined("disk", &format!("the checkpoint cannot be removed: {error}")));
         }
-        self.fail(order.run, "cancelled by command".to_owned());
+        self.fail(order.run, CANCELLED.to_owned());
         if self.books.trouble().is_some() {
             return Err(self.not_stored());
         }
@@ -97,7 +115,7 @@ impl Keeper {
     fn consolidate(&mut self) -> Result<Value, Declined> {
         let saved = self.saved.as_mut().ok_or_else(no_model)?;
         saved.cycle.freeze_now().map_err(|refusal| declined("busy", &refusal))?;
-        let run = self.freeze().map_err(|reason| declined("refused", &reason))?;
+        let run = self.freeze_mixture().map_err(|reason| declined("refused", &reason))?;
         if self.books.trouble().is_some() {
             return Err(self.not_stored());
         }

@@ -352,7 +352,7 @@ impl Keeper {
             self.after(&reports);
         }
         // Why it was not frozen is logged where it is found out.
-        let _ = self.freeze();
+        let _ = self.freeze_mixture();
     }
 
     /// Every second: gives learning its share, serves what was learnt, saves now and then.

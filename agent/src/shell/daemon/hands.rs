@@ -14,12 +14,13 @@ impl Keeper {
         let Some(Orders { work, trial, .. }) = self.saved.as_ref().map(|saved| saved.cycle.orders()) else {
             return;
         };
-        if trial.promote.is_some() || trial.regret {
+        let frozen = self.frozen().is_some();
+        if trial.regret || (trial.promote.is_some() && !frozen) {
             return self.conclude(trial);
         }
         self.drop_void(work.as_ref().map(|order| order.run));
         match work {
-            Some(_) if self.is_stopping => {}
+            Some(_) if self.is_stopping || frozen => {}
             Some(order) if self.working.is_none() => self.start(order),
             _ => self.collect(),
         }
@@ -34,6 +35,7 @@ impl Keeper {
         let budget = saved.budget.clone();
         // Waiting for a budget is no attempt.
         let Some((limits, post)) = self.ask_budget(&order) else { return };
+        self.executes(order.run);
         let Some(saved) = &mut self.saved else { return };
         // Counted on disk before it begins, as is what it is expected to take: work that takes the agent down runs out of
         // attempts, and is not free.

@@ -26,6 +26,7 @@ use super::views;
 use super::work::{Next, Undone, Worked};
 use crate::decide::budget::{Budget, Refusal};
 use crate::decide::clock::Calendar;
+use crate::decide::command::Freeze;
 use crate::decide::cycle::{self, Cycle, CycleSettings, Report};
 use crate::decide::flash::Flash;
 use crate::decide::floors::Floors;
@@ -107,6 +108,9 @@ pub(super) struct Keeper {
     pub(super) ticks: u64,
     /// Nothing new is begun any more.
     pub(super) is_stopping: bool,
+    /// What the fleet has frozen.
+    pub(super) freezes: Vec<Freeze>,
+    pub(super) was_frozen: bool,
 }
 
 impl Keeper {
@@ -259,6 +263,8 @@ impl Keeper {
             return;
         }
         let taken = self.settle(run);
+        // What was found out while frozen may promote: it is found out again afterwards.
+        let outcome = if self.frozen().is_some() { outcome.and_then(|_| Err(Undone::frozen())) } else { outcome };
         let Some(saved) = &mut self.saved else { return };
         match outcome {
             Ok(done) => {
@@ -287,6 +293,7 @@ impl Keeper {
                 }
                 if before.is_none_or(|order| order.run != run) {
                     self.books.stands(run, "cancelled");
+                    self.books.ledger_line(run);
                 }
                 self.changed += 1;
                 if reports.is_empty() {
@@ -307,6 +314,7 @@ impl Keeper {
                 tracing::warn!(run, reason, "a run could not be finished");
                 if saved.cycle.orders().work.is_none_or(|order| order.run != run) {
                     // A command made it void; whatever was ordered meanwhile has waited for this thread.
+                    self.books.ledger_line(run);
                     self.carry_out();
                 } else if next == Next::TryAgain && saved.attempts < ATTEMPTS_MAX {
                     self.carry_out()
@@ -350,6 +358,7 @@ impl Keeper {
             }
         }
         self.heads_tick();
+        self.keep_frozen();
         self.watch_over();
         if self.books.is_waiting() {
             if self.commit() {
@@ -375,6 +384,7 @@ impl Keeper {
             self.books.note(reports, &saved.cycle);
             Realised::begin(&mut saved.realised, reports);
         }
+        self.tell_ledger(reports);
         if self.commit() {
             self.carry_out();
         }

@@ -8,6 +8,7 @@ use ulid::Ulid;
 use super::keeper::Keeper;
 use super::orders::Task;
 use crate::config::Config;
+use crate::decide::command::Freeze;
 use crate::decide::outbox::evict;
 use crate::shell::clock;
 use crate::shell::mqtt::Signed;
@@ -39,12 +40,12 @@ pub enum LinkAsk {
         /// Position and reason code.
         parked: Vec<(i64, u8)>,
     },
-    /// Hold the cap, end commands whose time is over, and say what waits.
+    /// Hold the cap, begin commands whose time has come, end those whose time is over, and say what waits.
     Survey {
         /// Bytes that may wait.
         bytes_max: u64,
         /// The answer.
-        reply: oneshot::Sender<Backlog>,
+        reply: oneshot::Sender<(Backlog, Vec<Task>)>,
     },
     /// A signed command for this device.
     Order(Box<Signed>, oneshot::Sender<Option<Answer>>),
@@ -62,6 +63,8 @@ pub enum LinkAsk {
         /// Its result, or why it failed.
         outcome: Result<Value, (ReasonCode, String)>,
     },
+    /// This is frozen from now on, and nothing else.
+    Freeze(Vec<Freeze>),
     /// The fleet has changed the settings: what can take effect at once does.
     Settings(Box<Config>),
     /// Something happened on the link that is worth keeping.
@@ -124,8 +127,8 @@ impl Keeper {
             }
             LinkAsk::Survey { bytes_max, reply } => {
                 self.hold_cap(bytes_max);
-                self.time_out();
-                let _ = reply.send(self.books.control().backlog().unwrap_or_default());
+                let tasks = self.follow_commands();
+                let _ = reply.send((self.books.control().backlog().unwrap_or_default(), tasks));
             }
             LinkAsk::Order(signed, reply) => {
                 let _ = reply.send(self.order(*signed));
@@ -140,6 +143,7 @@ impl Keeper {
                 self.storage.settings = config.records.clone();
                 self.rules.snapshot_bytes = config.snapshots.keep_bytes;
             }
+            LinkAsk::Freeze(freezes) => self.freeze(freezes),
             LinkAsk::Say { kind, payload } => {
                 self.books.say(kind, &payload);
                 self.commit();

@@ -12,7 +12,7 @@ use crate::decide::plan::{RowsWanted, TooFew};
 pub(super) fn view(keeper: &Keeper, retraining: Retraining) -> Value {
     match retraining {
         Retraining::Train(strategy) => training(keeper, strategy),
-        Retraining::Continual => keeper.frozen_view(),
+        Retraining::Continual => keeper.consolidation_view(),
     }
 }
 

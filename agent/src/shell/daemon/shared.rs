@@ -135,6 +135,13 @@ pub enum Command {
         /// Where it came in.
         door: Door,
     },
+    /// Say whether the records of this span may be deleted, and how many snapshots keep rows of their own.
+    Purge {
+        /// From then on.
+        since: Timestamp,
+        /// Up to then.
+        until: Timestamp,
+    },
     /// Remove model files nobody needs, or say which.
     Collect {
         /// Say only.

@@ -147,7 +147,7 @@ pub(super) fn id(record: Ulid) -> SampleId {
     SampleId((record.0 >> 64) as u64, record.0 as u64)
 }
 
-fn record(SampleId(high, low): SampleId) -> Ulid {
+pub(super) fn record(SampleId(high, low): SampleId) -> Ulid {
     Ulid((u128::from(high) << 64) | u128::from(low))
 }
 
@@ -206,6 +206,7 @@ impl Keeper {
         let reports = saved.cycle.step(event, &self.rules.cycle).unwrap_or_default();
         let changed = saved.cycle.orders().trial != before;
         self.books.note(&reports, &saved.cycle);
+        self.tell_ledger(&reports);
         self.commit();
         changed
     }

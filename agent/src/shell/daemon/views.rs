@@ -63,6 +63,7 @@ fn status(keeper: &Keeper) -> Value {
         "rollout": saved.cycle.rollout().view(keeper.warden.now()),
         "control": control,
         "storage": keeper.storage_view(),
+        "frozen": keeper.frozen_view(),
     });
     status["continual"] = keeper.heads_view();
     for (key, value) in keeper.budget_view() {

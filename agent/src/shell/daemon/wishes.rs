@@ -7,6 +7,7 @@ use trainer_core::model::Strategy;
 
 use super::keeper::Keeper;
 use super::orders::TaskKind;
+use super::purge;
 use super::shared::Command;
 use crate::decide::rollout;
 use crate::decide::time::Timestamp;
@@ -14,7 +15,7 @@ use crate::shell::clock;
 use crate::shell::mqtt::installed;
 
 /// What this agent carries out; everything else is answered with `unsupported`.
-pub const SUPPORTED: [&str; 14] = [
+pub const SUPPORTED: [&str; 15] = [
     "model.install",
     "model.promote",
     "model.rollback",
@@ -27,6 +28,7 @@ pub const SUPPORTED: [&str; 14] = [
     "drift.rebaseline",
     "labels.push",
     "data.export",
+    "data.purge",
     "agent.selftest",
     "agent.restart",
 ];
@@ -63,10 +65,17 @@ impl Keeper {
         // These need no model.
         match command {
             command::Command::ModelInstall { digest, size_bytes, .. } => {
+                self.may_change()?;
                 return Ok(Step::Task(TaskKind::Install { digest: digest_of(&digest), size_bytes }));
             }
             command::Command::DataExport { stream, since, until, rows_max } => {
                 return Ok(Step::Task(TaskKind::Export { stream, since, until, rows_max }));
+            }
+            command::Command::DataPurge { since, until } => {
+                let (since, until) = (Timestamp(since.0), Timestamp(until.0));
+                self.may_purge(since, until)?;
+                let (snapshots, by) = (purge::snapshots(self.snapshots.list()), by.to_owned());
+                return Ok(Step::Task(TaskKind::Purge { since, until, snapshots, by }));
             }
             command::Command::AgentRestart {} => return Ok(Step::Task(TaskKind::Restart)),
             _ => {}

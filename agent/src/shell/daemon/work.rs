@@ -95,6 +95,13 @@ pub(super) enum Next {
     Resume,
 }
 
+impl Undone {
+    /// It has ended well, but nothing may come of it now.
+    pub(super) fn frozen() -> Self {
+        Self { reason: "the fleet has frozen this device".to_owned(), next: Next::Resume }
+    }
+}
+
 impl From<StoreError> for Undone {
     fn from(error: StoreError) -> Self {
         Self { reason: error.chain(), next: if error.is_disk() { Next::TryAgain } else { Next::GiveUp } }

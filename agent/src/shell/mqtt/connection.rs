@@ -134,17 +134,29 @@ impl Dial {
         Ok(Self {
             broker,
             client_id: settings.device.clone(),
-            keep_alive: Duration::from_secs(settings.keep_alive_s),
+            keep_alive: settings.sign_of_life(),
             will_delay_s: settings.will_delay_s,
             tls,
         })
     }
 
-    fn options(&self, will: &Message) -> MqttOptions {
+    /// What every connection to this broker needs, without a will or a session.
+    pub(super) fn plain(&self) -> MqttOptions {
         let mut options = MqttOptions::new(&self.client_id, &self.broker.host, self.broker.port);
         if let Some(config) = &self.tls {
             options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(config))));
         }
+        options
+            .set_keep_alive(self.keep_alive)
+            .set_connection_timeout(CONNECT_S)
+            .set_outgoing_inflight_upper_limit(PACKET_IDS)
+            .set_max_packet_size(Some(u32::try_from(PACKET_BYTES_MAX).unwrap_or(u32::MAX)))
+            .set_topic_alias_max(Some(0));
+        options
+    }
+
+    fn options(&self, will: &Message) -> MqttOptions {
+        let mut options = self.plain();
         let properties = LastWillProperties {
             delay_interval: Some(self.will_delay_s),
             payload_format_indicator: Some(1),
@@ -155,14 +167,9 @@ impl Dial {
             user_properties: vec![("schema".to_owned(), will.schema.to_owned())],
         };
         options
-            .set_keep_alive(self.keep_alive)
             // A resumed session would bring back what an older client had asked for, under packet ids this one does not know.
             .set_clean_start(true)
             .set_session_expiry_interval(Some(self.will_delay_s.saturating_add(SESSION_S)))
-            .set_connection_timeout(CONNECT_S)
-            .set_outgoing_inflight_upper_limit(PACKET_IDS)
-            .set_max_packet_size(Some(u32::try_from(PACKET_BYTES_MAX).unwrap_or(u32::MAX)))
-            .set_topic_alias_max(Some(0))
             .set_last_will(LastWill::new(
                 will.topic.clone(),
                 will.payload.clone(),

@@ -12,7 +12,9 @@ use super::connection::{Dial, TlsError};
 use super::link::Running;
 use super::reports::Reports;
 use super::settings::MqttSettings;
+use super::sparkplug::Sparkplug;
 use super::standing::Standing;
+use crate::decide::command::Freeze;
 use crate::decide::link::LinkRules;
 use crate::shell::daemon::{Event, LinkAsk, Shared};
 use crate::shell::models::ModelStore;
@@ -37,6 +39,7 @@ pub struct Fleet {
     pub(super) rules: LinkRules,
     pub(super) reports: Reports,
     pub(super) standing: Standing,
+    sparkplug: Option<Sparkplug>,
 }
 
 impl Fleet {
@@ -52,19 +55,19 @@ impl Fleet {
         let broker = settings.broker.parse().map_err(|_| FleetError::Setting("broker"))?;
         let device: DeviceId = settings.device.parse().map_err(|_| FleetError::Setting("device"))?;
         let keys = standing.keys().map_err(|_| FleetError::Setting("trust"))?;
-        let keep_alive = Duration::from_secs(settings.keep_alive_s);
         let rules = LinkRules {
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(settings.retry_max_s),
             steady: Duration::from_secs(30),
             connect_within: Duration::from_secs(15),
-            silence_max: 2 * keep_alive,
+            silence_max: 2 * settings.sign_of_life(),
             // Chance: devices of one image must not return together.
             seed: u64::try_from(Ulid::generate().random() & u128::from(u64::MAX)).unwrap_or_default(),
         };
         let dial = Dial::new(broker, &settings)?;
         let reports = Reports::new(device.clone(), &standing, &keys);
-        Ok(Some(Self { dial, device, keys, settings, rules, reports, standing }))
+        let sparkplug = Sparkplug::new(&settings, &device)?;
+        Ok(Some(Self { dial, device, keys, settings, rules, reports, standing, sparkplug }))
     }
 
     /// Who this device is to the fleet.
@@ -73,16 +76,26 @@ impl Fleet {
         &self.device
     }
 
+    /// What the fleet has frozen.
+    #[must_use]
+    pub fn freezes(&self) -> Vec<Freeze> {
+        self.standing.freezes()
+    }
+
     /// Begins; ends soon after `stop` says so.
     #[must_use]
-    pub fn start(self, shared: Arc<Shared>, models: ModelStore, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+    pub fn start(mut self, shared: Arc<Shared>, models: ModelStore, stop: watch::Receiver<bool>) -> JoinHandle<()> {
         tokio::spawn(async move {
             let (reply, begun) = oneshot::channel();
             if shared.events.send(Event::Link(Box::new(LinkAsk::Begin(reply)))).await.is_err() {
                 return;
             }
             let Ok((row, unfinished)) = begun.await else { return };
+            let sparkplug = self.sparkplug.take().map(|output| output.start(Arc::clone(&shared), stop.clone()));
             Box::pin(Running::new(self, shared, models, row).run(unfinished, stop)).await;
+            if let Some(sparkplug) = sparkplug {
+                let _ = sparkplug.await;
+            }
         })
     }
 }

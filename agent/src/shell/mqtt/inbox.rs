@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use fleet_protocol::names::Name;
+use fleet_protocol::order::NoticeBody;
 use fleet_protocol::status::{ReasonCode, Status};
 use fleet_protocol::topics::Topic;
 use rustix::process::{Signal, getpid, kill_process};
@@ -15,6 +16,7 @@ use super::incoming::Incoming;
 use super::link::Running;
 use super::standing::Untaken;
 use super::{orders, payload, tasks};
+use crate::shell::clock::shown;
 use crate::shell::daemon::{Answer, Event, LinkAsk, Task, TaskKind};
 
 /// Between two events about refused messages: a stranger must not fill the disk with them.
@@ -40,7 +42,7 @@ impl Transfer {
 impl Running {
     /// Notices of these are taken.
     pub(super) fn groups(&self) -> Vec<Name> {
-        self.fleet.standing.config().mqtt.groups.iter().filter_map(|group| group.parse().ok()).collect()
+        self.fleet.standing.groups()
     }
 
     pub(super) async fn message(&mut self, topic: &str, payload: &[u8]) {
@@ -54,10 +56,17 @@ impl Running {
                 let taken = self.fleet.standing.desire(payload, &self.fleet.device, &self.fleet.keys);
                 self.told(topic, taken.map(|()| "desired")).await;
             }
-            Ok(Topic::Notice { group }) if self.groups().contains(&group) => {
+            Ok(Topic::Notice { group, name }) if self.groups().contains(&group) => {
                 // What was signed for one group is nothing to another.
-                let taken = self.fleet.standing.notice(payload, &[group], &self.fleet.keys);
-                self.told(topic, taken.map(|_| "key_revoked")).await;
+                let taken = self.fleet.standing.notice(payload, &group, &name, &self.fleet.keys);
+                let kind = |notice| match notice {
+                    NoticeBody::RevokeKey { .. } => "key_revoked",
+                    NoticeBody::Freeze { .. } => "frozen",
+                    NoticeBody::Thaw {} => "thawed",
+                };
+                self.told(topic, taken.map(kind)).await;
+                let freezes = self.fleet.standing.freezes();
+                let _ = self.shared.events.send(Event::Link(Box::new(LinkAsk::Freeze(freezes)))).await;
             }
             Ok(Topic::Chunk { device, digest, index }) if device == self.fleet.device => {
                 self.piece(digest.as_bytes(), index, payload).await;
@@ -83,7 +92,13 @@ impl Running {
                 let _ = self.shared.events.send(Event::Link(Box::new(LinkAsk::Settings(config)))).await;
                 let kind = if what == "desired" { "settings" } else { what };
                 tracing::info!(wanted, applied, ?errors, ?restart, "the fleet has set: {what}");
-                let fact = json!({"kind": kind, "desired_rev": wanted, "applied_rev": applied, "errors": errors, "restart": restart});
+                let freezes = self.fleet.standing.freezes();
+                let frozen: Vec<_> =
+                    freezes.iter().map(|freeze| json!({"group": freeze.group, "until": shown(freeze.until)})).collect();
+                let fact = json!({
+                    "kind": kind, "desired_rev": wanted, "applied_rev": applied, "errors": errors, "restart": restart,
+                    "frozen": frozen,
+                });
                 self.say(kind, fact).await;
             }
             Err(untaken) if untaken.is_repetition() => {}
@@ -150,7 +165,13 @@ impl Running {
         let Task { id, kind } = task;
         let busy = || Err((ReasonCode::Busy, "another one is under way: send it again when that has ended".to_owned()));
         match kind {
-            TaskKind::Labels(_) | TaskKind::Selftest => {
+            TaskKind::Purge { since, until, .. }
+                if self.export.as_ref().is_some_and(|export| export.since.0 < until.0 && since.0 < export.until.0) =>
+            {
+                let reason = "an export of records in this span is under way: send it again when that has ended";
+                self.ended(id, Err((ReasonCode::Other("needed".to_owned()), reason.to_owned()))).await;
+            }
+            TaskKind::Labels(_) | TaskKind::Selftest | TaskKind::Purge { .. } => {
                 tasks::start(&self.shared, &self.models, Task { id, kind });
             }
             TaskKind::Install { .. } if self.incoming.is_some() => self.ended(id, busy()).await,

@@ -1,5 +1,7 @@
 //! The link itself: one task that owns the connection, the outbox and what is retained; it waits for the loop, never for the
 //! network.
+mod goodbye;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +18,8 @@ use super::export::Export;
 use super::fleet::Fleet;
 use super::inbox::Transfer;
 use super::orders::Burst;
-use super::payload;
 use super::view::LinkView;
+use super::{events, payload};
 use crate::decide::link::{Link, LinkEvent, LinkOrder};
 use crate::decide::outbox::Outbox;
 use crate::decide::time::Uptime;
@@ -38,6 +40,8 @@ const GOODBYE: Duration = Duration::from_millis(400);
 const URGENT_MAX: usize = 1_024;
 /// Room for topic and properties in a packet.
 const ENVELOPE_BYTES: usize = 1_024;
+/// A broker that takes less is not worked with.
+const PACKET_BYTES_MIN: usize = 16 * 1024;
 pub(super) struct Running {
     pub(super) fleet: Fleet,
     pub(super) shared: Arc<Shared>,
@@ -182,8 +186,11 @@ impl Running {
         if self.survey_at <= now {
             self.survey_at = now + SURVEY;
             let bytes_max = self.fleet.settings.outbox_bytes_max;
-            if let Some(backlog) = self.ask(|reply| LinkAsk::Survey { bytes_max, reply }).await {
+            if let Some((backlog, tasks)) = self.ask(|reply| LinkAsk::Survey { bytes_max, reply }).await {
                 self.view.waits(backlog);
+                for task in tasks {
+                    self.begin_task(task).await;
+                }
             }
         }
         if matches!(self.link, Link::Online { .. }) {
@@ -246,6 +253,11 @@ impl Running {
     /// Subscribes and says everything again: the broker may have lost what it retained.
     async fn accepted(&mut self, packet_bytes_max: usize) {
         self.step(LinkEvent::Accepted);
+        if packet_bytes_max < PACKET_BYTES_MIN {
+            // Reports would be given up one by one that another broker, or this one tomorrow, would take.
+            self.alarm(&format!("the broker takes {packet_bytes_max} bytes at once only: raise its max_packet_size"));
+            return self.lost("the broker takes small packets only");
+        }
         tracing::info!(broker = self.view.broker, session = %self.session, "the link to the fleet is up");
         self.view.connections += 1;
         (self.view.reason, self.view.alarm) = (None, None);
@@ -321,7 +333,7 @@ impl Running {
         for (stored, champion) in reports {
             let clock = clock::trust_at(stored.report.at, self.shared.place.started_at, trust);
             self.outbox.add(stored.position);
-            match payload::event(&self.fleet.device, &stored, champion, clock) {
+            match events::event(&self.fleet.device, &stored, champion, clock) {
                 Some(message) => drop(self.messages.insert(stored.position, message)),
                 None => self.park(stored.position.cast_unsigned(), 0x99),
             }
@@ -361,33 +373,5 @@ impl Running {
         let (reply, answer) = oneshot::channel();
         self.shared.events.send(Event::Link(Box::new(question(reply)))).await.ok()?;
         answer.await.ok()
-    }
-
-    /// Says that we go, waits a moment for that to arrive, and calls the will off.
-    async fn goodbye(mut self) {
-        let offline = self.presence(Presence::Offline);
-        if let Some(connection) = self.connection.as_mut().filter(|_| matches!(self.link, Link::Online { .. }))
-            && connection.publish(OFFLINE, &offline)
-        {
-            if let Some(health) = self.fleet.reports.health(false) {
-                let _ = connection.publish(NEIGHBOUR, &health);
-            }
-            let arrived = async {
-                loop {
-                    match connection.next().await {
-                        Heard::Taken(OFFLINE) | Heard::Lost(_) => break,
-                        Heard::Taken(position) if position < NEIGHBOUR && position != URGENT => {
-                            self.outbox.settle(position.cast_signed());
-                        }
-                        _ => {}
-                    }
-                }
-                connection.goodbye();
-                while !matches!(connection.next().await, Heard::Lost(_)) {}
-            };
-            let _ = tokio::time::timeout(GOODBYE, arrived).await;
-        }
-        self.taken = u32::MAX;
-        self.tell_disk().await;
     }
 }

@@ -11,6 +11,7 @@
 //! has acknowledged it, and every connection is a new session with a new loop, so that nothing of an old one can be lost,
 //! repeated in another order or stuck.
 mod connection;
+mod events;
 mod export;
 mod fleet;
 mod inbox;
@@ -22,6 +23,7 @@ mod payload;
 mod probe;
 mod reports;
 mod settings;
+mod sparkplug;
 mod standing;
 mod tasks;
 mod view;
@@ -31,5 +33,5 @@ pub use fleet::{Fleet, FleetError};
 pub(crate) use incoming::installed;
 pub use orders::Signed;
 pub use probe::{Denied, ProbeError, probe};
-pub use settings::{MqttSettings, TrustSettings};
+pub use settings::{MqttSettings, SparkplugSettings, TrustSettings};
 pub use standing::Standing;

@@ -98,6 +98,7 @@ pub(super) fn refusal(id: Ulid, cmd: String, reason_code: ReasonCode, reason: St
         status: Status::Failed { reason_code, reason },
         ts: fleet_protocol::names::Micros(clock::now().0),
         clock: clock::trust(),
+        deadline: None,
         extra: Extra::new(),
     }
 }

@@ -1,24 +1,20 @@
-//! What is published: stored reports as events, and the agent's own answers as retained reports. Pure.
-//!
-//! Each stored report is one event; its position is the event's `seq`. Reports with a kind of the protocol take its shape,
-//! any other goes out under its own kind, as it was stored.
+//! What is retained at the broker: the agent's own answers as reports of the protocol. Pure.
 use std::collections::BTreeMap;
 
-use fleet_protocol::event::Event;
 use fleet_protocol::names::{Clock, DeviceId, Digest, Micros, Name};
 use fleet_protocol::report::{
     Birth, DriftReport, DriftState, Limits, Measure, ModelRef, ModelReport, Origin, Phase, Presence, Reported, State,
+    Trial,
 };
 use fleet_protocol::status::CommandStatus;
 use fleet_protocol::topics::Topic;
 use fleet_protocol::{API, Extra, PACKET_BYTES_MAX};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use ulid::Ulid;
 
 use super::connection::{Content, Message};
 use super::standing::Standing;
-use crate::shell::store::StoredReport;
 
 /// Seconds a broker keeps the status of a command: a week.
 const STATUS_EXPIRES_S: u32 = 7 * 86_400;
@@ -102,24 +98,50 @@ pub(super) fn model(status: &Value, models: &Value, since: Micros, ts: Micros) -
             _ => Origin::Unsigned,
         }
     };
-    let champion = status["champion"].as_str().and_then(|text| Some((text.parse().ok()?, origin(text))));
+    let model = |digest: &Value| {
+        let text = digest.as_str()?;
+        Some(ModelRef { digest: text.parse().ok()?, origin: origin(text) })
+    };
+    let (champion, rollout) = (model(&status["champion"]), &status["rollout"]);
     let phase = if champion.is_none() {
         Phase::NoModel
-    } else if status["work"].is_null() {
-        Phase::Steady
     } else if status["work"]["task"].get("judge").is_some() {
         Phase::Gate
-    } else {
+    } else if !status["waiting_budget"].is_null() {
+        Phase::WaitingBudget
+    } else if !status["work"].is_null() {
         Phase::Training
+    } else {
+        match (rollout["phase"].as_str(), rollout["stage"].as_str()) {
+            (Some("awaiting_approval"), _) => Phase::AwaitingApproval,
+            (Some("trial"), Some("shadow")) => Phase::Shadow,
+            (Some("trial" | "promoting"), _) => Phase::Canary,
+            (Some("returning"), _) => Phase::RolledBack,
+            _ => Phase::Steady,
+        }
     };
+    let standing = &rollout["standing"];
+    let trial = (rollout["phase"] == "trial").then(|| Trial {
+        pairs: standing["pairs"].as_u64().unwrap_or(0),
+        agreed: standing["agreed"].as_u64().unwrap_or(0),
+        labelled: standing["labelled"].as_u64().unwrap_or(0),
+        promote_e: standing["promote_e"].as_f64().unwrap_or(0.0),
+        abort_e: standing["abort_e"].as_f64().unwrap_or(0.0),
+        limit: standing["limit"].as_f64().unwrap_or(0.0),
+        held: !rollout["held"].is_null(),
+        extra: Extra::new(),
+    });
+    let percent = rollout["canary_percent"].as_u64().and_then(|percent| u8::try_from(percent).ok());
     ModelReport {
-        champion: champion.map(|(digest, origin)| ModelRef { digest, origin }),
-        challenger: None,
+        champion,
+        challenger: model(&rollout["challenger"]).or_else(|| model(&rollout["candidate"])),
         phase,
-        canary_percent: 0,
-        served: 0,
+        canary_percent: percent.unwrap_or(0),
+        served: standing["served"].as_u64().filter(|_| trial.is_some()).unwrap_or(0),
         since,
-        tries_left: None,
+        tries_left: status["loading"]["tries_left"].as_u64().and_then(|tries| u32::try_from(tries).ok()),
+        trial,
+        frozen_until: status["frozen"]["until_us"].as_i64().map(Micros),
         ts,
         extra: Extra::new(),
     }
@@ -148,140 +170,15 @@ pub(super) fn drift(drift: &Value, ts: Micros, clock: Clock) -> DriftReport {
     DriftReport { measures: columns.filter_map(measure).collect::<BTreeMap<_, _>>(), ts, clock, extra: Extra::new() }
 }
 
-/// A stored report as an event; `champion` is the model a verdict compared with, as the ledger knows it.
-pub(super) fn event(
-    device: &DeviceId,
-    stored: &StoredReport,
-    champion: Option<Digest>,
-    clock: Clock,
-) -> Option<Message> {
-    let report = &stored.report;
-    let Ok(Value::Object(fields)) = serde_json::from_str(&report.json) else { return None };
-    let whole = |kind: &str, fields: &Map<String, Value>| {
-        let mut event = Map::new();
-        event.insert("id".to_owned(), json!(report.id));
-        event.insert("seq".to_owned(), json!(stored.position));
-        event.insert("ts".to_owned(), json!(report.at.0));
-        event.insert("clock".to_owned(), json!(clock));
-        event.extend(fields.iter().map(|(key, value)| (key.clone(), value.clone())));
-        event.insert("kind".to_owned(), json!(kind));
-        serde_json::from_value::<Event>(Value::Object(event)).ok()
-    };
-    let shaped = shape(&report.kind, &fields, champion, report.at.0);
-    let event = shaped.and_then(|(kind, fields)| whole(kind, &fields)).or_else(|| whole(&report.kind, &fields))?;
-    Some(message(&event.topic(device.clone()).ok()?, &event))
-}
-
-/// The fields of the protocol beside those that were stored; none for a kind the protocol does not have.
-fn shape(
-    kind: &str,
-    stored: &Map<String, Value>,
-    champion: Option<Digest>,
-    at: i64,
-) -> Option<(&'static str, Map<String, Value>)> {
-    let get = |key: &str| stored.get(key).cloned().unwrap_or_default();
-    let (kind, new) = match kind {
-        "promote" => {
-            ("promoted", json!({"digest": get("to"), "previous": get("from"), "by": "gate", "run": get("run")}))
-        }
-        "rollback" => (
-            "rolled_back",
-            json!({"from": get("from"), "to": get("to"), "reason": "the previous model was brought back"}),
-        ),
-        "gate" => {
-            let verdict = get("verdict");
-            let passed = verdict["passed"].as_bool()?;
-            let new = json!({
-                "candidate": get("candidate"), "champion": champion?, "check": verdict["decided_by"],
-                "value": verdict["value"], "limit": verdict["limit"], "rows": verdict["evidence"]["rows"],
-                "weak": verdict["weak"], "run": get("run"), "sentence": get("sentence"),
-            });
-            (if passed { "gate_passed" } else { "gate_failed" }, new)
-        }
-        "drift" => {
-            let findings = get("findings");
-            let finding = findings.as_array()?.iter().rev().find(|finding| finding["grade"] == "alarm")?;
-            let named = &finding["measure"];
-            let measure = named["name"].as_str().or_else(|| named["of"].as_str())?;
-            let mut new = json!({
-                "stat": finding["watcher"], "measure": measure, "of": named["of"], "value": finding["statistic"],
-                "threshold": finding["threshold"], "since": finding["since_at"].as_i64().unwrap_or(at),
-                "opened": get("opened"), "findings": findings, "more": get("more"),
-            });
-            if named["of"] == "segment" {
-                new["segment"] = json!(measure);
-            }
-            if let Some(p) = finding["p"].as_f64() {
-                new["p"] = json!(p);
-            }
-            ("drift_raised", new)
-        }
-        _ => return None,
-    };
-    let Value::Object(mut new) = new else { return None };
-    new.insert("slot".to_owned(), json!(Name::main_slot()));
-    Some((kind, new))
-}
-
 #[cfg(test)]
 mod tests {
-    use fleet_protocol::event::Fact;
+    use expect_test::expect_file;
+    use serde_json::json;
 
     use super::*;
+    use crate::decide::rollout::{Answer, Stage, View};
     use crate::decide::time::Timestamp;
-    use crate::shell::store::ReportRow;
-
-    fn published(kind: &str, json: &Value) -> (String, Event) {
-        let report = ReportRow { id: Ulid::from(7), kind: kind.to_owned(), json: json.to_string(), at: Timestamp(50) };
-        let device = "press-07".parse().unwrap();
-        let stored = StoredReport { position: 3, report };
-        let message = event(&device, &stored, Some(Digest::of(b"champion")), Clock::Ntp).unwrap();
-        (message.topic, serde_json::from_slice(&message.payload).unwrap())
-    }
-
-    #[test]
-    fn a_promotion_a_rollback_and_a_verdict_take_the_shape_of_the_protocol() {
-        let (from, to) = (Digest::of(b"old"), Digest::of(b"new"));
-        let (topic, event) = published("promote", &json!({"kind": "promote", "run": 1, "from": from, "to": to}));
-        assert_eq!((topic.as_str(), event.seq), ("hone/v1/d/press-07/up/evt/promoted", 3));
-        assert!(
-            matches!(event.fact, Fact::Promoted(promoted) if promoted.digest == to && promoted.previous == Some(from))
-        );
-        let (_, event) = published("rollback", &json!({"kind": "rollback", "from": from, "to": to}));
-        assert!(matches!(event.fact, Fact::RolledBack(back) if back.to == to));
-        let verdict = json!({"passed": false, "weak": true, "decided_by": "gain", "value": -0.1, "limit": 0.0, "evidence": {"rows": 40}});
-        let gate = json!({"kind": "gate", "run": 2, "candidate": to, "verdict": verdict, "sentence": "no gain"});
-        let (topic, event) = published("gate", &gate);
-        assert_eq!(topic, "hone/v1/d/press-07/up/evt/gate_failed");
-        assert!(
-            matches!(event.fact, Fact::GateFailed(verdict) if verdict.champion == Digest::of(b"champion") && verdict.rows == 40)
-        );
-    }
-
-    #[test]
-    fn an_alarm_is_told_with_its_numbers_and_a_notice_as_it_was_stored() {
-        let finding = |grade: &str| {
-            json!({"watcher": "psi", "measure": {"of": "feature", "name": "vibration"}, "grade": grade, "statistic": 0.4,
-                   "threshold": 0.25, "p": 0.001, "direction": "up", "since": {"sample": 9}, "since_at": 40})
-        };
-        let report =
-            |grade| json!({"kind": "drift", "findings": [finding(grade)], "more": 0, "opened": grade == "alarm"});
-        let (topic, event) = published("drift", &report("alarm"));
-        assert_eq!(topic, "hone/v1/d/press-07/up/evt/drift_raised");
-        let Fact::DriftRaised(raised) = event.fact else { panic!("{event:?}") };
-        assert_eq!((raised.measure.as_str(), raised.value, raised.since), ("vibration", 0.4, Micros(40)));
-        assert_eq!(raised.extra["opened"], json!(true));
-        let (topic, event) = published("drift", &report("notice"));
-        assert_eq!(topic, "hone/v1/d/press-07/up/evt/drift");
-        assert!(matches!(event.fact, Fact::Other(fields) if fields["findings"][0]["grade"] == "notice"));
-    }
-
-    #[test]
-    fn a_report_that_does_not_fit_its_shape_goes_out_as_it_was_stored() {
-        let (topic, event) = published("promote", &json!({"kind": "promote", "to": "no digest"}));
-        assert_eq!(topic, "hone/v1/d/press-07/up/evt/promote");
-        assert!(matches!(event.fact, Fact::Other(fields) if fields["to"] == "no digest"));
-    }
+    use crate::shell::mqtt::events::tests::standing;
 
     #[test]
     fn the_agents_own_answers_become_retained_reports() {
@@ -293,5 +190,49 @@ mod tests {
         let column = json!({"name": "x", "psi": {"value": 0.3, "p": 0.01}, "standing": "alarmed", "rows": 200});
         let report = drift(&json!({"psi_threshold": 0.25, "features": [column]}), Micros(2), Clock::Rtc);
         assert_eq!((report.measures["x"].state, report.measures["x"].window), (DriftState::Drift, 200));
+    }
+
+    #[test]
+    fn a_trial_is_told_with_its_progress_and_the_numbers_that_will_decide_it() {
+        let [champion, challenger] =
+            [Digest::of(b"champion"), Digest::of(b"challenger")].map(|digest| digest.to_string());
+        let digest = |text: &str| text.parse::<trainer_core::digest::Digest>().unwrap();
+        let evidence = standing();
+        let on_trial = |stage, canary_percent, held| View::Trial {
+            challenger: digest(&challenger),
+            stage,
+            canary_percent,
+            held,
+            decided: false,
+            standing: evidence,
+            left_s: 3_600,
+        };
+        let views = [
+            View::Steady,
+            View::AwaitingApproval {
+                candidate: digest(&challenger),
+                left_s: 60,
+                silence: crate::decide::rollout::Silence::Reject,
+            },
+            on_trial(Stage::Shadow, 0, None),
+            on_trial(Stage::Canary { share: 10 }, 10, None),
+            on_trial(Stage::Ab { until: crate::decide::time::Uptime::default() }, 50, None),
+            on_trial(Stage::Canary { share: 50 }, 50, Some(Answer::new("ada", Timestamp(1)))),
+            View::Promoting { challenger: digest(&challenger) },
+            View::Watching { former: digest(&champion), standing: evidence },
+            View::Returning,
+        ];
+        let mut golden = String::new();
+        for view in views {
+            let status = json!({
+                "champion": champion, "work": null, "rollout": view, "loading": {"tries_left": 2},
+                "frozen": {"group": "all", "until": "…", "until_us": 9},
+            });
+            let models =
+                json!({"models": [{"digest": challenger, "role": "device"}, {"digest": champion, "role": "vendor"}]});
+            let report = model(&status, &models, Micros(1), Micros(2));
+            golden += &(serde_json::to_string(&report).unwrap() + "\n");
+        }
+        expect_file!["golden/model.jsonl"].assert_eq(&golden);
     }
 }

@@ -1,5 +1,6 @@
 //! Settings of the link: where the broker is, who we are to it, whose signature counts.
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +9,11 @@ use fleet_protocol::keys::{KeySet, Role};
 use fleet_protocol::names::{DeviceId, Name};
 use serde::{Deserialize, Serialize};
 
+/// What a broker adds to 1.5 keep-alives: mosquitto counts whole seconds (1), looks at its clients each 6 s and at wills each
+/// second (1), and a console reads for a second.
+const BROKER_LOOKS_S: u64 = 9;
+/// The client takes no less.
+const SIGN_OF_LIFE_S_MIN: u64 = 5;
 /// Most groups of one device: each is a subscription.
 const GROUPS_MAX: usize = 16;
 
@@ -33,7 +39,8 @@ pub struct MqttSettings {
     /// Groups this device belongs to: whose notices it takes, and with whose waves it goes. At most 16, each 1 to 64 of a-z,
     /// 0-9, `_` and `-`. Default none.
     pub groups: Vec<String>,
-    /// Seconds between two signs of life on a quiet link; a dead one is noticed after two. Range 5 to 3,600, default 30.
+    /// The fleet knows within 1.5 times so many seconds that this device is cut off, the broker's own delays included; signs of
+    /// life are as frequent as that takes. Range 15 to 3,600, default 30.
     pub keep_alive_s: u64,
     /// Seconds the broker waits before it tells that we are gone. Range 0 to 3,600, default 2.
     pub will_delay_s: u32,
@@ -50,6 +57,66 @@ pub struct MqttSettings {
     pub home_assistant: bool,
     /// Whether the health of this agent is told to thin-edge.io (`te/device/main/service/hone/status/health`). Default no.
     pub thin_edge: bool,
+    /// Birth and data for Sparkplug B hosts.
+    pub sparkplug: SparkplugSettings,
+}
+
+/// Output for Sparkplug B hosts, on a connection of its own: its last will has to be the node's death.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SparkplugSettings {
+    /// `mqtts://HOST:PORT`, `mqtt://HOST:PORT` without encryption, or `off`. Default `off`.
+    pub broker: String,
+    /// The group of this edge node; the node is `mqtt.device`. Needed with a broker: 1 to 64 of a-z, 0-9, `_` and `-`.
+    pub group: String,
+    /// Certificate authority of that broker, PEM; that of `[mqtt]` by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// A certificate for this connection, PEM: not that of `[mqtt]`, for most brokers let one name in once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+impl Default for SparkplugSettings {
+    fn default() -> Self {
+        let (ca_file, certificate_file, key_file) = (None, None, None);
+        Self { broker: "off".to_owned(), group: String::new(), ca_file, certificate_file, key_file }
+    }
+}
+
+impl SparkplugSettings {
+    /// The first setting that cannot be used beside these of the link: key, value, range.
+    fn problem(&self, link: &MqttSettings) -> Option<(&'static str, String, String)> {
+        if self.broker == "off" {
+            return None;
+        }
+        if !link.is_on() {
+            return Some(("sparkplug.broker", self.broker.clone(), "\"off\" where `mqtt.broker` is off".to_owned()));
+        }
+        let url = "mqtts://HOST:PORT, mqtt://HOST:PORT or \"off\"".to_owned();
+        let Ok(broker) = self.broker.parse::<Broker>() else {
+            return Some(("sparkplug.broker", self.broker.clone(), url));
+        };
+        if self.group.parse::<Name>().is_err() {
+            let range = "1 to 64 of a-z, 0-9, `_` and `-` where a broker is named".to_owned();
+            return Some(("sparkplug.group", self.group.clone(), range));
+        }
+        if broker.tls && self.ca_file.is_none() && link.ca_file.is_none() {
+            let range = "a PEM file, because the broker is `mqtts`".to_owned();
+            return Some(("sparkplug.ca_file", "not set".to_owned(), range));
+        }
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            let range = "set together with `certificate_file`".to_owned();
+            return Some(("sparkplug.key_file", "one of both".to_owned(), range));
+        }
+        (self.certificate_file.is_some() && self.certificate_file == link.certificate_file).then(|| {
+            let range = "a certificate of its own: one name in two connections is thrown out in turn".to_owned();
+            ("sparkplug.certificate_file", "that of [mqtt]".to_owned(), range)
+        })
+    }
 }
 
 /// One key whose signature counts.
@@ -80,6 +147,7 @@ impl Default for MqttSettings {
             metrics_s: 60,
             home_assistant: false,
             thin_edge: false,
+            sparkplug: SparkplugSettings::default(),
         }
     }
 }
@@ -89,6 +157,17 @@ impl MqttSettings {
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.broker != "off"
+    }
+
+    /// Time between two signs of life, as CONNECT tells the broker.
+    ///
+    /// A broker gives a client up after 1.5 of these, looks only now and then, and waits with the will: all of that has to fit into
+    /// 1.5 times what was set.
+    #[must_use]
+    pub fn sign_of_life(&self) -> Duration {
+        let known_within_s = self.keep_alive_s * 3 / 2;
+        let left_s = known_within_s.saturating_sub(u64::from(self.will_delay_s) + BROKER_LOOKS_S);
+        Duration::from_secs((left_s * 2 / 3).clamp(SIGN_OF_LIFE_S_MIN, self.keep_alive_s.max(SIGN_OF_LIFE_S_MIN)))
     }
 
     /// The keys that are trusted.
@@ -139,18 +218,32 @@ impl MqttSettings {
                 let wrong = wrong.or_else(|| (self.groups.len() > GROUPS_MAX).then(|| self.groups.len().to_string()));
                 wrong.map(|wrong| ("groups", wrong, "at most 16 names of a-z, 0-9, `_` and `-`".to_owned()))
             })
-            .or_else(|| within("keep_alive_s", self.keep_alive_s, 5, 3_600))
+            .or_else(|| within("keep_alive_s", self.keep_alive_s, 15, 3_600))
             .or_else(|| within("will_delay_s", self.will_delay_s.into(), 0, 3_600))
             .or_else(|| within("retry_max_s", self.retry_max_s, 1, 3_600))
             .or_else(|| within("outbox_bytes_max", self.outbox_bytes_max, 1 << 16, 1 << 30))
             .or_else(|| within("report_s", self.report_s, 1, 3_600))
             .or_else(|| within("metrics_s", self.metrics_s, 0, 86_400))
+            .or_else(|| self.sparkplug.problem(self))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signs_of_life_leave_the_broker_time_to_tell_within_one_and_a_half_keep_alives() {
+        let sign = |keep_alive_s, will_delay_s| {
+            MqttSettings { keep_alive_s, will_delay_s, ..MqttSettings::default() }.sign_of_life().as_secs()
+        };
+        assert_eq!([sign(15, 2), sign(30, 2), sign(60, 2), sign(3_600, 2)], [7, 22, 52, 3_592]);
+        for keep_alive_s in 15..3_600 {
+            let told_after_s = sign(keep_alive_s, 2) * 3 / 2 + 2 + BROKER_LOOKS_S;
+            assert!(told_after_s * 2 <= keep_alive_s * 3, "{keep_alive_s}");
+        }
+        assert_eq!(sign(15, 3_600), 5, "whoever delays the will for so long is told so late");
+    }
 
     #[test]
     fn a_link_that_cannot_work_is_refused_by_its_setting_before_it_is_tried() {
@@ -165,8 +258,23 @@ mod tests {
             problem(&MqttSettings { key_file: Some("k".into()), ca_file: Some("c".into()), ..on }),
             Some("key_file")
         );
+        let plain =
+            MqttSettings { broker: "mqtt://b".to_owned(), device: "press-07".to_owned(), ..MqttSettings::default() };
+        let spark = |broker: &str, group: &str| {
+            let sparkplug = SparkplugSettings {
+                broker: broker.to_owned(),
+                group: group.to_owned(),
+                ..SparkplugSettings::default()
+            };
+            problem(&MqttSettings { sparkplug, ..plain.clone() })
+        };
+        assert_eq!((spark("mqtt://h", "plant"), spark("mqtt://h", "Plant 1")), (None, Some("sparkplug.group")));
+        assert_eq!(
+            (spark("h", "plant"), spark("mqtts://h", "plant")),
+            (Some("sparkplug.broker"), Some("sparkplug.ca_file"))
+        );
         let weak = TrustSettings { public: STANDARD.encode([0; 32]), roles: vec![Role::Operator] };
         assert_eq!(problem(&MqttSettings { trust: vec![weak], ..MqttSettings::default() }), Some("trust"));
-        assert_eq!(problem(&MqttSettings { keep_alive_s: 4, ..MqttSettings::default() }), Some("keep_alive_s"));
+        assert_eq!(problem(&MqttSettings { keep_alive_s: 14, ..MqttSettings::default() }), Some("keep_alive_s"));
     }
 }

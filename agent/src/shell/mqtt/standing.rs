@@ -10,22 +10,25 @@ use std::path::{Path, PathBuf};
 
 use fleet_protocol::envelope::{Envelope, EnvelopeError, Kind, Payload, Verified};
 use fleet_protocol::keys::{KeyId, KeySet};
-use fleet_protocol::names::{DeviceId, Digest, Name};
+use fleet_protocol::names::{DeviceId, Digest, Micros, Name};
 use fleet_protocol::order::{Desired, Notice, NoticeBody};
 use fleet_protocol::report::SettingError;
 use fleet_protocol::status::ReasonCode;
+use fleet_protocol::topics::everybody;
 use fleet_protocol::wish::WishRefusal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
+use crate::decide::command::Freeze;
+use crate::decide::time::Timestamp;
 use crate::shell::files::{create_private_folder, set_aside, write_durable};
 
 /// Keys that may be revoked; an admin who revokes more has lost control long ago.
 const REVOKED_MAX: usize = 256;
 
-/// Messages that are remembered as taken: one of settings, one of each group.
-const LAST_MAX: usize = 17;
+/// Messages that are remembered as taken: one of settings, one of each notice of each group.
+const LAST_MAX: usize = 64;
 
 /// What is stored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,11 +38,21 @@ struct Held {
     errors: Vec<SettingError>,
     config: Map<String, Value>,
     revoked: BTreeSet<KeyId>,
-    /// Largest counter of a notice, by signer.
-    notices: BTreeMap<KeyId, u64>,
+    /// The newest freeze or thaw of each group.
+    #[serde(default)]
+    freezes: BTreeMap<Name, Frozen>,
     /// Digest of the message that was taken last, by where it came from: brokers repeat what they retain.
     #[serde(default)]
     last: BTreeMap<String, Digest>,
+}
+
+/// The newest word about a group's freeze.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Frozen {
+    /// Its counter.
+    ctr: u64,
+    /// None after a thaw.
+    until: Option<Micros>,
 }
 
 /// What the fleet has told, and what follows from it.
@@ -66,8 +79,6 @@ pub(super) enum Untaken {
     TooMany(usize),
     #[error("it has come before")]
     Repeated,
-    #[error("`freeze` is not carried out by this agent")]
-    Freeze,
     #[error("the disk does not take it: {0}")]
     Disk(#[from] io::Error),
 }
@@ -75,7 +86,7 @@ pub(super) enum Untaken {
 impl Untaken {
     pub(super) fn code(&self) -> ReasonCode {
         match self {
-            Self::Envelope(EnvelopeError::PayloadInvalid(_)) | Self::Freeze => ReasonCode::Unsupported,
+            Self::Envelope(EnvelopeError::PayloadInvalid(_)) => ReasonCode::Unsupported,
             Self::Envelope(_) => ReasonCode::RejectedSignature,
             Self::Wish(refusal) => refusal.code(),
             Self::Repeated => ReasonCode::Replayed,
@@ -89,7 +100,7 @@ impl Untaken {
         match self {
             Self::Repeated => true,
             Self::Wish(WishRefusal::Revision { rev, seen }) => rev == seen,
-            Self::Wish(WishRefusal::Replayed { ctr, high_water, .. }) => ctr == high_water,
+            Self::Wish(WishRefusal::Replayed { ctr, seen }) => ctr == seen,
             _ => false,
         }
     }
@@ -168,23 +179,51 @@ impl Standing {
         Ok(())
     }
 
-    /// Takes a signed notice to one of our groups; returns the key that counts no more.
-    pub(super) fn notice(&mut self, payload: &[u8], groups: &[Name], keys: &KeySet) -> Result<KeyId, Untaken> {
+    /// Takes a signed notice to `group`, one of ours, that came under `name`; returns what it announces.
+    pub(super) fn notice(
+        &mut self,
+        payload: &[u8],
+        group: &Name,
+        name: &Name,
+        keys: &KeySet,
+    ) -> Result<NoticeBody, Untaken> {
         // Its signer may be the very key that it revoked.
-        let group = groups.iter().map(Name::as_str).collect::<Vec<_>>().join(" ");
-        let last = self.fresh(&group, payload)?;
+        let last = self.fresh(&format!("{group}/{name}"), payload)?;
         let (signed, notice): (_, Notice) = verified(payload, Kind::Notice, keys)?;
-        notice.admit(&signed, groups, &self.held.notices)?;
-        let NoticeBody::RevokeKey { keyid } = notice.notice else { return Err(Untaken::Freeze) };
-        let mut held = self.held.clone();
-        if held.revoked.len() >= REVOKED_MAX {
-            return Err(Untaken::TooMany(held.revoked.len()));
+        let seen = self.held.freezes.get(group).map_or(0, |frozen| frozen.ctr);
+        notice.admit(&signed, std::slice::from_ref(group), seen)?;
+        let mut held = Held { last, ..self.held.clone() };
+        match &notice.notice {
+            NoticeBody::RevokeKey { keyid } => {
+                if held.revoked.len() >= REVOKED_MAX {
+                    return Err(Untaken::TooMany(held.revoked.len()));
+                }
+                held.revoked.insert(keyid.clone());
+            }
+            NoticeBody::Freeze { until } => {
+                held.freezes.insert(group.clone(), Frozen { ctr: notice.ctr, until: Some(*until) });
+            }
+            NoticeBody::Thaw {} => {
+                held.freezes.insert(group.clone(), Frozen { ctr: notice.ctr, until: None });
+            }
         }
-        held.revoked.insert(keyid.clone());
-        held.last = last;
-        held.notices.extend(signed.signers().keys().map(|signer| (signer.clone(), notice.ctr)));
         self.store(held)?;
-        Ok(keyid)
+        Ok(notice.notice)
+    }
+
+    /// What is frozen, whatever the time. A device that has left a group, or the fleet, does not go by its word any more.
+    pub(super) fn freezes(&self) -> Vec<Freeze> {
+        let groups = self.groups();
+        let ours = self.held.freezes.iter().filter(|(group, _)| groups.contains(group));
+        let lasting = ours
+            .filter_map(|(group, frozen)| Some(Freeze { group: group.to_string(), until: Timestamp(frozen.until?.0) }));
+        lasting.collect()
+    }
+
+    /// Notices of these are taken.
+    pub(super) fn groups(&self) -> Vec<Name> {
+        let own = self.config.mqtt.groups.iter().filter_map(|group| group.parse().ok());
+        own.chain([everybody()]).collect()
     }
 
     /// The messages taken last with this one, unless it is among them.
@@ -224,7 +263,6 @@ mod tests {
     use ed25519_dalek::SigningKey;
     use fleet_protocol::Extra;
     use fleet_protocol::keys::Role;
-    use fleet_protocol::names::Micros;
     use serde_json::json;
     use ulid::Ulid;
 
@@ -297,11 +335,33 @@ mod tests {
         let notice = Notice { v: 1, id, group: group.clone(), iat: Micros(1), ctr: 5, notice, extra: Extra::new() };
         let keys = standing.keys().unwrap();
         let signed = notice.sign(&[&new]).to_json();
-        assert_eq!(standing.notice(&signed, std::slice::from_ref(&group), &keys).unwrap(), keyid);
-        assert!(standing.notice(&signed, &[group], &keys).unwrap_err().is_repetition());
+        let name = notice.notice.name();
+        assert_eq!(standing.notice(&signed, &group, &name, &keys).unwrap(), notice.notice);
+        assert!(standing.notice(&signed, &group, &name, &keys).unwrap_err().is_repetition());
         let mut again = Standing::open(folder.path(), files());
         assert!(again.keys().unwrap().iter().all(|(known, _)| *known != keyid));
         assert!(desire(&mut again, 2, &json!({})).is_err(), "not by the revoked key");
+    }
+
+    #[test]
+    fn the_newest_word_about_a_freeze_counts_and_outlives_the_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut standing = Standing::open(folder.path(), files());
+        let (keys, group) = (standing.keys().unwrap(), everybody());
+        let tell = |standing: &mut Standing, ctr, notice: NoticeBody| {
+            let (id, name) = (Ulid::from(1), notice.name());
+            let notice = Notice { v: 1, id, group: group.clone(), iat: Micros(1), ctr, notice, extra: Extra::new() };
+            standing.notice(&notice.sign(&[&admin()]).to_json(), &group, &name, &keys)
+        };
+        let frozen = |until| vec![Freeze { group: "all".to_owned(), until: Timestamp(until) }];
+        tell(&mut standing, 5, NoticeBody::Freeze { until: Micros(99) }).unwrap();
+        assert_eq!((standing.freezes(), Standing::open(folder.path(), files()).freezes()), (frozen(99), frozen(99)));
+        tell(&mut standing, 6, NoticeBody::Thaw {}).unwrap();
+        let replayed = tell(&mut standing, 5, NoticeBody::Freeze { until: Micros(99) }).unwrap_err();
+        assert!(replayed.code() == ReasonCode::Replayed && !replayed.is_repetition());
+        assert_eq!(standing.freezes(), vec![]);
+        let foreign = Standing { held: standing.held.clone(), ..Standing::open(folder.path(), files()) };
+        assert_eq!(foreign.freezes(), vec![]);
     }
 
     #[test]

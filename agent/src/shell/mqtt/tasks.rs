@@ -30,6 +30,9 @@ pub(super) fn start(shared: &Arc<Shared>, models: &ModelStore, task: Task) {
         let outcome = match kind {
             TaskKind::Labels(labels) => push(&shared, labels).await,
             TaskKind::Selftest => selftest(&shared, models).await,
+            TaskKind::Purge { since, until, snapshots, by } => {
+                shared.purge(since, until, snapshots, &by).await.map_err(|reason| (ReasonCode::Internal, reason))
+            }
             // These are the link's own.
             TaskKind::Install { .. } | TaskKind::Export { .. } | TaskKind::Restart => return,
         };

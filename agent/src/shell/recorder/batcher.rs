@@ -127,6 +127,17 @@ impl Batcher {
                     self.close();
                 }
             }
+            Message::Purge(since, until, reply) => {
+                self.close();
+                let held = self.refused.is_some();
+                let purged = if held {
+                    let waits = std::io::Error::other("records that the disk has refused wait in memory");
+                    Err(StoreError::io("purge", std::path::Path::new("records"), waits))
+                } else {
+                    self.writer.purge(since, until)
+                };
+                let _ = reply.send(purged);
+            }
             Message::Stop => return ControlFlow::Break(()),
         }
         ControlFlow::Continue(())

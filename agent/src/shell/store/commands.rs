@@ -1,5 +1,6 @@
 //! The tables `command` and `replay`: what was ordered by signature, how it stands, and which counters are used up.
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fleet_protocol::keys::KeyId;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -7,7 +8,7 @@ use ulid::Ulid;
 
 use super::StoreError;
 use super::control::Control;
-use crate::decide::time::Timestamp;
+use crate::decide::time::Uptime;
 
 /// Commands that have ended and are still known by their id: a redelivery is answered with what became of them.
 const ENDED_KEPT: i64 = 512;
@@ -25,8 +26,8 @@ pub struct CommandRow {
     pub run: Option<i64>,
     /// Whether nothing more will happen.
     pub ended: bool,
-    /// It fails then.
-    pub deadline_at: Timestamp,
+    /// It fails then, by running time.
+    pub deadline: Uptime,
 }
 
 impl Control {
@@ -132,6 +133,11 @@ impl Control {
     }
 }
 
+/// Running time as the column `deadline_at` holds it.
+fn micros(Uptime(time): Uptime) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
 const COLUMNS: &str = "id, status, wish, run, ended, deadline_at";
 
 pub(super) fn write(connection: &Connection, row: &CommandRow) -> rusqlite::Result<()> {
@@ -146,7 +152,7 @@ pub(super) fn write(connection: &Connection, row: &CommandRow) -> rusqlite::Resu
             if row.ended { "" } else { &row.wish },
             row.run,
             row.ended,
-            row.deadline_at.0
+            micros(row.deadline)
         ])?;
     Ok(())
 }
@@ -168,7 +174,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<CommandRow> {
         wish: row.get(2)?,
         run: row.get(3)?,
         ended: row.get(4)?,
-        deadline_at: Timestamp(row.get(5)?),
+        deadline: Uptime(Duration::from_micros(u64::try_from(row.get::<_, i64>(5)?).unwrap_or(0))),
     })
 }
 
@@ -178,7 +184,7 @@ mod tests {
 
     fn command(number: u128, ended: bool) -> CommandRow {
         let (status, wish) = ("{}".to_owned(), if ended { String::new() } else { "{\"ctr\":1}".to_owned() });
-        CommandRow { id: Ulid::from(number), status, wish, run: None, ended, deadline_at: Timestamp(9) }
+        CommandRow { id: Ulid::from(number), status, wish, run: None, ended, deadline: Uptime(Duration::from_secs(9)) }
     }
 
     #[test]

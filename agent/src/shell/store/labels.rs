@@ -123,6 +123,16 @@ pub(super) fn copy(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
+/// The same, but only the labels of records that are here.
+pub(super) fn copy_of_records(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "INSERT INTO main.label (ordinal, seq, source, at, truth)
+             SELECT ordinal, seq, source, at, truth FROM old.label
+             WHERE seq IN (SELECT seq FROM main.record) ORDER BY ordinal;
+         UPDATE main.next SET ordinal = (SELECT ordinal FROM old.next);",
+    )
+}
+
 /// At most `limit` ordinals above `ordinal`, lowest first.
 pub(super) fn ordinals_after(connection: &Connection, ordinal: i64, limit: usize) -> rusqlite::Result<Vec<i64>> {
     connection

@@ -78,7 +78,7 @@ impl RecordWriter {
     }
 
     /// The connection to an older partition.
-    fn older(&mut self, index: usize) -> Result<&Connection, StoreError> {
+    pub(super) fn older(&mut self, index: usize) -> Result<&Connection, StoreError> {
         let path = &self.partitions[index].path;
         if self.older.as_ref().is_none_or(|(open, _)| open != path) {
             self.older = None;

@@ -102,11 +102,16 @@ impl Partition {
         i64::try_from(self.bytes() / ROW_BYTES_MIN).unwrap_or(i64::MAX / 2) + 1
     }
 
+    /// Removes what `SQLite` keeps beside the file; only where that holds nothing any more.
+    pub(super) fn remove_log(&self) -> io::Result<()> {
+        COMPANIONS.iter().try_for_each(|companion| remove_if_there(&suffixed(&self.path, companion)))
+    }
+
     /// Removes the file and its companions. The database goes first: a log without one is removed at the next start,
     /// while a database without its log would miss rows.
     pub(super) fn remove(&self) -> io::Result<()> {
         remove_if_there(&self.path)?;
-        COMPANIONS.iter().try_for_each(|companion| remove_if_there(&suffixed(&self.path, companion)))
+        self.remove_log()
     }
 }
 

@@ -138,10 +138,20 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT count(*) FROM record", [], |row| row.get(0))
 }
 
+/// Columns of a record, as two files of this layout have them.
+const COLUMNS: &str = "seq, id, event_at, arrived_at, source, model, adaptation, missing, output, features, segment";
+
+/// Copies from the attached database `old` the records that were not taken in `since..until`.
+pub(super) fn copy_outside(connection: &Connection, since: i64, until: i64) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "INSERT INTO main.served (number, digest) SELECT number, digest FROM old.served;
+         INSERT INTO main.record ({COLUMNS}) SELECT {COLUMNS} FROM old.record
+             WHERE event_at < {since} OR event_at >= {until} ORDER BY seq;"
+    ))
+}
+
 /// Copies from the attached database `old` every `every`-th record and all labelled ones, or these alone.
 pub(super) fn copy_kept(connection: &Connection, every: Option<u64>) -> rusqlite::Result<()> {
-    const COLUMNS: &str =
-        "seq, id, event_at, arrived_at, source, model, adaptation, missing, output, features, segment";
     let strided = every.map_or(String::new(), |every| format!("seq % {} = 0 OR ", every.max(1)));
     connection.execute_batch(&format!(
         "INSERT INTO main.served (number, digest) SELECT number, digest FROM old.served;

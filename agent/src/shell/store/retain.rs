@@ -171,7 +171,7 @@ impl RecordWriter {
         facts
     }
 
-    fn drop_partition(&mut self, index: usize) -> Result<(), StoreError> {
+    pub(super) fn drop_partition(&mut self, index: usize) -> Result<(), StoreError> {
         let partition = &self.partitions[index];
         if self.older.as_ref().is_some_and(|(open, _)| *open == partition.path) {
             self.older = None;
@@ -207,6 +207,18 @@ impl RecordWriter {
 }
 
 fn copy_kept(from: &Path, to: &Path, every: Option<u64>) -> Result<(), StoreError> {
+    begin_copy(from, to, |connection| {
+        records::copy_kept(connection, every)?;
+        labels::copy(connection)
+    })
+}
+
+/// Writes the file `to` with what `copied` takes from the database `old`, which is `from`; durable when it returns.
+pub(super) fn begin_copy(
+    from: &Path,
+    to: &Path,
+    copied: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<(), StoreError> {
     match fs::remove_file(to) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io("remove", to, error)),
         _ => {}
@@ -223,8 +235,7 @@ fn copy_kept(from: &Path, to: &Path, every: Option<u64>) -> Result<(), StoreErro
         connection.pragma_update(None, "journal_mode", "OFF")?;
         connection.pragma_update(None, "synchronous", "OFF")?;
         connection.execute("ATTACH DATABASE ?1 AS old", [from.to_string_lossy()])?;
-        records::copy_kept(&connection, every)?;
-        labels::copy(&connection)?;
+        copied(&connection)?;
         connection.execute_batch("DETACH DATABASE old")?;
         connection.pragma_update(None, "journal_mode", "WAL")
     };

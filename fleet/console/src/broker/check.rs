@@ -71,7 +71,8 @@ async fn attempts(authority: &Authority, args: &Args, global: &Global) -> Result
     let mut controller =
         Probe::enter(&enter(&chief, "check")?, &[format!("{ROOT}/d/+/up/#"), format!("{ROOT}/ctl/#")]).await?;
     let mut thief = Probe::enter(&enter(&mine, &a)?, &greedy).await?;
-    let mut victim = Probe::enter(&enter(&other, &b)?, &[own(&b, "down/#"), format!("{ROOT}/g/+/down/notice")]).await?;
+    let mut victim =
+        Probe::enter(&enter(&other, &b)?, &[own(&b, "down/#"), format!("{ROOT}/g/+/down/notice/+")]).await?;
     let mut found = Vec::new();
     let mut note = |what, held| found.push(Attempt { what, held });
 
@@ -93,7 +94,7 @@ async fn attempts(authority: &Authority, args: &Args, global: &Global) -> Result
     note("a device speaks as another", controller.hear("from a").await?.is_empty());
     thief.say(&own(&b, "down/cmd/x"), "forged command").await?;
     thief.say(&own(&b, "down/desired"), "forged settings").await?;
-    thief.say(&format!("{ROOT}/g/all/down/notice"), "forged notice").await?;
+    thief.say(&format!("{ROOT}/g/all/down/notice/freeze"), "forged notice").await?;
     thief.say(&own(&a, "down/cmd/x"), "own command").await?;
     thief.say(&format!("{ROOT}/ctl/{}/state", args.controller), "forged controller").await?;
     thief.say(&own(&a, "up/mark"), "written").await?;

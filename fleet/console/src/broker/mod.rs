@@ -120,7 +120,7 @@ fn rules(args: &Write) -> String {
         "# %u is the name in the certificate, and always a whole level.\n\
          pattern write {ROOT}/d/%u/up/#\n\
          pattern read {ROOT}/d/%u/down/#\n\
-         pattern read {ROOT}/g/+/down/notice\n\
+         pattern read {ROOT}/g/+/down/notice/+\n\
          pattern read {ROOT}/ctl/+/state\n"
     );
     if args.home_assistant {
@@ -137,7 +137,7 @@ fn rules(args: &Write) -> String {
             "\nuser {controller}\n\
              topic read {ROOT}/d/+/up/#\n\
              topic write {ROOT}/d/+/down/#\n\
-             topic write {ROOT}/g/+/down/notice\n\
+             topic write {ROOT}/g/+/down/notice/+\n\
              topic read {ROOT}/ctl/#\n\
              topic write {ROOT}/ctl/{controller}/#\n"
         );

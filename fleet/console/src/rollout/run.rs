@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use fleet_protocol::names::{DeviceId, Name};
 use fleet_protocol::rollout::{Facts, Order, Rollout, Wish};
-use fleet_protocol::status::{CommandStatus, Status};
+use fleet_protocol::status::{CommandStatus, ReasonCode, Status};
 use fleet_protocol::topics::{ROOT, Topic};
 use tokio::time::Instant;
 
@@ -136,10 +136,10 @@ impl Runner {
             let ended = |id| view.commands.get(&id).and_then(end);
             let champion = view.model.as_ref().and_then(|model| model.champion.as_ref()).map(|model| model.digest);
             let drifting = DeviceView::drifted(view).map_or(0, |(drifting, _)| drifting);
-            Some((
-                device.clone(),
-                Facts { installed: ended(member.install), promoted: ended(member.promote), champion, drifting },
-            ))
+            let refuses = |id| view.commands.get(&id).is_some_and(is_frozen);
+            let frozen = refuses(member.install) || refuses(member.promote);
+            let (installed, promoted) = (ended(member.install), ended(member.promote));
+            Some((device.clone(), Facts { installed, promoted, champion, drifting, frozen }))
         };
         self.rollout.devices.keys().filter_map(fact).collect()
     }
@@ -192,6 +192,10 @@ impl Runner {
         }
         Ok(())
     }
+}
+
+fn is_frozen(status: &CommandStatus) -> bool {
+    matches!(&status.status, Status::Failed { reason_code: ReasonCode::Other(code), .. } if code == "frozen")
 }
 
 fn end(status: &CommandStatus) -> Option<Result<(), String>> {

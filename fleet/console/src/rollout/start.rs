@@ -47,6 +47,9 @@ pub(super) struct Args {
     /// Share of a wave on which it may fail; beyond, everything stops
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
     fail: f64,
+    /// Share of a wave on which it may be rolled back after it was promoted; beyond, everything stops
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    rollbacks: f64,
     /// Time a promoted model must hold: 90s, 30m, 24h
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = span)]
     prove: Duration,
@@ -72,7 +75,7 @@ pub(super) fn start(args: &Args, controller: &Name, global: &Global) -> Result<E
     let bundle = Bundle::read(&args.bundle)?;
     let known = picture(global, controller_filters().to_vec())?;
     let waves = waves(args, &known)?;
-    let signers = args.key.iter().map(|path| keys::read(path)).collect::<Result<Vec<_>>>()?;
+    let signers = keys::read_all(&args.key)?;
     let slot = Name::main_slot();
     let install = Command::ModelInstall {
         slot: slot.clone(),
@@ -95,6 +98,7 @@ pub(super) fn start(args: &Args, controller: &Name, global: &Global) -> Result<E
     let rules = Rules {
         win_share: args.win,
         fail_share: args.fail,
+        rollback_share: args.rollbacks,
         prove_s: seconds(args.prove),
         drift_cleared: args.drift_cleared,
         deadline_s: seconds(args.deadline),
@@ -119,6 +123,16 @@ pub(super) fn start(args: &Args, controller: &Name, global: &Global) -> Result<E
             rollout.devices.len()
         );
         return Err(Fail::new(Exit::Input, text).hint("make several, of fewer groups each").into());
+    }
+    let frozen = |device: &&DeviceId| {
+        let model = known.devices.get(*device).and_then(|view| view.model.as_ref());
+        model.and_then(|model| model.frozen_until).is_some_and(|until| until > now())
+    };
+    let frozen: Vec<_> = rollout.devices.keys().filter(frozen).map(ToString::to_string).collect();
+    if !frozen.is_empty() && !args.preview {
+        return Err(Fail::new(Exit::Refused, format!("frozen: {}", frozen.join(", ")))
+            .hint("end that with `hone-fleet thaw`, or leave these out")
+            .into());
     }
     if args.preview {
         show(&rollout, global);

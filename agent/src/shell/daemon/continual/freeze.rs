@@ -18,7 +18,7 @@ const NO_HEADS: &str =
 
 impl Keeper {
     /// Freezes the mixture where the cycle wants it, and offers it as a candidate; returns the number of the run.
-    pub(in crate::shell::daemon) fn freeze(&mut self) -> Result<Option<i64>, String> {
+    pub(in crate::shell::daemon) fn freeze_mixture(&mut self) -> Result<Option<i64>, String> {
         let Some(saved) = &mut self.saved else { return Ok(None) };
         if !saved.cycle.contest().wants_frozen() {
             return Ok(None);
@@ -86,7 +86,7 @@ impl Keeper {
     }
 
     /// What would be frozen now, for `hone retrain --strategy continual --dry-run`.
-    pub(in crate::shell::daemon) fn frozen_view(&self) -> Value {
+    pub(in crate::shell::daemon) fn consolidation_view(&self) -> Value {
         let (Some(saved), Some(learner)) = (&self.saved, &self.heads.learner) else {
             return json!({"strategy": "continual", "possible": false, "code": "no_heads", "reasons": [NO_HEADS]});
         };

@@ -1,0 +1,279 @@
+//! The life of a command's row: how it moves on with what the loop does for it, and what ends by its deadline.
+//!
+//! A row whose step the cycle makes changes in the same transaction as that step; every other change is a transaction of its own.
+use std::mem::discriminant;
+
+use fleet_protocol::Extra;
+use fleet_protocol::names::{Clock, Micros};
+use fleet_protocol::order::Order;
+use fleet_protocol::status::{CommandStatus, ReasonCode, Status};
+use serde_json::{Value, json};
+use ulid::Ulid;
+
+use super::books::Books;
+use super::keeper::Keeper;
+use super::orders::{Orders, Task};
+use super::wishes::Refused;
+use crate::decide::budget::Refusal;
+use crate::decide::command::{Moment, deadline, reason_code, sound};
+use crate::decide::cycle::{Cycle, Report};
+use crate::decide::rollout::{self, Why};
+use crate::decide::time::Timestamp;
+use crate::shell::clock;
+use crate::shell::store::{CommandRow, Control};
+
+/// A report on a command as of now.
+pub(super) fn report(id: Ulid, cmd: &str, status: Status) -> CommandStatus {
+    let (ts, clock) = (Micros(clock::now().0), clock::trust());
+    CommandStatus { id, cmd: cmd.to_owned(), status, ts, clock, deadline: None, extra: Extra::new() }
+}
+
+/// How the row says that it stands; none if it cannot be read.
+pub(super) fn status_of(row: &CommandRow) -> Option<CommandStatus> {
+    serde_json::from_str(&row.status).ok()
+}
+
+/// The row with another status, and the deadline of that; an end never changes.
+pub(super) fn moved(mut row: CommandRow, status: Status, result: Option<Value>, moment: &Moment) -> CommandRow {
+    let Some(before) = status_of(&row).filter(|before| before.status.may_become(&status)) else { return row };
+    row.ended = status.is_final();
+    // Told again, as after a restart, it has stood so since before; only a trial gives more time.
+    let again = discriminant(&before.status) == discriminant(&status) && moment.trial.is_none();
+    let until = deadline(&status, moment).map(|until| if again { row.deadline } else { until });
+    row.deadline = until.unwrap_or(row.deadline);
+    let mut after = report(row.id, &before.cmd, status);
+    // For people: the device itself goes by running time.
+    after.deadline = until.filter(|_| moment.clock_is_set).map(|until| Micros(moment.wall_at(until).0));
+    after.extra = before.extra;
+    after.extra.extend(result.map(|result| ("result".to_owned(), result)));
+    row.status = serde_json::to_string(&after).unwrap_or_default();
+    row
+}
+
+pub(super) fn ended(row: CommandRow, outcome: Result<Value, Refused>, moment: &Moment) -> CommandRow {
+    match outcome {
+        Ok(result) => moved(row, Status::Successful, Some(result), moment),
+        Err((reason_code, reason)) => moved(row, Status::Failed { reason_code, reason }, None, moment),
+    }
+}
+
+fn moment(cycle: &Cycle) -> Moment {
+    let trial = cycle.rollout().candidate().and_then(|_| cycle.rollout().deadline());
+    Moment { now: cycle.uptime(), wall: clock::now(), clock_is_set: clock::trust() != Clock::Unsynced, trial }
+}
+
+/// How the trial of a command's candidate ended, in the words of the fleet.
+fn lost(why: &Why) -> Refused {
+    let code = match why {
+        Why::Worse | Why::Guard { .. } | Why::Undecided => ReasonCode::GateFailed,
+        Why::Person { .. } | Why::Void => ReasonCode::Canceled,
+        Why::Silence => ReasonCode::Timeout,
+        Why::Broken { .. } => ReasonCode::Internal,
+    };
+    (code, why.sentence())
+}
+
+/// Where a report leads the command of its run.
+enum Way {
+    Stands(Status),
+    Ends(Result<Value, Refused>),
+}
+
+impl Orders {
+    /// Follows what a step reported, all of it: a run that begins, is asked about, tried or ends may be a command's.
+    pub(super) fn follow(&mut self, reports: &[Report], cycle: &Cycle, control: &Control) {
+        for report in reports {
+            let (run, way) = match report {
+                Report::Retrain { order } => {
+                    if let Some(row) = self.starting.take().and_then(|id| self.changed.get_mut(&id)) {
+                        row.run = i64::try_from(order.run).ok();
+                    }
+                    continue;
+                }
+                // A refit that fails leaves the candidate that had passed: that one goes on.
+                Report::Failed { run, .. } if goes_on(*run, reports, cycle) => continue,
+                Report::Failed { run, reason } => (*run, Way::Ends(Err((ReasonCode::Internal, reason.clone())))),
+                Report::Gate { run, verdict, .. } if !verdict.passed => {
+                    (*run, Way::Ends(Err((ReasonCode::GateFailed, verdict.sentence()))))
+                }
+                Report::Promote { run, to, .. } => (*run, Way::Ends(Ok(json!({"digest": to})))),
+                Report::Rollback { .. } => {
+                    self.void(cycle, control);
+                    continue;
+                }
+                Report::Rollout(rollout::Report::ApprovalRequired { run, .. }) => {
+                    (*run, Way::Stands(Status::WaitingApproval))
+                }
+                Report::Rollout(rollout::Report::Approved { run, .. } | rollout::Report::CanaryStep { run, .. }) => {
+                    (*run, Way::Stands(Status::Executing))
+                }
+                Report::Rollout(rollout::Report::TrialEnded { run, why, .. }) => (*run, Way::Ends(Err(lost(why)))),
+                Report::Gate { .. }
+                | Report::Drift { .. }
+                | Report::Waiting { .. }
+                | Report::Rebaseline { .. }
+                | Report::Considered { .. }
+                | Report::Adaptation { .. }
+                | Report::Consolidated { .. }
+                | Report::Rollout(
+                    rollout::Report::TrialWon { .. }
+                    | rollout::Report::Regretted { .. }
+                    | rollout::Report::ClassShift { .. }
+                    | rollout::Report::ConfidenceShift { .. },
+                ) => continue,
+            };
+            let Some(row) = self.of_run(run, control) else { continue };
+            let moment = moment(cycle);
+            let row = match way {
+                Way::Stands(status) => moved(row, status, None, &moment),
+                Way::Ends(outcome) => ended(row, outcome, &moment),
+            };
+            self.changed.insert(row.id, row);
+        }
+    }
+
+    /// The open command of a run, as it will be stored.
+    fn of_run(&self, run: u64, control: &Control) -> Option<CommandRow> {
+        let run = i64::try_from(run).ok()?;
+        if let Some(row) = self.changed.values().find(|row| row.run == Some(run)) {
+            return (!row.ended).then(|| row.clone());
+        }
+        let open = control.commands_open().unwrap_or_default();
+        open.into_iter().find(|row| row.run == Some(run) && !self.changed.contains_key(&row.id))
+    }
+
+    /// A rollback makes the run under way void.
+    fn void(&mut self, cycle: &Cycle, control: &Control) {
+        for row in control.commands_open().unwrap_or_default().into_iter().filter(|row| row.run.is_some()) {
+            let canceled = (ReasonCode::Canceled, "a rollback made its run void".to_owned());
+            self.changed.entry(row.id).or_insert_with(|| ended(row, Err(canceled), &moment(cycle)));
+        }
+    }
+}
+
+fn goes_on(run: u64, reports: &[Report], cycle: &Cycle) -> bool {
+    let promoted = |report: &Report| matches!(report, Report::Promote { run: promoted, .. } if *promoted == run);
+    cycle.rollout().candidate().is_some_and(|candidate| candidate.run == run) || reports.iter().any(promoted)
+}
+
+impl Books {
+    /// The command of this run, if it is one's, stands so with the next commit.
+    pub(super) fn command_stands(&mut self, run: u64, status: &Status, moment: &Moment) {
+        let (orders, control) = self.orders_and_control();
+        let Some(row) = orders.of_run(run, control) else { return };
+        let code = |status: &Status| match status {
+            Status::WaitingBudget { reason_code, .. } => Some(reason_code.clone()),
+            _ => None,
+        };
+        let differs = |before: &Status| discriminant(before) != discriminant(status) || code(before) != code(status);
+        if status_of(&row).is_some_and(|before| differs(&before.status)) {
+            let row = moved(row, status.clone(), None, moment);
+            orders.changed.insert(row.id, row);
+        }
+    }
+}
+
+impl Keeper {
+    pub(super) fn moment(&self) -> Moment {
+        let now = self.warden.now();
+        match &self.saved {
+            Some(saved) => Moment { now, ..moment(&saved.cycle) },
+            None => Moment { now, wall: clock::now(), clock_is_set: clock::trust() != Clock::Unsynced, trial: None },
+        }
+    }
+
+    /// A budget says no to the training of this run.
+    pub(super) fn waits_for_budget(&mut self, run: u64, refusal: &Refusal) {
+        let moment = self.moment();
+        let retry_at = refusal.try_again.after(moment.now, moment.wall).map(|then| Micros(moment.wall_at(then).0));
+        let retry_at = retry_at.filter(|_| moment.clock_is_set);
+        let status = Status::WaitingBudget { reason_code: reason_code(refusal.code), retry_at };
+        self.books.command_stands(run, &status, &moment);
+    }
+
+    /// The work of this run begins now.
+    pub(super) fn executes(&mut self, run: u64) {
+        let moment = self.moment();
+        self.books.command_stands(run, &Status::Executing, &moment);
+    }
+
+    /// Every look: begins what was scheduled for now, and ends what has stood in one state for too long. Returns what the link
+    /// has to do for what began.
+    pub(super) fn follow_commands(&mut self) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for row in self.books.control().commands_open().unwrap_or_default() {
+            let moment = self.moment();
+            let Some(status) = status_of(&row) else { continue };
+            if let (Status::Scheduled { at }, None) = (&status.status, row.run)
+                && moment.has_come(Timestamp(at.0))
+            {
+                tasks.extend(self.begin_scheduled(row, &status, &moment));
+            } else if sound(row.deadline, moment.now) != row.deadline {
+                let deadline = sound(row.deadline, moment.now);
+                self.put(CommandRow { deadline, ..row });
+            } else if row.deadline <= moment.now {
+                self.out_of_time(row, &status.status, &moment);
+            }
+        }
+        tasks
+    }
+
+    fn begin_scheduled(&mut self, row: CommandRow, status: &CommandStatus, moment: &Moment) -> Option<Task> {
+        let order = serde_json::from_str::<Order>(&row.wish).ok();
+        let read = order.and_then(|order| Some((order.command().ok()?, order.exp)));
+        let Some((command, exp)) = read else {
+            let damaged = (ReasonCode::Internal, "its wish cannot be read any more".to_owned());
+            self.put(ended(row, Err(damaged), moment));
+            return None;
+        };
+        if exp.0 <= moment.wall.0 {
+            let late = (ReasonCode::Expired, "this device did not run at its time, and now it is void".to_owned());
+            self.put(ended(row, Err(late), moment));
+            return None;
+        }
+        self.execute(row, command, &signers(status))
+    }
+
+    fn out_of_time(&mut self, row: CommandRow, status: &Status, moment: &Moment) {
+        let word = serde_json::to_value(report(row.id, "", status.clone())).unwrap_or_default()["status"].clone();
+        let reason = format!("it has stood as `{}` for too long", word.as_str().unwrap_or_default());
+        let run = row.run.and_then(|run| u64::try_from(run).ok());
+        let row = ended(row, Err((ReasonCode::Timeout, reason.clone())), moment);
+        let work = self.saved.as_ref().and_then(|saved| saved.cycle.orders().work);
+        if let Some(run) = run.filter(|run| work.is_some_and(|order| order.run == *run)) {
+            // What is told as failed must not happen after all; both in one transaction.
+            self.books.orders.changed.insert(row.id, row);
+            self.fail(run, reason);
+        } else {
+            self.put(row);
+        }
+    }
+
+    /// Ends every retrain that waits for its time; returns how many.
+    pub(super) fn cancel_scheduled(&mut self) -> usize {
+        let moment = self.moment();
+        let mut count = 0;
+        for row in self.books.control().commands_open().unwrap_or_default() {
+            let waits = |status: &CommandStatus| matches!(status.status, Status::Scheduled { .. });
+            if row.run.is_none() && status_of(&row).as_ref().is_some_and(waits) {
+                count += 1;
+                self.put(ended(row, Err((ReasonCode::Canceled, "cancelled by command".to_owned())), &moment));
+            }
+        }
+        count
+    }
+
+    /// Stores how a command stands, in a transaction of its own.
+    pub(super) fn put(&mut self, row: CommandRow) {
+        if let Err(error) = self.books.control().put_commands(std::slice::from_ref(&row)) {
+            tracing::warn!(error = %error.chain(), "how a command stands waits for the disk");
+            self.books.orders.changed.insert(row.id, row);
+        }
+        self.shared.stored.notify_one();
+    }
+}
+
+/// Who signed a command, as its status tells.
+pub(super) fn signers(status: &CommandStatus) -> String {
+    status.extra.get("by").and_then(Value::as_str).unwrap_or("fleet").to_owned()
+}
