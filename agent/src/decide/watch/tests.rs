@@ -185,7 +185,7 @@ fn a_model_that_knows_its_training_rows_by_heart_is_not_told_of_again_and_again(
     let task = Task::Classification { classes: vec!["a".into(), "b".into()] };
     let schema = Schema { features: (0..16).map(feature).collect(), task };
     let (mut rows, mut even) = (Rows::empty(16, 1), Draws::new(5));
-    let row = |even: &mut Draws| -> Vec<f32> { (0..16).map(|_| even.uniform() as f32).collect() };
+    let row = |even: &mut Draws| -> Vec<f32> { (0..6).flat_map(|_| drawn(even)).take(16).collect() };
     for _ in 0..300 {
         rows.push(&row(&mut even), &[f32::from(u8::from(even.uniform() > 0.5))]);
     }

@@ -23,8 +23,11 @@ use crate::decide::retention::partitions::Stage;
 pub struct RecordReader {
     folder: PathBuf,
     /// What was counted in partitions that nobody has written to since.
-    counted: Arc<Mutex<HashMap<PathBuf, (Stamp, (i64, i64))>>>,
+    counted: Arc<Mutex<HashMap<PathBuf, Counted>>>,
 }
+
+/// When a partition was counted, and its records and labels.
+type Counted = (Stamp, (i64, i64));
 
 /// How much is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

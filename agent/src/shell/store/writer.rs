@@ -189,11 +189,11 @@ impl RecordWriter {
     }
 
     fn try_commit(&mut self, records: &[NewRecord], labels: &[NewLabel]) -> Result<Vec<LabelOutcome>, StoreError> {
-        if let Some(first) = records.first() {
-            if self.begins_with(first)? {
-                self.page_bytes = records::page_bytes(first);
-                self.begin_partition(partition::day(first.arrived_at))?;
-            }
+        if let Some(first) = records.first()
+            && self.begins_with(first)?
+        {
+            self.page_bytes = records::page_bytes(first);
+            self.begin_partition(partition::day(first.arrived_at))?;
         }
         let mut outcomes = vec![LabelOutcome::Unknown; labels.len()];
         if self.current.is_none() {

@@ -197,7 +197,7 @@ mod tests {
         let after = |cpu_share, deadline_s| longest(&Limits { cpu_share, deadline_s, ..Limits::default() });
         assert_eq!(after(None, None), TRAINING_MAX);
         assert_eq!(after(Some(0.25), Some(600.0)), 4 * TRAINING_MAX);
-        assert_eq!(after(Some(1.0), Some(7_200.0)), Duration::from_secs(7_260));
+        assert_eq!(after(Some(1.0), Some(7_200.0)), Duration::from_mins(121));
     }
 
     #[test]
