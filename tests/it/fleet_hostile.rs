@@ -8,7 +8,7 @@ use fleet_protocol::topics::Topic;
 use hone_tests::broker::{Broker, Peer};
 use hone_tests::fleet::{Console, DEVICE, ended, joined, online, recorded, report, send, signed, stored, up};
 use hone_tests::until;
-use hone_tests::world;
+use hone_tests::world::{self, Law, World};
 use serde_json::{Value, json};
 use ulid::Ulid;
 
@@ -159,6 +159,7 @@ fn a_broker_that_lies_stops_nobody_and_costs_nothing_that_it_did_not_acknowledge
     let count = lies.len() as u64;
     let device = joined(liar(lies, broker.port), "");
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    agent.live(&mut World::new(7), Law::Old, 500);
     (0..3).for_each(|_| report(&agent));
     until("it has come through all the lies", || online(&peer));
     let link = agent.status()["link"].clone();

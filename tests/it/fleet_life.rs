@@ -7,6 +7,7 @@ use fleet_protocol::names::Micros;
 use fleet_protocol::order::{Notice, NoticeBody};
 use hone_agent::decide::time::Uptime;
 use hone_agent::shell::store::{CommandRow, StateDir};
+use hone_tests::agent::Device;
 use hone_tests::fleet::{DEVICE, Site, ended, key, now, send, signed, up};
 use hone_tests::until;
 use hone_tests::world::{Law, World};
@@ -16,12 +17,17 @@ use ulid::Ulid;
 /// A person is asked, and nothing is tried: what was approved serves.
 const ASKS: &str = "[cycle]\npolicy = \"static\"\n\n[rollout]\nmode = \"gate\"\napproval = \"ask\"\n";
 
-/// A processor of so many degrees, which is stopped at 90.
-fn heat(site: &Site, degrees: u32) {
-    site.device.sense("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n");
-    site.device.sense("sys/class/thermal/thermal_zone0/temp", &format!("{degrees}000\n"));
-    site.device.sense("sys/class/thermal/thermal_zone0/trip_point_0_type", "passive\n");
-    site.device.sense("sys/class/thermal/thermal_zone0/trip_point_0_temp", "90000\n");
+/// A gateway on its battery, which lets no training begin, or one that is being charged.
+fn battery(device: &Device, empty: bool) {
+    let (status, capacity) = if empty { ("Discharging", 20) } else { ("Charging", 90) };
+    for (file, text) in [("type", "Battery"), ("capacity", &capacity.to_string()), ("status", status)] {
+        device.sense(&format!("sys/class/power_supply/BAT0/{file}"), &format!("{text}\n"));
+    }
+}
+
+/// A device that asks before it tries, on an empty battery.
+fn drained() -> Option<Site> {
+    Site::start_with("", ASKS, |device| battery(device, true))
 }
 
 fn start(at: Option<i64>) -> Value {
@@ -38,9 +44,8 @@ fn runs(site: &Site) -> usize {
 
 #[test]
 fn a_retrain_waits_for_its_time_a_budget_and_a_person_and_is_killed_in_each_of_these() {
-    let Some(mut site) = Site::start_set("", ASKS) else { return };
+    let Some(mut site) = drained() else { return };
     site.agent.live(&mut World::new(7), Law::New, 400);
-    heat(&site, 95);
     let at = now() + 15_000_000;
     let id = site.order(1, &start(Some(at)));
     let status = site.stands(id, "scheduled");
@@ -51,16 +56,16 @@ fn a_retrain_waits_for_its_time_a_budget_and_a_person_and_is_killed_in_each_of_t
     );
     site.kill();
     assert_eq!((site.stands(id, "scheduled")["at"].clone(), runs(&site)), (json!(at), 0));
-    // Its time comes, and it is too hot.
+    // Its time comes, and the battery is empty.
     let status = site.stands(id, "waiting_budget");
     assert!(now() >= at, "not before its time");
-    assert_eq!(status["reason_code"], "budget_thermal", "{status}");
+    assert_eq!(status["reason_code"], "budget_power", "{status}");
     assert!(status["deadline"].as_i64() > Some(now()), "{status}");
     site.kill();
     until("it waits in the new start too", || (!site.agent.status()["waiting_budget"].is_null()).then_some(()));
-    assert_eq!((site.stands(id, "waiting_budget")["reason_code"].clone(), runs(&site)), (json!("budget_thermal"), 1));
-    // It cools down; the candidate passes, and a person is asked.
-    heat(&site, 40);
+    assert_eq!((site.stands(id, "waiting_budget")["reason_code"].clone(), runs(&site)), (json!("budget_power"), 1));
+    // It is charged; the candidate passes, and a person is asked.
+    battery(&site.device, false);
     site.stands(id, "waiting_approval");
     site.kill();
     let status = site.stands(id, "waiting_approval");
@@ -109,9 +114,8 @@ fn age(site: &mut Site, id: Ulid) {
 
 #[test]
 fn a_command_that_stands_for_too_long_fails_and_what_it_asked_for_does_not_happen() {
-    let Some(mut site) = Site::start_set("", ASKS) else { return };
+    let Some(mut site) = drained() else { return };
     site.agent.live(&mut World::new(7), Law::New, 400);
-    heat(&site, 95);
     let (waits, later) = (site.order(1, &start(None)), now() + 3_600_000_000);
     site.stands(waits, "waiting_budget");
     age(&mut site, waits);
@@ -125,7 +129,7 @@ fn a_command_that_stands_for_too_long_fails_and_what_it_asked_for_does_not_happe
     age(&mut site, far);
     assert_eq!(ended(&site.peer, far)["reason_code"], "timeout");
     // Asked, and nobody answers.
-    heat(&site, 40);
+    battery(&site.device, false);
     let asked = site.order(1, &start(None));
     site.stands(asked, "waiting_approval");
     age(&mut site, asked);
@@ -134,9 +138,8 @@ fn a_command_that_stands_for_too_long_fails_and_what_it_asked_for_does_not_happe
 
 #[test]
 fn a_retrain_that_waits_is_cancelled_and_one_that_would_begin_too_late_is_refused() {
-    let Some(site) = Site::start_set("", ASKS) else { return };
+    let Some(site) = drained() else { return };
     site.agent.live(&mut World::new(7), Law::New, 400);
-    heat(&site, 95);
     let cancel = json!({"cmd": "retrain.cancel", "args": {"slot": "main"}});
     let scheduled = site.order(1, &start(Some(now() + 300_000_000)));
     site.stands(scheduled, "scheduled");
@@ -155,7 +158,7 @@ fn a_retrain_that_waits_is_cancelled_and_one_that_would_begin_too_late_is_refuse
 
 #[test]
 fn a_purge_deletes_its_span_and_nothing_else_unless_something_still_needs_it() {
-    let Some(mut site) = Site::start_set("", ASKS) else { return };
+    let Some(mut site) = drained() else { return };
     let begun = now();
     site.agent.live(&mut World::new(7), Law::New, 400);
     std::thread::sleep(Duration::from_millis(1_100));
@@ -165,7 +168,6 @@ fn a_purge_deletes_its_span_and_nothing_else_unless_something_still_needs_it() {
     let counts = |site: &Site| site.agent.status()["records"].clone();
     assert_eq!(ended(&site.peer, site.order(1, &purge(begun, middle)))["reason_code"], "not_authorized");
     // A training that waits reads these rows.
-    heat(&site, 95);
     let waits = site.order(1, &start(None));
     site.stands(waits, "waiting_budget");
     let status = ended(&site.peer, site.order(4, &purge(begun, middle)));
@@ -197,10 +199,9 @@ fn a_purge_deletes_its_span_and_nothing_else_unless_something_still_needs_it() {
 
 #[test]
 fn a_frozen_group_begins_nothing_new_over_a_restart_until_it_is_thawed_and_may_always_go_back() {
-    let Some(mut site) = Site::start_set("", ASKS) else { return };
+    let Some(mut site) = drained() else { return };
     site.agent.live(&mut World::new(7), Law::New, 400);
     let champion = site.agent.champion();
-    heat(&site, 95);
     let waits = site.order(1, &start(None));
     site.stands(waits, "waiting_budget");
     let notice = |site: &Site, seed: u8, group: &str, ctr: u64, notice: NoticeBody| {
@@ -218,7 +219,7 @@ fn a_frozen_group_begins_nothing_new_over_a_restart_until_it_is_thawed_and_may_a
     until("it is told as frozen", || {
         site.peer.last(&up("model/main")).filter(|model| model["frozen_until"] == json!(until_day))
     });
-    heat(&site, 40);
+    battery(&site.device, false);
     site.kill();
     let refused = |site: &Site, command: Value| ended(&site.peer, site.order(1, &command))["reason_code"].clone();
     assert_eq!(refused(&site, start(None)), "frozen");
@@ -228,7 +229,7 @@ fn a_frozen_group_begins_nothing_new_over_a_restart_until_it_is_thawed_and_may_a
     assert_eq!(refused(&site, install), "frozen");
     let (code, _, err) = site.device.ask(&["retrain"]);
     assert!(code == Some(9) && err.contains("frozen") && err.contains("thaw"), "{err}");
-    // Cool now, and still nothing begins.
+    // Charged now, and still nothing begins.
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!((site.agent.champion(), site.told(waits).contains(&"executing".to_owned())), (champion.clone(), false));
     // Going back is never forbidden: there is only nothing to go back to.

@@ -38,11 +38,11 @@ fn a_sparkplug_host_sees_birth_data_rebirth_and_the_death_of_the_same_birth() {
     assert_eq!((kind.as_str(), seq), ("NBIRTH", Some(0)));
     assert_eq!(born["Node Control/Rebirth"], Metered::Boolean(false));
     assert_eq!(born["Model/Champion"], Metered::Text(agent.champion()));
-    agent.live(&mut World::new(7), Law::Old, 300);
+    // What the birth has not named needs another birth; in the end there is data.
+    let mut world = World::new(7);
     until("data", || {
-        all(&host)
-            .into_iter()
-            .find(|(kind, _, told)| kind == "NDATA" && told.get("Samples") == Some(&Metered::Long(300)))
+        agent.live(&mut world, Law::Old, 20);
+        all(&host).into_iter().find(|(kind, _, told)| kind == "NDATA" && told.contains_key("Samples"))
     });
     // A host that came late orders a birth.
     let order = Metric {
@@ -71,10 +71,7 @@ fn a_sparkplug_host_sees_birth_data_rebirth_and_the_death_of_the_same_birth() {
                 expected = 1;
             }
             "NDATA" => {
-                assert!(
-                    seq == Some(expected) && told.keys().all(|name| born.contains_key(name) || expected > 0),
-                    "{told:?}"
-                );
+                assert_eq!(seq, Some(expected), "{told:?}");
                 expected += 1;
             }
             _ => {}

@@ -80,18 +80,19 @@ impl Site {
     /// Starts a broker, a peer and an agent with `more` settings behind those of `[mqtt]`; none without mosquitto.
     #[must_use]
     pub fn start(more: &str) -> Option<Self> {
-        Self::start_set(more, "")
+        Self::start_with(more, "", |_| {})
     }
 
-    /// The same with settings of the device's own file.
+    /// The same with settings of the device's own file, and with what else is to be done before the agent starts.
     #[must_use]
-    pub fn start_set(more: &str, own: &str) -> Option<Self> {
+    pub fn start_with(more: &str, own: &str, prepare: impl FnOnce(&Device)) -> Option<Self> {
         let broker = Broker::start("")?;
         let peer = Peer::new(broker.port);
         let device = joined(broker.port, more);
         if !own.is_empty() {
             device.set(own);
         }
+        prepare(&device);
         let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
         until("the link is up", || online(&peer));
         Some(Self { agent, device, peer, broker })

@@ -357,6 +357,6 @@ mod tests {
     #[test]
     fn a_device_hears_only_its_own_tree_and_its_groups() {
         let filters = device_filters(&"press-07".parse().unwrap(), &["hall-3".parse().unwrap()]);
-        assert_eq!(filters, ["hone/v1/d/press-07/down/#", "hone/v1/g/hall-3/down/notice"]);
+        assert_eq!(filters, ["hone/v1/d/press-07/down/#", "hone/v1/g/hall-3/down/notice/+"]);
     }
 }

@@ -97,7 +97,7 @@ impl RecordWriter {
     }
 
     fn rewrite_without(&mut self, index: usize, since: Timestamp, until: Timestamp) -> Result<(), StoreError> {
-        self.older = None;
+        self.close_older();
         let old = self.partitions[index].clone();
         let new = if old.stage == Stage::Whole { old.at_stage(Stage::Thinned) } else { old.clone() };
         let unfinished = suffixed(&new.path, ".unfinished");
@@ -174,14 +174,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = open(folder.path());
         days(&mut writer, 4);
-        let secret = record(150, Timestamp(DAY_US + 50)).id.to_bytes();
+        let secret = record(160, Timestamp(0)).id.to_bytes();
         let held = |folder: &Path| {
             let files =
                 fs::read_dir(folder.join("records")).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
             files.map(|bytes| bytes.windows(16).filter(|window| *window == secret).count()).sum::<usize>()
         };
         assert!(held(folder.path()) > 0, "or this test sees nothing");
-        // Half of day 1, all of day 2, a tenth of day 3, which is being written to.
+        // Samples are taken 5 µs before they arrive: the later half of day 1, day 2, the beginning of day 3, which is being written to.
         let purged = all(&mut writer, DAY_US + 50, 3 * DAY_US + 10);
         assert_eq!((purged.records, purged.labels, purged.partitions, purged.rewritten), (160, 32, 1, 2));
         assert_eq!(held(folder.path()), 0);
@@ -190,10 +190,10 @@ mod tests {
         assert_eq!((reader.counts().unwrap().records, reader.counts().unwrap().labels), (240, 48));
         for kept in reader.recent(1_000, None).unwrap() {
             let number = u64::try_from(kept.seq).unwrap() - 1;
-            assert_same(&kept.record, &record(number, kept.record.event_at));
+            assert_same(&kept.record, &record(number, kept.record.arrived_at));
         }
         let outcomes = writer
-            .commit(&[record(900, Timestamp(3 * DAY_US + 500))], &[label(150, "lab", 1.0), label(311, "lab", 1.0)])
+            .commit(&[record(900, Timestamp(3 * DAY_US + 500))], &[label(160, "lab", 1.0), label(316, "lab", 1.0)])
             .unwrap();
         assert_eq!(outcomes[0], LabelOutcome::Unknown);
         assert!(matches!(outcomes[1], LabelOutcome::Stored { .. }), "{outcomes:?}");
@@ -210,7 +210,7 @@ mod tests {
         days(&mut writer, 2);
         assert_eq!(all(&mut writer, 0, 10).records, 10);
         // A late label is in the log of the file that goes next.
-        assert!(matches!(writer.commit(&[], &[label(12, "lab", 1.0)]).unwrap()[0], LabelOutcome::Stored { .. }));
+        assert!(matches!(writer.commit(&[], &[label(3, "lab", 1.0)]).unwrap()[0], LabelOutcome::Stored { .. }));
         assert_eq!(all(&mut writer, 20, 30).records, 10);
         let counts = writer.reader().counts().unwrap();
         assert_eq!((counts.records, counts.labels), (180, 37));

@@ -236,8 +236,8 @@ pub(super) fn begin_copy(
         connection.pragma_update(None, "synchronous", "OFF")?;
         connection.execute("ATTACH DATABASE ?1 AS old", [from.to_string_lossy()])?;
         copied(&connection)?;
-        connection.execute_batch("DETACH DATABASE old")?;
-        connection.pragma_update(None, "journal_mode", "WAL")
+        // Without a log it stays: nobody writes to it but late labels.
+        connection.execute_batch("DETACH DATABASE old")
     };
     copy().map_err(&failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;

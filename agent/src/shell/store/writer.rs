@@ -145,6 +145,7 @@ impl RecordWriter {
             format::set_synchronous(&connection, Synchronous::Full).map_err(&failed)?;
             // Its log goes home now and takes no room any more; if a reader is in the way, it goes with the connection.
             let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            self.close_older();
             self.older = Some((path, connection));
         }
         self.partitions.push(partition);
