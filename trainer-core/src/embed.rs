@@ -69,9 +69,11 @@ impl Embedding {
             h.extend(scratch.penultimate.iter().map(|x| x * penultimate));
         }
         if !self.squeeze.is_empty() {
-            let mut squeezed = vec![0.0; WIDTH_MAX - 1];
-            affine(&self.squeeze, h, &mut squeezed);
-            *h = squeezed;
+            let wide = h.len();
+            h.resize(wide + WIDTH_MAX - 1, 0.0);
+            let (parts, squeezed) = h.split_at_mut(wide);
+            affine(&self.squeeze, parts, squeezed);
+            h.drain(..wide);
         }
         if !self.bias.is_empty() {
             let from = h.len();

@@ -290,6 +290,12 @@ impl RecorderHandle {
         self.shared.turns.load(Ordering::Relaxed)
     }
 
+    /// Whether the disk takes what it is given.
+    #[must_use]
+    pub fn is_recording(&self) -> bool {
+        self.shared.update(|status| status.state == RecorderState::Recording)
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn status(&self) -> RecorderStatus {

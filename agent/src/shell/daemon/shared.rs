@@ -20,7 +20,7 @@ use crate::shell::ingest::intake::Intake;
 use crate::shell::ingest::samples::{CODES, Counts};
 use crate::shell::models::Door;
 use crate::shell::models::ModelStore;
-use crate::shell::recorder::{RecorderHandle, RecorderState};
+use crate::shell::recorder::RecorderHandle;
 use crate::shell::store::{NewRecord, Record, RecordReader};
 use crate::shell::systemd::Pulses;
 
@@ -317,7 +317,7 @@ impl Shared {
         self.counters.answered.fetch_add(ids.len() as u64, Ordering::Relaxed);
         self.shift.fetch_add(recorded - if watched { count } else { 0 }, Ordering::Relaxed);
         // On a disk that refuses, records are held for a while and may be lost: not stored yet.
-        let recording = self.recorder.status().state == RecorderState::Recording;
+        let recording = self.recorder.is_recording();
         let adaptation = adaptations.first().copied().unwrap_or(0);
         Ok(Answered { answers, ids, by: (by, role), adaptation, stored: recorded == count && recording })
     }
