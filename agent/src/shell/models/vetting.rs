@@ -4,24 +4,21 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::path::PathBuf;
+use std::process::{ChildStdin, ChildStdout, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use trainer_core::bundle;
 use trainer_core::model::{Model, Work};
 
 use super::Refused;
 use crate::decide::gate::Soundness;
+use crate::shell::trainer::child::{self, End};
 use crate::shell::trainer::frames::{self, FrameError};
-use crate::shell::trainer::limits::{self, Group};
+use crate::shell::trainer::limits;
 use crate::shell::trainer::system;
-
-/// Last words of a process that are kept.
-const WORDS_BYTES_MAX: u64 = 16 * 1024;
 
 /// What a model to be vetted may take.
 #[derive(Clone, Debug)]
@@ -87,9 +84,6 @@ impl Vetting {
     ///
     /// # Errors
     /// [`Refused::Vetting`] if it hung, grew, took its process down, or is no bundle; nothing is left running.
-    ///
-    /// # Panics
-    /// Never: the pipes of a child that was started with pipes are there.
     pub fn examine(&self, bytes: &[u8]) -> Result<Soundness, Refused> {
         let Some(program) = &self.program else {
             return told(examine(bytes));
@@ -98,34 +92,11 @@ impl Vetting {
         let question = Question { bundle: bytes.to_vec(), memory_bytes: self.memory_bytes };
         let refused = |reason: String| Refused::Vetting(reason);
         let start = |error| Refused::Unvetted(format!("cannot start {}: {error}", program.display()));
-        let mut child = spawn(program).map_err(start)?;
-        let group = Group::make(Path::new("/"), child.id(), self.memory_bytes);
-        let mut stderr = child.stderr.take().expect("stderr is piped");
-        let words = std::thread::spawn(move || {
-            let mut words = Vec::new();
-            let _ = (&mut stderr).take(WORDS_BYTES_MAX).read_to_end(&mut words);
-            let _ = io::copy(&mut stderr, &mut io::sink());
-            words
-        });
-        let (ended, deadline) = mpsc::channel::<()>();
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let longest = self.deadline;
-        let watch = std::thread::spawn(move || {
-            let late = deadline.recv_timeout(longest) == Err(mpsc::RecvTimeoutError::Timeout);
-            if let Some(pid) = pid.filter(|_| late) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            late
-        });
-        let heard = converse(&mut child, &question);
+        let mut child = child::start(child::command(program, "vet-worker"), Some(self.memory_bytes), self.deadline)
+            .map_err(start)?;
+        let heard = converse(child.pipes(), &question);
         // Its answer is there, or never will be; what it does after that is nobody's business.
-        drop(ended);
-        let late = watch.join().unwrap_or(false);
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        let status = child.wait();
-        let words = words.join().unwrap_or_default();
+        let End { status, words, late, killed_for_memory } = child.end(true);
         match heard {
             Ok(answer) => told(answer),
             // A slow start of the machine looks the same.
@@ -133,7 +104,7 @@ impl Vetting {
                 "it had not answered its own rows after {} s",
                 begun.elapsed().as_secs()
             ))),
-            Err(_) if group.as_ref().is_some_and(Group::has_killed) || grew(&words) => {
+            Err(_) if killed_for_memory || grew(&words) => {
                 Err(refused(format!("it took more than {} MiB of memory", self.memory_bytes >> 20)))
             }
             Err(error) => {
@@ -153,20 +124,8 @@ fn told(answer: Answer) -> Result<Soundness, Refused> {
     }
 }
 
-fn spawn(program: &Path) -> io::Result<Child> {
-    Command::new(program)
-        .arg("vet-worker")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A second arena would hold memory that nobody counts.
-        .env("MALLOC_ARENA_MAX", "1")
-        .spawn()
-}
-
-fn converse(child: &mut Child, question: &Question) -> Result<Answer, FrameError> {
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    let mut stdout = child.stdout.take().expect("stdout is piped");
+fn converse(pipes: (ChildStdin, ChildStdout), question: &Question) -> Result<Answer, FrameError> {
+    let (mut stdin, mut stdout) = pipes;
     // Whoever dies while it is asked has said all it will.
     frames::write(&mut stdin, question)?;
     drop(stdin);

@@ -1,5 +1,6 @@
 //! Where training runs: in a child process, so that a retrain can never take the agent down, or in this one.
 pub mod blocks;
+pub mod child;
 pub mod duty;
 pub mod frames;
 pub mod limits;

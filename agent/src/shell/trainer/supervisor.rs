@@ -1,15 +1,13 @@
 //! Watches one worker process from its start to its end, and knows what each end means.
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-
+use super::child::{self, End};
 use super::frames::{self, Answer, FrameError, Job, Report, Word};
-use super::limits::{Group, Limits};
+use super::limits::Limits;
 use super::{Say, Source, TrainerError};
 
 /// A training that has not ended by then at full speed is ended: the largest one a gateway is asked for takes minutes.
@@ -24,8 +22,6 @@ pub(super) fn longest(limits: &Limits) -> Duration {
     TRAINING_MAX.div_f64(limits.cpu_share.unwrap_or(1.0).clamp(0.01, 1.0)).max(own)
 }
 
-/// Last words of a child that are kept.
-const WORDS_BYTES_MAX: u64 = 64 * 1024;
 /// Exit codes by which a shell or a unit reports an abort and a kill.
 const ABORTED: i32 = 134;
 const KILLED: i32 = 137;
@@ -40,38 +36,14 @@ pub(super) fn ask(
     listen: &mut dyn FnMut(u32, &Report) -> Say,
 ) -> Result<Answer, TrainerError> {
     let start = |source| TrainerError::Start { program: program.to_owned(), source };
-    let mut child = spawn(program).map_err(start)?;
-    // In its group before it has anything to allocate; without one the worker's own limits hold.
-    let group = job.limits.memory_bytes.and_then(|bytes| Group::make(Path::new("/"), child.id(), bytes));
-    // Drained beside the frames, or a child that complains at length would wait for us while we wait for it.
-    let mut stderr = child.stderr.take().expect("stderr is piped");
-    let words = std::thread::spawn(move || {
-        let mut words = Vec::new();
-        let _ = (&mut stderr).take(WORDS_BYTES_MAX).read_to_end(&mut words);
-        let _ = io::copy(&mut stderr, &mut io::sink());
-        words
-    });
-    let (ended, deadline) = mpsc::channel::<()>();
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let longest = longest(&job.limits);
-    let watch = std::thread::spawn(move || {
-        let late = deadline.recv_timeout(longest) == Err(mpsc::RecvTimeoutError::Timeout);
-        if let Some(pid) = pid.filter(|_| late) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    });
-    let pid_of_child = child.id();
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    let mut stdout = child.stdout.take().expect("stdout is piped");
-    let heard = converse(|| pid_of_child, &mut stdin, &mut stdout, job, snapshot, listen);
+    let mut worker = child::start(command(program), job.limits.memory_bytes, longest(&job.limits)).map_err(start)?;
+    let number = worker.id();
+    let (mut stdin, mut stdout) = worker.pipes();
+    let heard = converse(|| number, &mut stdin, &mut stdout, job, snapshot, listen);
     // A worker that is still there must not wait for more.
     drop((stdin, stdout));
-    // Its watch ends before it is waited for, so that its number cannot be another process's by then.
-    drop(ended);
-    let _ = watch.join();
-    let words = words.join().unwrap_or_default();
-    let status = child.wait().map_err(start)?;
-    let killed_for_memory = group.as_ref().is_some_and(Group::has_killed);
+    let End { status, words, killed_for_memory, .. } = worker.end(false);
+    let status = status.map_err(start)?;
     match heard {
         Ok(answer) => Ok(answer),
         Err(_) if over_memory(status, &words, killed_for_memory) => {
@@ -82,18 +54,11 @@ pub(super) fn ask(
     }
 }
 
-fn spawn(program: &Path) -> io::Result<Child> {
-    Command::new(program)
-        .arg("train-worker")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // Tensors of a megabyte must not be mapped anew at every step; glibc only, harmless elsewhere.
-        .env("MALLOC_MMAP_THRESHOLD_", "33554432")
-        .env("MALLOC_TRIM_THRESHOLD_", "268435456")
-        // A second arena would hold memory that nobody counts.
-        .env("MALLOC_ARENA_MAX", "1")
-        .spawn()
+fn command(program: &Path) -> Command {
+    let mut command = child::command(program, "train-worker");
+    // Tensors of a megabyte must not be mapped anew at every step; glibc only, harmless elsewhere.
+    command.env("MALLOC_MMAP_THRESHOLD_", "33554432").env("MALLOC_TRIM_THRESHOLD_", "268435456");
+    command
 }
 
 /// Writes the job and its rows, then reads until the last frame.
