@@ -76,7 +76,7 @@ pub fn deadline(status: &Status, moment: &Moment) -> Option<Uptime> {
         Status::Init | Status::Validating => moment.now.plus(BEGIN),
         Status::Scheduled { at } if moment.clock_is_set => {
             let ahead = u64::try_from(at.0.saturating_sub(moment.wall.0)).unwrap_or(0);
-            moment.now.plus(Duration::from_micros(ahead).min(LONGEST - WORK) + WORK)
+            moment.now.plus(Duration::from_micros(ahead).min(LONGEST.saturating_sub(WORK)) + WORK)
         }
         Status::Scheduled { .. } => moment.now.plus(CLOCK),
         Status::WaitingBudget { .. } => moment.now.plus(BUDGET),

@@ -149,7 +149,8 @@ fn command(name: &str, arguments: &[String]) -> Result<Command> {
     // There is one slot; most commands name it.
     let mut slotted = given.clone();
     slotted.entry("slot").or_insert_with(|| json!(Name::main_slot()));
-    let cause = |error: &CommandError| std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+    let cause =
+        |error: &CommandError| std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
     let slotless = |first: CommandError| {
         // A command without a slot complains of it; any other complaint is about what was written.
         if cause(&first).contains("`slot`") { Command::new(name, given) } else { Err(first) }

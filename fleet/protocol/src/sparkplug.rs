@@ -98,7 +98,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     group: Name,
-    node: DeviceId,
+    device: DeviceId,
     bd_seq: u8,
     seq: u8,
     told: BTreeMap<String, Value>,
@@ -107,8 +107,8 @@ pub struct Node {
 impl Node {
     /// A node before its first connection; `start` tells starts of the agent apart.
     #[must_use]
-    pub fn new(group: Name, node: DeviceId, start: u8) -> Self {
-        Self { group, node, bd_seq: start, seq: 0, told: BTreeMap::new() }
+    pub fn new(group: Name, device: DeviceId, start: u8) -> Self {
+        Self { group, device, bd_seq: start, seq: 0, told: BTreeMap::new() }
     }
 
     /// Where a message of this kind goes.
@@ -120,7 +120,7 @@ impl Node {
             Kind::Death => "NDEATH",
             Kind::Command => "NCMD",
         };
-        format!("spBv1.0/{}/{word}/{}", self.group, self.node)
+        format!("spBv1.0/{}/{word}/{}", self.group, self.device)
     }
 
     /// The connection has ended: the next one has the next number, and begins with a birth.

@@ -21,8 +21,10 @@ impl Keeper {
                 || saved.cycle.rollout().candidate().is_some_and(|candidate| candidate.run == run)
         };
         let ended = reports.iter().filter_map(|report| match report {
-            Report::Failed { run, .. } | Report::Gate { run, .. } | Report::Promote { run, .. } => Some(*run),
-            Report::Rollout(rollout::Report::TrialEnded { run, .. }) => Some(*run),
+            Report::Failed { run, .. }
+            | Report::Gate { run, .. }
+            | Report::Promote { run, .. }
+            | Report::Rollout(rollout::Report::TrialEnded { run, .. }) => Some(*run),
             _ => None,
         });
         let mut ended: Vec<u64> = ended.filter(|run| !going_on(*run) && self.working != Some(*run)).collect();

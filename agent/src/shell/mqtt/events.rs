@@ -162,6 +162,8 @@ fn drift(findings: &Value, stored: &Map<String, Value>, at: i64) -> Option<(&'st
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fmt::Write as _;
+
     use expect_test::expect_file;
     use fleet_protocol::event::Fact;
     use fleet_protocol::names::Micros;
@@ -300,7 +302,7 @@ pub(super) mod tests {
         for (kind, json) in said() {
             let (topic, event) = published(&kind, &json);
             assert!(!topic.ends_with("_stored"), "{kind} does not fit the protocol's own shape");
-            golden += &format!("{topic} {}\n", serde_json::to_string(&event).unwrap());
+            let _ = writeln!(golden, "{topic} {}", serde_json::to_string(&event).unwrap());
         }
         expect_file!["golden/events.txt"].assert_eq(&golden);
     }

@@ -140,7 +140,7 @@ impl Running {
             self.view.follow(self.link);
             self.shared.link.send_replace(serde_json::to_value(&self.view).unwrap_or_default());
         }
-        self.goodbye().await;
+        Box::pin(self.goodbye()).await;
     }
 
     fn uptime(&self) -> Uptime {
