@@ -9,7 +9,7 @@ use hone_tests::hone;
 use serde_json::Value;
 
 /// Every command a person may type.
-const COMMANDS: [&str; 37] = [
+const COMMANDS: [&str; 38] = [
     "demo",
     "doctor",
     "run",
@@ -38,6 +38,7 @@ const COMMANDS: [&str; 37] = [
     "reproduce",
     "snapshot",
     "rebaseline",
+    "purge",
     "rollback",
     "train",
     "model",
