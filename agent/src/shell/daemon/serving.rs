@@ -1,4 +1,5 @@
 //! Who answers: counted on disk, checked, vetted where it has not proven itself, then swapped in; else the next of the chain.
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -28,11 +29,22 @@ pub(super) struct Gatehouse {
     pub(super) rules: LoadingRules,
     /// Came through vetting since this start.
     pub(super) vetted: BTreeSet<Digest>,
+    /// What the vault answers for under these floors: to read and verify whole files at each swap would take its time.
+    answered_for: RefCell<(Floors, BTreeSet<Digest>)>,
     /// Who answers for the champion, and its epoch.
     pub(super) champion: Option<(Standing, u32)>,
 }
 
 impl Gatehouse {
+    /// Whether the vault answers for a model under these floors.
+    fn answers_for(&self, digest: Digest, floors: &Floors) -> bool {
+        let mut known = self.answered_for.borrow_mut();
+        if known.0 != *floors {
+            *known = (floors.clone(), BTreeSet::new());
+        }
+        known.1.contains(&digest) || (self.vault.bytes(&digest, floors).is_ok() && known.1.insert(digest))
+    }
+
     /// Opens what the state directory holds of it and clears what an interruption left.
     ///
     /// # Errors
@@ -57,7 +69,15 @@ impl Gatehouse {
             tracing::error!(file = %path.display(), "a generation of the floors is damaged; the other one counts");
         }
         let rules = config.models.rules();
-        Ok(Self { vault, vetting, floors_file, rules, vetted: BTreeSet::new(), champion: None })
+        Ok(Self {
+            vault,
+            vetting,
+            floors_file,
+            rules,
+            vetted: BTreeSet::new(),
+            answered_for: RefCell::default(),
+            champion: None,
+        })
     }
 }
 
@@ -167,7 +187,7 @@ impl Keeper {
         for digest in [previous, candidate, saved.map(|saved| saved.cycle.models().2)].into_iter().flatten() {
             // Whoever asks by name gets no model that would not be loaded otherwise.
             let denied = saved.is_some_and(|saved| saved.loading.is_denied(&digest));
-            if !kept.contains(&digest) && !denied && self.gatehouse.vault.bytes(&digest, &self.floors()).is_ok() {
+            if !kept.contains(&digest) && !denied && self.gatehouse.answers_for(digest, &self.floors()) {
                 kept.push(digest);
             }
         }
