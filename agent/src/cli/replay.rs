@@ -1,4 +1,6 @@
 //! `hone replay`: sends a file, or standard input, to the running agent as if it were measured now.
+mod features;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -15,13 +17,12 @@ use super::ask::{agent, fail};
 use super::exit::{Exit, Fail};
 use crate::shell::client::Client;
 use crate::shell::clock;
+use features::{Features, guess, is_missing};
 
 /// Lines of one request: the agent answers them before it is given more, which is all the back-pressure there is.
 const BATCH: usize = 256;
 /// Longest line of JSON, as the agent takes it.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
-/// What stands for a missing value, in any case.
-const MISSING: [&str; 4] = ["", "na", "nan", "null"];
 
 /// Arguments of `hone replay`.
 #[derive(Clone, Debug, clap::Args)]
@@ -177,10 +178,6 @@ struct Sender<'a> {
     features: Features,
     summary: Summary,
 }
-
-/// Whether each feature of the model is a number, by name.
-#[derive(Clone, Debug)]
-struct Features(BTreeMap<String, bool>);
 
 impl<'a> Sender<'a> {
     fn new(client: &'a Client, args: &Args) -> Result<Self> {
@@ -375,35 +372,4 @@ fn csv_rows(args: &Args, input: Box<dyn Read>, known: &Features, told: &Told) ->
         }
     }
     Ok(())
-}
-
-fn is_missing(cell: &str) -> bool {
-    MISSING.iter().any(|word| cell.eq_ignore_ascii_case(word))
-}
-
-/// A truth: a number if it reads like one. A class that is written as a number is understood by the agent.
-fn guess(cell: &str) -> Value {
-    cell.parse::<f64>().ok().filter(|number| number.is_finite()).map_or_else(|| json!(cell), |number| json!(number))
-}
-
-impl Features {
-    /// Whether the model reads a column of this name, also through a window.
-    fn has(&self, name: &str) -> bool {
-        let of_window = |known: &String| {
-            known.strip_prefix(name).is_some_and(|rest| {
-                (rest.starts_with('[') && rest.ends_with(']')) || [".mean", ".min", ".max", ".std"].contains(&rest)
-            })
-        };
-        self.0.contains_key(name) || self.0.keys().any(of_window)
-    }
-
-    fn value(&self, name: &str, cell: &str) -> Value {
-        if is_missing(cell) {
-            Value::Null
-        } else if self.0.get(name).copied().unwrap_or(true) {
-            guess(cell)
-        } else {
-            json!(cell)
-        }
-    }
 }
