@@ -87,6 +87,15 @@ fn column(name: &str, values: &[f64]) -> Value {
     json!({"name": name, "datatype": "FP64", "shape": [values.len(), 1], "data": values})
 }
 
+/// What is told of a model.
+const METADATA: [Member; 5] = [
+    ("name", Value::is_string),
+    ("versions?", texts),
+    ("platform", Value::is_string),
+    ("inputs", metadata_tensors),
+    ("outputs", metadata_tensors),
+];
+
 #[test]
 fn health_and_metadata_have_the_form_of_the_specification() {
     let device = Device::new();
@@ -103,14 +112,7 @@ fn health_and_metadata_have_the_form_of_the_specification() {
     let version = agent.champion();
     for path in ["/v2/models/main".to_owned(), format!("/v2/models/main/versions/{version}")] {
         let model = get(&path).json();
-        let members: [Member; 5] = [
-            ("name", Value::is_string),
-            ("versions?", texts),
-            ("platform", Value::is_string),
-            ("inputs", metadata_tensors),
-            ("outputs", metadata_tensors),
-        ];
-        has_form("a model", &model, &members);
+        has_form("a model", &model, &METADATA);
         assert_eq!((&model["name"], &model["versions"]), (&json!("main"), &json!([version])));
         let ready = get(&format!("{path}/ready"));
         assert_eq!(ready.status, 200);
@@ -185,14 +187,7 @@ fn an_inference_gives_back_the_id_the_wanted_outputs_and_one_answer_per_row() {
 fn labels_are_told_to_a_model_of_their_own() {
     let device = Device::new();
     let agent = agent(&device);
-    let members: [Member; 5] = [
-        ("name", Value::is_string),
-        ("versions?", texts),
-        ("platform", Value::is_string),
-        ("inputs", metadata_tensors),
-        ("outputs", metadata_tensors),
-    ];
-    has_form("the metadata", &agent.tcp("GET", "/v2/models/labels", "").json(), &members);
+    has_form("the metadata", &agent.tcp("GET", "/v2/models/labels", "").json(), &METADATA);
     let ready = agent.tcp("GET", "/v2/models/labels/ready", "");
     assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)));
     let good = world::request([1.0, 1.0, 0.0]).to_string();

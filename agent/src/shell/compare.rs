@@ -16,19 +16,13 @@ const TIMED_ROWS: usize = 100;
 /// Both losses are measured by the champion, so that a regression candidate cannot make its errors small by its own scale.
 #[must_use]
 pub fn compare(champion: &Model, candidate: &Model, holdout: &Rows) -> Evidence {
-    let mut evidence = Evidence::default();
-    let (mut old, mut new) = (Work::default(), Work::default());
-    let measure = Measure::of(champion);
+    let mut work = Work::default();
+    let mut answers = Vec::with_capacity(holdout.len() * champion.schema().outputs());
     for row in 0..holdout.len() {
-        champion.answer(holdout.x(row), &mut old);
-        candidate.answer(holdout.x(row), &mut new);
-        evidence.not_finite += u64::from(new.answer.iter().any(|value| !value.is_finite()));
-        let gap = measure.gap(&measure.essence(&old.answer), &measure.essence(&new.answer));
-        evidence.differed += u64::from(gap > 0.0);
-        let truth = holdout.y(row);
-        evidence.push(champion.loss(&old.answer, truth), champion.loss(&new.answer, truth));
+        champion.answer(holdout.x(row), &mut work);
+        answers.extend_from_slice(&work.answer);
     }
-    evidence
+    compare_served(champion, candidate, holdout, &answers)
 }
 
 /// The candidate against what was `served` to every held-out row, `[rows, outputs]`, before its label was known.

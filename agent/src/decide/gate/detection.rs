@@ -67,14 +67,9 @@ impl Detection {
 
 #[cfg(test)]
 mod tests {
+    use super::super::measures::tests::even;
     use super::super::{Measures, judge_all};
     use super::*;
-
-    fn even(rows: u64) -> Evidence {
-        let mut evidence = Evidence::default();
-        (0..rows).for_each(|_| evidence.push(0.0, 0.0));
-        evidence
-    }
 
     fn decided(detection: Detection, evidence: &Evidence) -> (bool, Check) {
         let measures = Measures { detection: Some(detection), ..Measures::default() };

@@ -207,11 +207,11 @@ impl Measures {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{GateSettings, judge_all};
     use super::*;
 
-    fn even(rows: u64) -> Evidence {
+    pub(in crate::decide::gate) fn even(rows: u64) -> Evidence {
         let mut evidence = Evidence::default();
         (0..rows).for_each(|_| evidence.push(0.0, 0.0));
         evidence
