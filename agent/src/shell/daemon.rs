@@ -81,6 +81,8 @@ use storage::Storage;
 const WORKERS: usize = 2;
 /// Threads for reading the disk on behalf of a request.
 const BLOCKING_MAX: usize = 4;
+/// Niceness of the thread that learns, judges and swaps.
+const KEEPER_NICE: i32 = 5;
 /// What requests under way may take at the end; the rest of the second is for the disk.
 const DRAIN: Duration = Duration::from_millis(400);
 
@@ -199,6 +201,8 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
         let mut keeper = keeper;
         keeper.begin();
+        // This thread's only: what it computes for a swap shall not take its time from who answers.
+        let _ = rustix::process::setpriority_process(None, KEEPER_NICE);
         let _ = ready.send(());
         keeper.run(events);
     })?;

@@ -20,6 +20,9 @@ use crate::shell::trainer::frames::{self, FrameError};
 use crate::shell::trainer::limits;
 use crate::shell::trainer::system;
 
+/// Niceness of the process that tries a model.
+const NICE: i32 = 10;
+
 /// What a model to be vetted may take.
 #[derive(Clone, Debug)]
 pub struct Vetting {
@@ -149,6 +152,8 @@ fn ending(status: &io::Result<ExitStatus>, words: &[u8]) -> String {
 /// The pipes.
 pub fn serve(mut from: impl Read, mut into: impl Write) -> Result<(), FrameError> {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    // Nor its processor time: an answer of the agent is worth more than an early verdict.
+    let _ = rustix::process::setpriority_process(None, NICE);
     // The kernel shall take this process before the agent.
     let _ = fs::write("/proc/self/oom_score_adj", "900");
     let question: Question = frames::read(&mut from)?;
