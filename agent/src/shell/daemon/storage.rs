@@ -10,7 +10,7 @@ use crate::decide::flash::Flash;
 use crate::decide::time::Uptime;
 use crate::shell::clock::{self, Running, shown};
 use crate::shell::flash;
-use crate::shell::recorder::RecorderState;
+use crate::shell::recorder::{RecorderState, RecorderStatus};
 use crate::shell::store::Retention;
 
 /// Seconds between two looks at how many bytes the records take.
@@ -39,6 +39,8 @@ pub(super) struct Storage {
     before: (u64, u64),
     /// What is over the budget was told.
     is_over: bool,
+    /// Partitions set aside at the last look.
+    set_aside: u64,
 }
 
 impl Storage {
@@ -53,6 +55,7 @@ impl Storage {
             state: RecorderState::Recording,
             before: (0, 0),
             is_over: false,
+            set_aside: 0,
         }
     }
 }
@@ -92,6 +95,10 @@ impl Keeper {
 
     fn look_at_the_recorder(&mut self) {
         let status = self.shared.recorder.status();
+        if let Some(payload) = aside(self.storage.set_aside, &status) {
+            self.storage.set_aside = status.set_aside;
+            self.books.say("set_aside", &payload);
+        }
         let lost = (status.unrecorded, status.dropped);
         if (&self.storage.state, &status.state) == (&RecorderState::Recording, &RecorderState::Recording) {
             self.storage.before = lost;
@@ -200,5 +207,32 @@ impl Keeper {
                 "now": shown(wall),
             },
         })
+    }
+}
+
+/// What is told of damaged partitions that were set aside since the last look, when there were `before` of them.
+fn aside(before: u64, status: &RecorderStatus) -> Option<Value> {
+    let last = status.last_set_aside.as_ref().filter(|_| status.set_aside > before)?;
+    Some(json!({
+        "kind": "set_aside", "kept": last.path, "reason": last.reason, "partitions": status.set_aside - before,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::store::SetAside;
+
+    #[test]
+    fn a_partition_that_was_set_aside_is_told_once_with_its_place_and_its_reason() {
+        let mut status = RecorderStatus::default();
+        assert_eq!(aside(0, &status), None);
+        status.set_aside = 2;
+        status.last_set_aside =
+            Some(SetAside { path: "records/1.db.damaged-1".into(), reason: "disk image is malformed".to_owned() });
+        let told = aside(0, &status).unwrap();
+        assert_eq!((&told["kind"], &told["partitions"]), (&json!("set_aside"), &json!(2)));
+        assert_eq!(told["kept"], "records/1.db.damaged-1");
+        assert_eq!(aside(2, &status), None, "once");
     }
 }

@@ -121,3 +121,33 @@ fn a_fleet_without_its_files_is_bad_and_a_key_that_others_may_read_is_a_warning(
     allow(0o600);
     assert_eq!(board.level(NOW, "key"), Level::Good);
 }
+
+#[test]
+fn databases_that_were_set_aside_are_told_of_with_what_was_lost() {
+    let board = Gateway::new(BOARD);
+    let told = || board.look(NOW).into_iter().filter(|finding| finding.check == "databases").collect::<Vec<_>>();
+    board.set("var/lib/hone/control.db", b"sound");
+    board.set("var/lib/hone/records/1-2026-11-21.db-wal", b"sound");
+    assert_eq!(told(), []);
+    for name in ["1.db.damaged-1", "1.db.damaged-1-wal", "2.db.damaged-1"] {
+        board.set(&format!("var/lib/hone/records/{name}"), b"damaged");
+    }
+    assert_eq!((told().len(), told()[0].level), (1, Level::Warning));
+    assert!(
+        told()[0].found.starts_with("2 damaged") && told()[0].found.ends_with("/records/1.db.damaged-1"),
+        "{:?}",
+        told()
+    );
+    board.set("var/lib/hone/control.db.damaged-1", b"damaged");
+    assert!(told()[0].costs.as_ref().unwrap().contains("factory"), "{:?}", told());
+}
+
+#[test]
+fn a_state_directory_that_is_named_from_here_is_looked_for_here() {
+    let mut board = Gateway::new(BOARD);
+    let here = std::env::current_dir().unwrap();
+    let below = here.strip_prefix("/").unwrap().join("state/models/half.safetensors");
+    board.set(below.to_str().unwrap(), b"half a bundle");
+    board.places.state_dir = "./state".into();
+    assert_eq!(board.level(NOW, "models"), Level::Bad);
+}

@@ -168,9 +168,14 @@ impl Batcher {
         self.make_room();
         let recorded_bytes: u64 = self.records.iter().map(NewRecord::bytes).sum();
         let mut result = self.writer.commit(self.records.make_contiguous(), &self.labels);
+        if let Some(aside) = self.writer.take_set_aside() {
+            self.shared.update(|status| {
+                status.set_aside += 1;
+                status.last_set_aside = Some(aside);
+            });
+        }
         if result.as_ref().is_err_and(StoreError::is_damage) {
             // The damaged partition has been set aside; the group goes into a new one.
-            self.shared.update(|status| status.set_aside += 1);
             result = self.writer.commit(self.records.make_contiguous(), &self.labels);
         }
         self.labels.clear();
@@ -406,6 +411,9 @@ mod tests {
         (4..8).for_each(|number| feed(&mut batcher, number, at(0)));
         let status = batcher.shared.status();
         assert_eq!((status.recorded, status.set_aside, status.state), (8, 1, RecorderState::Recording));
+        let aside = status.last_set_aside.unwrap();
+        assert!(aside.path.exists() && aside.path.to_string_lossy().ends_with(".damaged-1"), "{aside:?}");
+        assert!(aside.reason.contains("malformed"), "{aside:?}");
         let found = batcher.writer.reader().recent(10, None).unwrap();
         assert_eq!(found.len(), 4);
         assert!(found.iter().all(|found| found.seq > 4), "numbers of damaged rows are not used again");
