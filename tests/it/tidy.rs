@@ -332,7 +332,9 @@ fn every_guide_that_the_readme_names_is_in_the_package() {
     let guides = fs::read_dir(root().join("docs")).expect("guides").flatten().map(|entry| entry.file_name());
     let missing: Vec<_> = guides
         .filter_map(|name| name.into_string().ok())
-        .filter(|name| name.ends_with(".md") && !manifest.contains(&format!("\"../docs/{name}\", \"usr/share/doc/hone/docs/\"")))
+        .filter(|name| {
+            name.ends_with(".md") && !manifest.contains(&format!("\"../docs/{name}\", \"usr/share/doc/hone/docs/\""))
+        })
         .collect();
     assert_none("guides that agent/Cargo.toml does not package", &missing);
 }
