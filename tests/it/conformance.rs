@@ -349,7 +349,10 @@ fn what_is_wrong_is_answered_with_a_status_and_an_error_in_words() {
     }
     let good = world::request([1.0, 1.0, 0.0]).to_string();
     is_error(&agent.tcp("POST", "/v2/models/other/infer", &good), 404);
-    is_error(&agent.tcp("POST", "/v2/models/main/versions/1/infer", &good), 404);
+    for version in ["1", &"0".repeat(64)] {
+        is_error(&agent.tcp("POST", &format!("/v2/models/main/versions/{version}/infer"), &good), 404);
+        is_error(&agent.tcp("GET", &format!("/v2/models/main/versions/{version}"), ""), 404);
+    }
     let huge = format!("{{\"id\":\"{}\"}}", "x".repeat(9 << 20));
     is_error(&post(&huge), 413);
     assert_eq!(post(&good).status, 200, "and it goes on");

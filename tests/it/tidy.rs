@@ -329,12 +329,11 @@ fn every_relative_link_of_the_documents_leads_somewhere() {
 #[test]
 fn every_guide_that_the_readme_names_is_in_the_package() {
     let manifest = fs::read_to_string(root().join("agent/Cargo.toml")).expect("a manifest");
-    let guides = fs::read_dir(root().join("docs")).expect("guides").flatten().map(|entry| entry.file_name());
+    let guides = fs::read_dir(root().join("docs")).expect("guides").flatten().map(|entry| entry.path());
     let missing: Vec<_> = guides
-        .filter_map(|name| name.into_string().ok())
-        .filter(|name| {
-            name.ends_with(".md") && !manifest.contains(&format!("\"../docs/{name}\", \"usr/share/doc/hone/docs/\""))
-        })
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+        .filter(|name| !manifest.contains(&format!("\"../docs/{name}\", \"usr/share/doc/hone/docs/\"")))
         .collect();
     assert_none("guides that agent/Cargo.toml does not package", &missing);
 }

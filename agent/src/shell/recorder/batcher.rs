@@ -369,9 +369,30 @@ mod tests {
         let numbers: Vec<_> =
             batcher.writer.reader().recent(100, None).unwrap().iter().map(|found| found.seq).collect();
         assert_eq!(numbers, (1..=13).rev().collect::<Vec<_>>());
+        let newest: Vec<_> = batcher.writer.reader().recent(9, None).unwrap();
+        let kept: Vec<_> = newest.iter().map(|found| found.record.id).collect();
+        let expected: Vec<_> = (17..=25).rev().map(|number| record(number, at(0)).id).collect();
+        assert_eq!(kept, expected, "the oldest were given up");
         let mut outcome = feed_label(&mut batcher, 1, at(6000));
         batcher.close();
         assert!(matches!(outcome.try_recv().unwrap(), LabelOutcome::Stored { .. }));
+    }
+
+    #[test]
+    fn a_label_in_the_very_group_that_the_disk_refuses_is_told_so_that_it_is_sent_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut batcher = batcher(folder.path(), SETTINGS);
+        (0..4).for_each(|number| feed(&mut batcher, number, at(0)));
+        batcher.writer.limit_pages(1);
+        for number in 4..7 {
+            let wide = NewRecord { features: vec![0.5; 8000], ..record(number, at(10)) };
+            assert!(batcher.handle(Message::Record(wide)).is_continue());
+        }
+        let mut outcome = feed_label(&mut batcher, 1, at(10));
+        assert!(
+            matches!(outcome.try_recv().unwrap(), LabelOutcome::NotStored { reason } if reason.contains("full")),
+            "not that its record is unknown"
+        );
     }
 
     #[test]
