@@ -86,7 +86,8 @@ def archive(binary, arch, out, epoch):
     files = [(binary, "hone", 0o755), (ROOT / "deploy/install.sh", "install.sh", 0o755),
              (ROOT / "agent/src/config/hone.toml", "hone.toml", 0o644)]
     files += [(ROOT / "deploy" / file, file, 0o644) for file in deploy]
-    files += [(ROOT / file, file, 0o644) for file in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"]]
+    guides = ["deploy/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    files += [(ROOT / file, file, 0o644) for file in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", *guides]]
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=epoch) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
         for source, target, mode in files:
             data = pathlib.Path(source).read_bytes()

@@ -2,7 +2,7 @@
 //!
 //! Source: `specification/protocol/inference_rest.md` of the Open Inference Protocol.
 use hone_tests::agent::{Agent, Device};
-use hone_tests::http::Answer;
+use hone_tests::http::{Answer, tcp_with};
 use hone_tests::world;
 use serde_json::{Value, json};
 
@@ -75,6 +75,7 @@ fn is_output(tensor: &Value) {
 /// `$inference_error_response` with its status; hone adds `code` and `field`.
 fn is_error(answer: &Answer, status: u16) {
     assert_eq!(answer.status, status, "{}", answer.text);
+    assert_eq!(answer.header("content-type"), Some("application/json"), "{}", answer.head);
     let text = answer.json()["error"].as_str().map(str::to_owned).unwrap_or_default();
     assert!(!text.is_empty(), "{}", answer.text);
 }
@@ -104,11 +105,16 @@ fn health_and_metadata_have_the_form_of_the_specification() {
     has_form("health/live", &get("/v2/health/live").json(), &[("live", Value::is_boolean)]);
     has_form("health/ready", &get("/v2/health/ready").json(), &[("live", Value::is_boolean)]);
     assert_eq!((get("/v2/health/live").status, get("/v2/health/ready").status), (200, 200));
-    has_form(
-        "the server",
-        &get("/v2").json(),
-        &[("name", Value::is_string), ("version", Value::is_string), ("extensions", texts)],
-    );
+    // The text of the specification says `v2`, its OpenAPI file `/v2/`.
+    for path in ["/v2", "/v2/"] {
+        has_form(
+            "the server",
+            &get(path).json(),
+            &[("name", Value::is_string), ("version", Value::is_string), ("extensions", texts)],
+        );
+    }
+    assert_eq!(get("/v2").header("content-type"), Some("application/json"));
+    assert_eq!(get("/v2").json()["extensions"], json!([]), "none is offered: {}", get("/v2").text);
     let version = agent.champion();
     for path in ["/v2/models/main".to_owned(), format!("/v2/models/main/versions/{version}")] {
         let model = get(&path).json();
@@ -124,8 +130,104 @@ fn health_and_metadata_have_the_form_of_the_specification() {
         is_error(&get(path), 404);
     }
     is_error(&get("/v2/nothing"), 404);
-    is_error(&agent.tcp("POST", "/v2/health/live", ""), 405);
-    is_error(&agent.tcp("GET", "/v2/models/main/infer", ""), 405);
+    let reads = ["", "/health/live", "/health/ready", "/models/main", "/models/main/ready", "/models/labels"];
+    for path in reads.map(|path| format!("/v2{path}")) {
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+            let answer = agent.tcp(method, &path, "{}");
+            is_error(&answer, 405);
+            assert!(answer.header("allow").is_some_and(|allowed| allowed.contains("GET")), "{path}: {}", answer.head);
+        }
+        let head = agent.tcp("HEAD", &path, "");
+        assert_eq!((head.status, head.text.as_str()), (200, ""), "{path}");
+    }
+    for path in [
+        "/v2/models/main/infer".to_owned(),
+        "/v2/models/labels/infer".to_owned(),
+        format!("/v2/models/main/versions/{version}/infer"),
+    ] {
+        let answer = get(&path);
+        is_error(&answer, 405);
+        assert_eq!(answer.header("allow"), Some("POST"), "{path}");
+    }
+}
+
+#[test]
+fn what_a_client_leaves_out_it_may_write_as_null_and_a_datatype_of_the_specification_is_understood() {
+    let device = Device::new();
+    let agent = agent(&device);
+    let tensor = |name: &str, datatype: &str, data: Value| json!({"name": name, "shape": [1], "datatype": datatype, "data": data, "parameters": null});
+    let said = |inputs: Value| {
+        let body = json!({"id": null, "parameters": null, "outputs": null, "inputs": inputs});
+        let answer = agent.tcp("POST", "/v2/models/main/infer", &body.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        answer.json()["outputs"].clone()
+    };
+    let first = said(json!([
+        tensor("a", "FP32", json!([1])),
+        tensor("b", "FP32", json!([1])),
+        tensor("c", "FP32", json!([0]))
+    ]));
+    for datatype in ["UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP64"] {
+        let again = said(json!([
+            tensor("a", datatype, json!([1])),
+            tensor("b", datatype, json!([1])),
+            tensor("c", datatype, json!([0]))
+        ]));
+        assert_eq!((&again[0], &again[1]), (&first[0], &first[1]), "{datatype}");
+    }
+    let again = said(json!([
+        tensor("a", "BOOL", json!([true])),
+        tensor("b", "BOOL", json!([true])),
+        tensor("c", "BOOL", json!([false]))
+    ]));
+    assert_eq!(again[0], first[0], "BOOL");
+}
+
+#[test]
+fn a_body_in_a_form_that_is_not_offered_is_refused_by_its_name() {
+    let device = Device::new();
+    let agent = agent(&device);
+    let version = agent.champion();
+    let json = json!({"inputs": [
+        {"name": "input", "shape": [1, 3], "datatype": "FP32", "parameters": {"binary_data_size": 12}}
+    ]})
+    .to_string();
+    let binary: Vec<u8> = [json.as_bytes(), &[0; 12]].concat();
+    let headers =
+        format!("content-type: application/octet-stream\r\nInference-Header-Content-Length: {}\r\n", json.len());
+    for path in [
+        "/v2/models/main/infer".to_owned(),
+        "/v2/models/labels/infer".to_owned(),
+        format!("/v2/models/main/versions/{version}/infer"),
+    ] {
+        let answer = tcp_with(&agent.address, "POST", &path, &headers, &binary).expect("an answer");
+        is_error(&answer, 400);
+        assert!(answer.text.contains("binary") && answer.text.contains("`data`"), "{}", answer.text);
+        // The same without the header: the tensor itself says that its values are elsewhere.
+        let answer = agent.tcp("POST", &path, &json);
+        is_error(&answer, 400);
+        assert!(answer.text.contains("binary") && answer.json()["field"] == "input", "{}", answer.text);
+        let answer =
+            tcp_with(&agent.address, "POST", &path, "content-encoding: gzip\r\n", &[31, 139, 8, 0]).expect("an answer");
+        is_error(&answer, 415);
+        assert!(answer.text.contains("gzip"), "{}", answer.text);
+    }
+    let refused = agent.status()["requests"]["refused"].clone();
+    assert_eq!((&refused["binary_tensors"], &refused["content_encoding"]), (&json!(3), &json!(3)), "{refused}");
+    // An answer as binary data may be wished for; without the extension it comes as JSON.
+    let mut wish = world::request([1.0, 1.0, 0.0]);
+    wish["parameters"] = json!({"binary_data_output": true});
+    let answer = tcp_with(
+        &agent.address,
+        "POST",
+        "/v2/models/main/infer",
+        "content-encoding: identity\r\n",
+        wish.to_string().as_bytes(),
+    )
+    .expect("an answer");
+    assert_eq!((answer.status, answer.header("inference-header-content-length")), (200, None), "{}", answer.text);
+    answer.json()["outputs"].as_array().unwrap().iter().for_each(is_output);
 }
 
 #[test]
@@ -247,7 +349,10 @@ fn what_is_wrong_is_answered_with_a_status_and_an_error_in_words() {
     }
     let good = world::request([1.0, 1.0, 0.0]).to_string();
     is_error(&agent.tcp("POST", "/v2/models/other/infer", &good), 404);
-    is_error(&agent.tcp("POST", "/v2/models/main/versions/1/infer", &good), 404);
+    for version in ["1", &"0".repeat(64)] {
+        is_error(&agent.tcp("POST", &format!("/v2/models/main/versions/{version}/infer"), &good), 404);
+        is_error(&agent.tcp("GET", &format!("/v2/models/main/versions/{version}"), ""), 404);
+    }
     let huge = format!("{{\"id\":\"{}\"}}", "x".repeat(9 << 20));
     is_error(&post(&huge), 413);
     assert_eq!(post(&good).status, 200, "and it goes on");

@@ -19,6 +19,7 @@ mod fleet_neighbours;
 mod fleet_numbers;
 mod fleet_settings;
 mod measured;
+mod newcomer;
 mod numbers;
 mod power;
 mod rollout;

@@ -94,8 +94,9 @@ fn a_flood_with_acknowledgements_is_held_back_and_one_without_is_dropped_and_cou
     const ROWS: usize = 1_000;
     let Some(broker) = Broker::start("") else { return };
     let device = Device::new();
-    // A small queue, so that the broker must hold back nearly all of it.
+    // Small queues, so that the broker must hold back nearly all of it, and the recorder us.
     device.set(&input(broker.port, "queue_messages = 32\n"));
+    narrow(&device);
     let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
     let machine = Machine::new(broker.port, "nothing");
     until("the agent reads", || (agent.status()["input"]["mqtt"]["state"] == "subscribed").then_some(()));
@@ -115,9 +116,13 @@ fn a_flood_with_acknowledgements_is_held_back_and_one_without_is_dropped_and_cou
     });
     assert_eq!((&recorded["dropped"], &recorded["unrecorded"]), (&json!(0), &json!(0)), "the way that can wait waits");
 
-    for _ in 0..ROWS {
-        machine.throw("te/device/press-1///m/all", &json!({"a": 1.0, "b": 2.0, "c": 0.5}));
-    }
+    let dropped = (0..15).any(|_| {
+        for _ in 0..ROWS {
+            machine.throw("te/device/press-1///m/all", &json!({"a": 1.0, "b": 2.0, "c": 0.5}));
+        }
+        counted(&agent.status(), "dropped") > 0
+    });
+    assert!(dropped, "what nobody holds back is dropped, and counted");
     machine.publish("te/device/press-1///m/all", &json!({"a": 1.0, "b": 2.0, "c": 0.5}));
     until("all are answered or counted", || {
         let status = agent.status();
@@ -187,6 +192,57 @@ fn a_file_and_standard_input_are_replayed_with_their_labels() {
     drop(agent);
     let (code, _, error) = device.ask(&arguments);
     assert_eq!(code, Some(8), "{error}");
+}
+
+/// Lets the recorder's queue hold few messages.
+fn narrow(device: &Device) {
+    let file = device.path().join("hone.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let narrow = text.replacen("[records.groups]\n", "[records.groups]\nqueue_messages = 16\n", 1);
+    assert_ne!(narrow, text);
+    std::fs::write(file, narrow).unwrap();
+}
+
+#[test]
+fn a_batch_that_is_larger_than_every_queue_waits_and_loses_nothing() {
+    let device = Device::new();
+    narrow(&device);
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    let mut world = World::new(6);
+    let body: String = (0..3_000).map(|_| world::sample(world.row(Law::Old).0)).collect();
+    let answers = agent.socket("POST", "/v1/samples", &body).lines();
+    assert!(answers.len() == 3_000 && answers.iter().all(|answer| answer["stored"] == true));
+    let recorder = until("all are recorded", || {
+        let recorder = agent.status()["recorder"].clone();
+        (recorder["recorded"] == 3_000).then_some(recorder)
+    });
+    assert_eq!((&recorder["dropped"], &recorder["unrecorded"]), (&json!(0), &json!(0)), "{recorder}");
+}
+
+#[test]
+fn a_replayed_truth_comes_so_many_rows_late() {
+    let device = Device::new();
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    let mut child = device.command(&["replay", "-", "--csv", "--label", "state", "--label-delay", "2", "--json"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut write = |text: &str| input.write_all(text.as_bytes()).unwrap();
+    let seen = |samples: u64, labels: u64| {
+        until("it is seen", || {
+            let status = agent.status();
+            let found = (status["samples"].as_u64().unwrap(), status["labels"].as_u64().unwrap());
+            (found.0 >= samples && found.1 >= labels).then_some(found)
+        })
+    };
+    write("a,b,c,state\n1,2,0.5,high\n");
+    seen(1, 0);
+    write("1,2,0.5,high\n");
+    seen(2, 0);
+    write("1,2,0.5,high\n");
+    assert_eq!(seen(3, 1), (3, 1), "the first truth comes with the third row");
+    drop(input);
+    let summary: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(summary["labels"]["stored"], 3, "at the end all are told: {summary}");
 }
 
 #[test]

@@ -167,6 +167,85 @@ fn records_hold_their_budget_old_rows_are_thinned_and_labelled_ones_stay() {
     assert!(flash["recorded_bytes"].as_u64().unwrap() > 1_000_000, "{flash}");
 }
 
+#[test]
+fn doctor_tells_a_small_a_full_and_a_read_only_disk_and_one_that_forgets() {
+    let device = Device::new();
+    let Some(disk) = Disk::mount(&device.state_dir(), 200) else { return };
+    let level = |check: &str| {
+        let (_, text, error) = device.ask(&["doctor", "--json"]);
+        let report: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{error}"));
+        let found = report["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == check).cloned();
+        found.map(|finding| (finding["level"].as_str().unwrap().to_owned(), finding.to_string())).unwrap()
+    };
+    let (kind, said) = level("storage");
+    assert!(kind == "warning" && said.contains("in memory"), "{said}");
+    // The settings plan for more than there is.
+    let (small, said) = level("disk");
+    assert!(small == "warning" && said.contains("before retention begins"), "{said}");
+    // Their plan fits, and is kept to.
+    settings(
+        &device,
+        "\n[records]\nkeep_bytes = 4194304\n[snapshots]\nkeep_bytes = 16777216\n[mqtt]\noutbox_bytes_max = 8388608\n",
+    );
+    let (fits, said) = level("disk");
+    assert_eq!(fits, "good", "{said}");
+    disk.remount("size=1m");
+    let (full, said) = level("disk");
+    assert!(full == "bad" && said.contains("recording degrades"), "{said}");
+    disk.remount("ro");
+    let (read_only, said) = level("disk");
+    assert!(read_only == "bad" && said.contains("mounted read-only"), "{said}");
+}
+
+#[test]
+fn a_partition_that_turns_out_damaged_while_the_agent_runs_is_set_aside_and_told_to_everybody() {
+    let device = Device::new();
+    // Partitions of two megabytes, of which the writer has the newest one in memory.
+    settings(&device, "\n[records]\nkeep_bytes = 67108864\n");
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    let mut world = World::new(8);
+    let newest = || {
+        let files = fs::read_dir(device.state_dir().join("records")).unwrap().flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "db")).max().unwrap()
+    };
+    let mut first = None;
+    let path = until("the newest file is too large for the memory of its writer", || {
+        let body: String = (0..1_000).map(|_| world::sample(world.row(Law::Old).0)).collect();
+        let answers = agent.socket("POST", "/v1/samples", &body).lines();
+        let (path, before) = (newest(), first.take());
+        first = before.filter(|(known, _): &(PathBuf, String)| *known == path);
+        first.get_or_insert_with(|| (path.clone(), answers[999]["record_id"].as_str().unwrap().to_owned()));
+        (fs::metadata(&path).unwrap().len() > 1_700_000).then_some(path)
+    });
+    // The card gives back something else than was written.
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let half = usize::try_from(file.metadata().unwrap().len()).unwrap() / 2;
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xa5; half - 8_192], 8_192).unwrap();
+    let label = json!({"record_id": first.unwrap().1, "label": "low"});
+    let answer = agent.socket("POST", "/v1/labels", &label.to_string());
+    let told = until("it is reported", || agent.reports("set_aside").into_iter().next());
+    let kept = told["kept"].as_str().unwrap();
+    assert!(
+        kept.starts_with(path.to_str().unwrap()) && kept.ends_with(".damaged-1") && Path::new(kept).exists(),
+        "{told}"
+    );
+    assert!(told["reason"].as_str().unwrap().contains("malformed"), "{told}");
+    assert_ne!(answer.lines()[0]["outcome"], "stored", "its record is gone");
+    let status = agent.status();
+    assert_eq!(
+        (&status["recorder"]["set_aside"], &status["recorder"]["last_set_aside"]["path"]),
+        (&json!(1), &json!(kept))
+    );
+    let (_, shown, _) = device.ask(&["status"]);
+    assert!(shown.contains("1 record files were set aside") && shown.contains(kept), "{shown}");
+    let (_, found, error) = device.ask(&["doctor"]);
+    assert!(found.contains("damaged files were set aside") && found.contains(kept), "{found}{error}");
+    let before = status["recorder"]["recorded"].as_u64().unwrap();
+    assert_eq!(agent.socket("POST", "/v1/samples", &world::sample([1.0, 1.0, 0.0])).status, 200);
+    until("recording goes on", || (agent.status()["recorder"]["recorded"].as_u64() > Some(before)).then_some(()));
+    assert!(agent.terminate().success());
+}
+
 fn faketime() -> Option<&'static str> {
     let found = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
         .map(|arch| format!("/usr/lib/{arch}/faketime/libfaketime.so.1"))

@@ -327,6 +327,18 @@ fn every_relative_link_of_the_documents_leads_somewhere() {
 }
 
 #[test]
+fn every_guide_that_the_readme_names_is_in_the_package() {
+    let manifest = fs::read_to_string(root().join("agent/Cargo.toml")).expect("a manifest");
+    let guides = fs::read_dir(root().join("docs")).expect("guides").flatten().map(|entry| entry.path());
+    let missing: Vec<_> = guides
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+        .filter(|name| !manifest.contains(&format!("\"../docs/{name}\", \"usr/share/doc/hone/docs/\"")))
+        .collect();
+    assert_none("guides that agent/Cargo.toml does not package", &missing);
+}
+
+#[test]
 fn the_lock_file_is_committed() {
     assert!(root().join("Cargo.lock").is_file(), "Cargo.lock is missing: run `cargo generate-lockfile` and commit it");
     let ignored = fs::read_to_string(root().join(".gitignore")).unwrap_or_default();

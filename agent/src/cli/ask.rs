@@ -1,4 +1,6 @@
 //! What commands that ask the running agent share: finding it, its refusals as exit codes, tables.
+use std::io::ErrorKind;
+
 use anyhow::Result;
 use serde_json::Value;
 
@@ -6,15 +8,27 @@ use super::Global;
 use super::exit::{Exit, Fail};
 use crate::config::Config;
 use crate::shell::client::{Client, ClientError};
-use crate::shell::paths::{self, Places, Surroundings};
+use crate::shell::paths::{self, LoadError, Places, Surroundings};
 
 /// The configuration and the places it leads to.
 pub(super) fn places(global: &Global) -> Result<(Config, Places)> {
-    let config = paths::load(global.config.as_deref()).map_err(|error| {
-        Fail::new(Exit::Config, error).hint("`hone init` writes a file with every setting and its default")
-    })?;
+    let config = paths::load(global.config.as_deref()).map_err(unconfigured)?;
     let places = Surroundings::read().places(global.state_dir.as_deref(), &config);
     Ok((config, places))
+}
+
+/// A configuration that cannot be used, as the command's end.
+pub(super) fn unconfigured(error: LoadError) -> Fail {
+    let hint = match &error {
+        LoadError::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            "run it as a user who may read that file, or name another with --config"
+        }
+        LoadError::Read { source, .. } if source.kind() != ErrorKind::NotFound => {
+            "--config names one file of TOML; `hone init` writes one with every setting and its default"
+        }
+        _ => "`hone init` writes a file with every setting and its default",
+    };
+    Fail::new(Exit::Config, error).hint(hint)
 }
 
 /// The running agent.
@@ -25,6 +39,9 @@ pub(super) fn agent(global: &Global) -> Result<Client> {
 /// A failed request as the command's end.
 pub(super) fn fail(error: ClientError) -> Fail {
     match &error {
+        ClientError::Unreachable { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            Fail::new(Exit::Unreachable, error).hint("ask as root, as the user it runs as, or as a member of its group")
+        }
         ClientError::Unreachable { .. } => Fail::new(Exit::Unreachable, error)
             .hint("start it with `hone run`, or name its directory with `--state-dir`"),
         ClientError::Broken { .. } => {

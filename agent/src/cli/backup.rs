@@ -1,4 +1,5 @@
 //! `hone backup`: writes the state to one file, also while the agent runs.
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -50,7 +51,12 @@ pub(super) fn fail(error: BackupError) -> Fail {
         }
         BackupError::Io { source, action, .. } => {
             let exit = if is_disk(source) || *action != "read" { Exit::Disk } else { Exit::Input };
-            Fail::new(exit, error).hint("look at the disk with `df -h`, or name a file in a folder you may use")
+            let hint = match source.kind() {
+                ErrorKind::NotFound => "check the path",
+                ErrorKind::PermissionDenied => "run it as a user who may use that folder, or name another file",
+                _ => "look at the disk with `df -h`, or name a file on another one",
+            };
+            Fail::new(exit, error).hint(hint)
         }
         BackupError::Nothing(_) => Fail::new(Exit::Input, error).hint("name another directory with --state-dir"),
         BackupError::Damaged { .. } => Fail::new(Exit::Input, error).hint("copy it again from where it was made"),

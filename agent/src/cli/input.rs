@@ -123,9 +123,7 @@ pub(super) fn settings(global: &Global) -> Result<Config> {
     let Some(file) = &global.config else {
         return Ok(Config::default());
     };
-    Ok(paths::load(Some(file)).map_err(|error| {
-        Fail::new(Exit::Config, error).hint("`hone init` writes a file with every setting and its default")
-    })?)
+    Ok(paths::load(Some(file)).map_err(super::ask::unconfigured)?)
 }
 
 /// The trainer a command uses.

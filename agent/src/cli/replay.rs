@@ -64,21 +64,45 @@ struct Summary {
     not_stored: u64,
     labels: BTreeMap<String, u64>,
     refused: BTreeMap<String, u64>,
-    first_refusal: Option<String>,
+    /// Line of the file, and why.
+    first_refusal: Option<(u64, String)>,
 }
 
 impl Summary {
-    fn refuse(&mut self, answer: &Value) {
-        let code = answer["code"].as_str().unwrap_or("refused");
+    /// Counts what the agent refused of line `number`.
+    fn refuse(&mut self, number: u64, answer: &Value) {
+        let (code, reason) = (answer["code"].as_str(), answer["error"].as_str());
+        self.refuse_for(number, code.unwrap_or("refused"), reason.unwrap_or_default());
+    }
+
+    fn refuse_for(&mut self, number: u64, code: &str, reason: &str) {
         *self.refused.entry(code.to_owned()).or_default() += 1;
-        self.first_refusal.get_or_insert_with(|| answer["error"].as_str().unwrap_or_default().to_owned());
+        self.first_refusal.get_or_insert_with(|| (number, reason.to_owned()));
     }
 }
 
-/// One line on its way: a sample with the truth that will be known of it, or a label.
+/// One line on its way: a sample with the truth that will be known of it, a label, or why it is neither.
 struct Entry {
+    /// Of the file, from 1.
+    number: u64,
+    line: Result<Value, String>,
+    truth: Option<Value>,
+}
+
+/// A line that the agent gets.
+struct Sent {
+    number: u64,
     line: Value,
     truth: Option<Value>,
+}
+
+/// A truth whose time has not come.
+struct Due {
+    /// Number of the row after which it has.
+    row: usize,
+    number: u64,
+    record_id: Value,
+    truth: Value,
 }
 
 /// Sends everything and prints what became of it.
@@ -98,16 +122,22 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             let _ = told.send(Err(error));
         }
     });
-    sender.follow(&heard)?;
+    let end = sender.follow(&heard)?;
+    // What could be read is sent, and told of, however the input ended.
     let summary = sender.finish()?;
     print(&summary, global);
-    match summary.first_refusal {
-        None => Ok(()),
-        Some(first) => {
-            let refused: u64 = summary.refused.values().sum();
-            Err(Fail::new(Exit::Input, format!("{refused} lines were refused; the first: {first}")).into())
-        }
-    }
+    end?;
+    let Some((number, first)) = summary.first_refusal else { return Ok(()) };
+    let (file, refused) = (args.file.display(), summary.refused.values().sum::<u64>());
+    let what = if refused == 1 { "line was" } else { "lines were" };
+    let fail = Fail::new(Exit::Input, format!("{refused} {what} refused; the first: {file}:{number}: {first}"));
+    let all = summary.answered + summary.kept == 0 && summary.labels.is_empty();
+    let hint = if all && first.starts_with(lines::NOT_JSON) {
+        "add --csv if it is a CSV file"
+    } else {
+        "correct them and send them alone: the other lines were taken"
+    };
+    Err(fail.hint(hint).into())
 }
 
 fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
@@ -115,9 +145,12 @@ fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
         return Ok(Box::new(io::stdin()));
     }
     let file = File::open(path);
-    Ok(Box::new(
-        file.map_err(|error| Fail::new(Exit::Input, format!("cannot read {}", path.display())).because(error))?,
-    ))
+    Ok(Box::new(file.map_err(|error| unreadable(path, error))?))
+}
+
+fn unreadable(path: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fail {
+    let hint = "name a file that you may read, or - for standard input";
+    Fail::new(Exit::Input, format!("cannot read {}", path.display())).because(error).hint(hint)
 }
 
 fn print(summary: &Summary, global: &Global) {
@@ -148,9 +181,8 @@ fn print(summary: &Summary, global: &Global) {
 /// Sends in batches and waits for each: what the agent cannot take at once makes this wait.
 struct Sender<'a> {
     client: &'a Client,
-    batch: Vec<Entry>,
-    /// Truths whose time has not come: number of the row after which it has, record id, truth.
-    due: VecDeque<(usize, Value, Value)>,
+    batch: Vec<Sent>,
+    due: VecDeque<Due>,
     rows: usize,
     delay: usize,
     rate: Option<f64>,
@@ -184,26 +216,34 @@ impl<'a> Sender<'a> {
         })
     }
 
-    /// Sends what comes until its end: in batches while it comes fast, at once while it comes slowly.
-    fn follow(&mut self, heard: &Receiver<Result<Entry>>) -> Result<()> {
+    /// Sends what comes until its end: in batches while it comes fast, at once while it comes slowly. Fails if the agent does;
+    /// the inner result is how the input ended.
+    fn follow(&mut self, heard: &Receiver<Result<Entry>>) -> Result<Result<()>> {
         loop {
             let entry = match heard.try_recv() {
                 Ok(entry) => entry,
-                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Ok(Ok(())),
                 Err(TryRecvError::Empty) => {
                     self.send()?;
                     match heard.recv() {
                         Ok(entry) => entry,
-                        Err(_) => return Ok(()),
+                        Err(_) => return Ok(Ok(())),
                     }
                 }
             };
-            self.push(entry?)?;
+            match entry {
+                Ok(entry) => self.push(entry)?,
+                Err(error) => return Ok(Err(error)),
+            }
         }
     }
 
     fn push(&mut self, entry: Entry) -> Result<()> {
-        self.batch.push(entry);
+        let Entry { number, line, truth } = entry;
+        match line {
+            Ok(line) => self.batch.push(Sent { number, line, truth }),
+            Err(reason) => self.summary.refuse_for(number, "malformed", &reason),
+        }
         // At a given pace each row has its moment.
         let most = self.rate.map_or(BATCH, |rate| if rate < 256.0 { 1 } else { BATCH });
         if self.batch.len() >= most { self.send() } else { Ok(()) }
@@ -221,19 +261,19 @@ impl<'a> Sender<'a> {
             let answers = self.post("/v1/samples", samples.iter().map(|entry| &entry.line))?;
             for (answer, entry) in answers.iter().zip(samples) {
                 self.rows += 1;
-                self.answered(answer, entry.truth);
+                self.answered(answer, entry.number, entry.truth);
             }
         }
         if !labels.is_empty() {
             let answers = self.post("/v1/labels", labels.iter().map(|entry| &entry.line))?;
-            answers.iter().for_each(|answer| self.labelled(answer));
+            answers.iter().zip(labels).for_each(|(answer, entry)| self.labelled(answer, entry.number));
         }
         self.tell_due(self.rows)
     }
 
-    fn answered(&mut self, answer: &Value, truth: Option<Value>) {
+    fn answered(&mut self, answer: &Value, number: u64, truth: Option<Value>) {
         if answer.get("code").is_some() {
-            return self.summary.refuse(answer);
+            return self.summary.refuse(number, answer);
         }
         let Some(id) = answer.get("record_id") else {
             self.summary.kept += 1;
@@ -242,29 +282,30 @@ impl<'a> Sender<'a> {
         self.summary.answered += 1;
         self.summary.not_stored += u64::from(answer["stored"] != true);
         if let Some(truth) = truth {
-            self.due.push_back((self.rows + self.delay, id.clone(), truth));
+            self.due.push_back(Due { row: self.rows + self.delay, number, record_id: id.clone(), truth });
         }
     }
 
-    fn labelled(&mut self, answer: &Value) {
+    fn labelled(&mut self, answer: &Value, number: u64) {
         match answer["outcome"].as_str() {
             Some(outcome) => *self.summary.labels.entry(outcome.to_owned()).or_default() += 1,
-            None => self.summary.refuse(answer),
+            None => self.summary.refuse(number, answer),
         }
     }
 
     /// Tells the truths whose time has come.
     fn tell_due(&mut self, rows: usize) -> Result<()> {
-        let mut lines = Vec::new();
-        while self.due.front().is_some_and(|(due, ..)| *due <= rows) && lines.len() < BATCH {
-            let Some((_, id, truth)) = self.due.pop_front() else { break };
-            lines.push(json!({"record_id": id, "label": truth, "source": "replay"}));
+        let (mut lines, mut numbers) = (Vec::new(), Vec::new());
+        while self.due.front().is_some_and(|due| due.row <= rows) && lines.len() < BATCH {
+            let Some(Due { number, record_id, truth, .. }) = self.due.pop_front() else { break };
+            lines.push(json!({"record_id": record_id, "label": truth, "source": "replay"}));
+            numbers.push(number);
         }
         if lines.is_empty() {
             return Ok(());
         }
         let answers = self.post("/v1/labels", lines.iter())?;
-        answers.iter().for_each(|answer| self.labelled(answer));
+        answers.iter().zip(numbers).for_each(|(answer, number)| self.labelled(answer, number));
         self.tell_due(rows)
     }
 

@@ -81,6 +81,17 @@ fn lost(recorder: &Value) -> Option<String> {
     (all > 0).then(|| format!("{all} records: {dropped} dropped, {unrecorded} given up, {repeated} repeated"))
 }
 
+/// Partitions that were found damaged while the agent runs; none if there are none.
+fn set_aside(recorder: &Value) -> Option<String> {
+    let count = recorder["set_aside"].as_u64().filter(|count| *count > 0)?;
+    let last = &recorder["last_set_aside"];
+    Some(format!(
+        "{count} record files were set aside, the last as {} ({}); look at the disk with `hone doctor`",
+        text(&last["path"]),
+        text(&last["reason"])
+    ))
+}
+
 /// A size for people, in powers of ten as cards are sold.
 fn bytes(bytes: f64) -> String {
     let (unit, name) = [(1e9, "GB"), (1e6, "MB")].into_iter().find(|(unit, _)| bytes >= *unit).unwrap_or((1e3, "kB"));
@@ -175,6 +186,9 @@ fn picture(status: &Value) -> String {
     if let Some(said) = lost(recorder) {
         line("lost", &said);
     }
+    if let Some(said) = set_aside(recorder) {
+        line("damaged", &said);
+    }
     if let Some(refused) = at("/requests/refused").as_object().filter(|refused| !refused.is_empty()) {
         let parts: Vec<_> = refused.iter().map(|(code, count)| format!("{count} {code}")).collect();
         line("refused", &parts.join(", "));
@@ -208,5 +222,17 @@ mod tests {
             )
         );
         assert_eq!(storage(&Value::Null), None);
+    }
+
+    #[test]
+    fn record_files_that_were_set_aside_are_named_with_their_reason() {
+        let said = |recorder: Value| picture(&json!({"recorder": recorder}));
+        assert!(!said(json!({"set_aside": 0})).contains("damaged"));
+        let last = json!({"path": "/s/records/1.db.damaged-1", "reason": "malformed"});
+        let said = said(json!({"set_aside": 1, "last_set_aside": last}));
+        assert!(
+            said.contains("1 record files were set aside, the last as /s/records/1.db.damaged-1 (malformed)"),
+            "{said}"
+        );
     }
 }

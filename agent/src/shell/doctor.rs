@@ -1,5 +1,6 @@
 //! Looks a gateway over: what is there, what is missing, and what the missing costs. Changes nothing.
 mod certificates;
+mod databases;
 mod disk;
 mod input;
 mod machine;
@@ -78,9 +79,11 @@ pub struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// A path of the gateway below the root.
+    /// A path of the gateway below the root; one that is not absolute is meant from where we are.
     fn at(&self, path: &Path) -> PathBuf {
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
+        // It fails for an empty path alone.
+        let path = std::path::absolute(path).unwrap_or_default();
+        self.root.join(path.strip_prefix("/").unwrap_or(&path))
     }
 }
 
@@ -90,6 +93,7 @@ pub fn examine(subject: &Subject<'_>) -> Vec<Finding> {
     let mut found = machine::findings(subject);
     found.extend(disk::findings(subject));
     found.extend(models::findings(subject));
+    found.extend(databases::findings(subject));
     found.extend(certificates::findings(subject));
     let status = Client::new(&subject.at(&subject.places.socket)).get("/v1/status");
     found.extend(agent(&status));

@@ -20,7 +20,7 @@ use batcher::Batcher;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::store::{LabelOutcome, NewLabel, NewRecord, Purged, RecordWriter, Retention, Retired, StoreError};
+use super::store::{LabelOutcome, NewLabel, NewRecord, Purged, RecordWriter, Retention, Retired, SetAside, StoreError};
 use crate::decide::time::Timestamp;
 
 /// How records are grouped, and what waits in memory.
@@ -94,6 +94,9 @@ pub struct RecorderStatus {
     pub held: u64,
     /// Newest partitions set aside because they were damaged.
     pub set_aside: u64,
+    /// The last of them: where it is kept, and what was wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_set_aside: Option<SetAside>,
     /// Records that were left out to spare the card.
     pub spared: u64,
     /// Bytes of the records stored, as numbers and texts, without what the database adds.

@@ -1,6 +1,8 @@
 //! What `hone init` asks for, and where each answer goes in the shipped file.
 use std::io::{self, BufRead, Write};
 
+use crate::config::Config;
+
 /// The settings that most gateways change; everything else has a default worth keeping.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct Answers {
@@ -98,14 +100,16 @@ pub(super) fn interview(from: &mut impl BufRead, to: &mut impl Write, host: Opti
         let answer = line.trim();
         Ok((!answer.is_empty()).then(|| answer.to_owned()))
     };
+    let defaults = Config::default();
+    let (policy, megabytes) = (defaults.cycle.policy.to_string(), (defaults.records.keep_bytes >> 20).to_string());
     let mut answers = Answers {
         hours: ask("Hours in which retraining may run, such as 22:00-05:00", "any hour")?,
-        policy: ask("When to retrain: static, fixed:LABELS, trigger:any, value", "trigger:any")?,
+        policy: ask("When to retrain: static, fixed:LABELS, trigger:any, value", &policy)?,
         ..Answers::default()
     };
     // A mistyped number would become the default in silence; it is asked for until it is one, or nothing.
     answers.keep_mb = loop {
-        match ask("Megabytes of records to keep", "512")?.map(|text| text.parse()) {
+        match ask("Megabytes of records to keep", &megabytes)?.map(|text| text.parse()) {
             None => break None,
             Some(Ok(megabytes)) => break Some(megabytes),
             Some(Err(_)) => {}
@@ -130,7 +134,7 @@ pub(super) fn interview(from: &mut impl BufRead, to: &mut impl Write, host: Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, SHIPPED};
+    use crate::config::SHIPPED;
 
     fn parsed(answers: &Answers) -> Config {
         let text = written(SHIPPED, answers);
@@ -178,6 +182,10 @@ mod tests {
         assert!(ask("\n\n\n\n").0.is_empty());
         let (answers, shown) = ask("22:00-05:00\n\nmuch\n64\nmqtts://b:8883\n\n\n\n\n");
         assert_eq!(shown.matches("Megabytes").count(), 2);
+        let defaults = Config::default();
+        let keep = format!("to keep [{}]: ", defaults.records.keep_bytes >> 20);
+        let policy = format!("value [{}]: ", defaults.cycle.policy);
+        assert!(shown.contains(&keep) && shown.contains(&policy), "what an empty answer keeps: {shown}");
         assert_eq!((answers.keep_mb, answers.device.as_deref()), (Some(64), Some("press-7")));
         assert_eq!(answers.key_file.as_deref(), Some("/etc/hone/credentials/mqtt.key"));
         parsed(&answers);

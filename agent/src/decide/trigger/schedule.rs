@@ -1,7 +1,8 @@
 //! The clock: an attempt every so many hours, in certain hours of the day, or once in each night.
 //!
 //! A gateway's clock wakes in 1970 and jumps. So time is cut into windows by the clock alone, a window is used once whatever
-//! the clock does in between, and a clock that reads before 2020 is not believed.
+//! the clock does in between, and a clock that reads before 2020 is not believed. Where hours are named, the windows begin with
+//! them: cut at midnight, a night that spans it would be two.
 use std::fmt;
 use std::str::FromStr;
 
@@ -20,7 +21,8 @@ const DAY: i64 = 1_440 * MINUTE;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleSettings {
-    /// Hours from one attempt to the next; 0 leaves it to `hours`. Range 0 to 8,760, default 0.
+    /// Hours from one attempt to the next, counted from the beginning of `hours` if there are any; from 24 on, one attempt in
+    /// every so many nights at most. 0 leaves it to `hours`. Range 0 to 8,760, default 0.
     pub every_h: f64,
     /// Hours of the day, in UTC, in which attempts are made, such as `22:00-05:00`; without `every_h` one attempt in each of
     /// them. Default empty, the whole day; with `every_h` 0, the clock is no reason at all.
@@ -129,11 +131,16 @@ fn window(now: Timestamp, settings: &ScheduleSettings) -> Option<Timestamp> {
     let begun = settings.hours.begun(now)?;
     #[expect(clippy::cast_possible_truncation, reason = "a float that is cast saturates")]
     let every = (settings.every_h * 60.0) as i64 * MINUTE;
-    match (every > 0, settings.hours.0) {
-        (true, _) => Some(Timestamp(now.0 - now.0.rem_euclid(every))),
-        (false, Some(_)) => Some(begun),
-        (false, None) => None,
-    }
+    let Some((from, _)) = settings.hours.0 else {
+        return (every > 0).then(|| Timestamp(now.0 - now.0.rem_euclid(every)));
+    };
+    Some(match every {
+        ..=0 => begun,
+        // Several in one night, counted from its beginning.
+        1..DAY => Timestamp(now.0 - (now.0 - begun.0) % every),
+        // Nights are never cut: each belongs to one window as a whole.
+        DAY.. => Timestamp(begun.0 - (begun.0 - from * MINUTE).rem_euclid(every)),
+    })
 }
 
 #[cfg(test)]
@@ -173,7 +180,30 @@ mod tests {
 
     #[test]
     fn a_cadence_within_hours_fires_only_there() {
-        assert_eq!(attempts(&settings(2.0, "01:00-05:30"), 1), [60, 120, 240]);
+        assert_eq!(attempts(&settings(2.0, "01:00-05:30"), 1), [60, 180, 300]);
+        // The first of these two nights began the day before.
+        assert_eq!(attempts(&settings(3.0, "22:00-05:00"), 1), [0, 60, 240, 22 * 60]);
+    }
+
+    #[test]
+    fn a_night_that_spans_midnight_sees_one_attempt_a_day_from_its_first_night_on() {
+        let nights = |every_h: f64, first_minute: i64| -> Vec<i64> {
+            let (settings, mut schedule) = (settings(every_h, "22:00-05:00"), Schedule::default());
+            let minutes = (first_minute..first_minute + 6 * 1_440).step_by(5);
+            minutes.filter(|minute| schedule.take(at(0, 0, *minute), &settings)).map(|minute| minute / 60).collect()
+        };
+        for first_minute in [12 * 60, 22 * 60] {
+            assert_eq!(nights(24.0, first_minute), [22, 46, 70, 94, 118, 142], "switched on at minute {first_minute}");
+        }
+        assert_eq!(nights(24.0, 23 * 60 + 30), [23, 46, 70, 94, 118, 142, 166], "switched on inside a night");
+        // No cadence of a day or more, and none that does not divide the day, finds a night twice.
+        for every_h in [20.0, 24.5, 25.0, 36.0, 47.0, 48.0, 168.0] {
+            let fired = nights(every_h, 12 * 60);
+            let night = |hour: &i64| (hour - 22).div_euclid(24);
+            assert!(fired.windows(2).all(|pair| night(&pair[0]) < night(&pair[1])), "{every_h} h: {fired:?}");
+            assert!(!fired.is_empty(), "{every_h} h");
+        }
+        assert_eq!(nights(48.0, 12 * 60).len(), 3, "every second night");
     }
 
     #[test]

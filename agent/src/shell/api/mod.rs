@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderMap, Request, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -67,6 +67,8 @@ fn router(app: App) -> Router {
     labels
         .unwrap_or_default()
         .route("/v2", get(v2::server))
+        // The specification's text has it without the slash, its OpenAPI file with it.
+        .route("/v2/", get(v2::server))
         .route("/v2/health/live", get(v2::live))
         .route("/v2/health/ready", get(v2::ready))
         .route("/v2/models/{model}", get(v2::metadata))
@@ -118,7 +120,22 @@ async fn guard(State(app): State<App>, request: Request<axum::body::Body>, next:
             return Err(Problem::new(StatusCode::FORBIDDEN, "origin", "requests of other web pages are not answered"));
         }
     }
+    if let Some(problem) = other_form(request.headers()) {
+        return Err(problem.counted(&app));
+    }
     Ok(next.run(request).await)
+}
+
+/// Forms of a body that are not offered here, and that would be read as broken JSON.
+fn other_form(headers: &HeaderMap) -> Option<Problem> {
+    if headers.contains_key("inference-header-content-length") {
+        let error = "binary tensors are an extension that is not offered here (`GET /v2` lists none): send their values as JSON in `data`";
+        return Some(Problem::new(StatusCode::BAD_REQUEST, "binary_tensors", error));
+    }
+    let coding = headers.get("content-encoding")?.to_str().unwrap_or("that form");
+    let error = format!("a body in `{coding}` is not unpacked here: send it as it is");
+    let known = coding.eq_ignore_ascii_case("identity");
+    (!known).then(|| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding", error))
 }
 
 async fn unknown(request: Request<axum::body::Body>) -> Problem {

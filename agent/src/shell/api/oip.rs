@@ -12,7 +12,7 @@ mod labels;
 mod metadata;
 mod response;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use trainer_core::schema::{Feature, FeatureKind, Schema};
 
@@ -33,6 +33,9 @@ pub const MATRIX: &str = "input";
 
 /// Name of the single tensor that holds readings for the window of their source.
 pub const READING: &str = "reading";
+
+/// Parameter of a tensor whose values follow the JSON as bytes: the binary extension of some servers.
+const BINARY_SIZE: &str = "binary_data_size";
 
 /// A request, checked and turned into rows.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +63,8 @@ pub struct InferRequest {
 #[derive(Deserialize)]
 struct WireRequest {
     id: Option<String>,
-    #[serde(default)]
+    /// Clients write `null` for what they leave out.
+    #[serde(default, deserialize_with = "or_nothing")]
     parameters: Map<String, Value>,
     inputs: Vec<WireTensor>,
     outputs: Option<Vec<WireOutput>>,
@@ -71,7 +75,14 @@ struct WireTensor {
     name: String,
     shape: Vec<i64>,
     datatype: String,
-    data: Vec<Value>,
+    #[serde(default, deserialize_with = "or_nothing")]
+    parameters: Map<String, Value>,
+    #[serde(default)]
+    data: Option<Vec<Value>>,
+}
+
+fn or_nothing<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Value>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 #[derive(Deserialize)]
@@ -124,10 +135,24 @@ impl InferRequest {
 }
 
 fn wire(body: &[u8]) -> Result<WireRequest, SampleError> {
-    serde_json::from_slice(body).map_err(|error| SampleError::Malformed {
+    let request: WireRequest = serde_json::from_slice(body).map_err(|error| SampleError::Malformed {
         field: None,
         reason: format!("not an inference request of the Open Inference Protocol v2: {error}"),
-    })
+    })?;
+    for WireTensor { name, parameters, data, .. } in &request.inputs {
+        let wrong = if parameters.contains_key(BINARY_SIZE) {
+            "comes as binary data, an extension that is not offered here; send its values as JSON in `data`"
+        } else if data.is_none() {
+            "has no `data`; send its values there, in row-major order"
+        } else {
+            continue;
+        };
+        return Err(SampleError::Malformed {
+            field: Some(name.clone()),
+            reason: format!("the tensor `{name}` {wrong}"),
+        });
+    }
+    Ok(request)
 }
 
 fn from_columns(
@@ -206,8 +231,9 @@ fn values(tensor: &WireTensor, rows: usize, width: usize) -> Result<Vec<&Value>,
     if rows > ROWS_MAX {
         return Err(SampleError::TooManyRows { field: tensor.name.clone(), limit: ROWS_MAX });
     }
-    let mut flat = Vec::with_capacity(tensor.data.len());
-    flatten(&tensor.data, &mut flat);
+    let data = tensor.data.as_deref().unwrap_or_default();
+    let mut flat = Vec::with_capacity(data.len());
+    flatten(data, &mut flat);
     let expected = rows * width;
     if flat.len() == expected {
         Ok(flat)

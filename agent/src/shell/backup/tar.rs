@@ -43,7 +43,10 @@ pub(super) fn finish(to: &mut impl Write) -> io::Result<()> {
 /// Name and size of the next file; its content follows, then [`skip_padding`]. None at the end.
 pub(super) fn next_file(from: &mut impl Read) -> io::Result<Option<(String, u64)>> {
     let mut header = [0_u8; BLOCK];
-    from.read_exact(&mut header)?;
+    from.read_exact(&mut header).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it is empty, or ends too early"),
+        _ => error,
+    })?;
     if header == [0; BLOCK] {
         return Ok(None);
     }

@@ -35,6 +35,17 @@ impl NoNumber {
     pub const CODE: &'static str = "no_number";
 }
 
+/// Reasons for refusing a request beside those of a single sample; each has a counter.
+pub(super) const MORE_CODES: [&str; 7] = [
+    "no_model",
+    "unknown_model",
+    "unknown_version",
+    "body_too_large",
+    "binary_tensors",
+    "content_encoding",
+    NoNumber::CODE,
+];
+
 /// Answers `rows`, `[n, features]`, with the named version as its bundle says, or with whoever is dealt the request: the champion
 /// by its mixture, if it has one.
 ///

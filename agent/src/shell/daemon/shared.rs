@@ -24,12 +24,9 @@ use crate::shell::recorder::RecorderHandle;
 use crate::shell::store::{NewRecord, Record, RecordReader};
 use crate::shell::systemd::Pulses;
 
-use super::answering::{self, Chosen, NoNumber};
+use super::answering::{self, Chosen, MORE_CODES, NoNumber};
 use super::link::LinkAsk;
 use super::work::Worked;
-
-/// Reasons for refusing a request beside those of a single sample.
-const MORE_CODES: [&str; 5] = ["no_model", "unknown_model", "unknown_version", "body_too_large", NoNumber::CODE];
 
 /// One fact for the daemon loop.
 #[derive(Debug)]

@@ -7,10 +7,10 @@ use super::keeper::Keeper;
 use crate::config::RecordsSettings;
 use crate::decide::clock::{Calendar, Standing};
 use crate::decide::flash::Flash;
-use crate::decide::time::Uptime;
+use crate::decide::time::{Timestamp, Uptime};
 use crate::shell::clock::{self, Running, shown};
 use crate::shell::flash;
-use crate::shell::recorder::RecorderState;
+use crate::shell::recorder::{RecorderState, RecorderStatus};
 use crate::shell::store::Retention;
 
 /// Seconds between two looks at how many bytes the records take.
@@ -39,6 +39,8 @@ pub(super) struct Storage {
     before: (u64, u64),
     /// What is over the budget was told.
     is_over: bool,
+    /// Partitions set aside at the last look.
+    set_aside: u64,
 }
 
 impl Storage {
@@ -53,6 +55,7 @@ impl Storage {
             state: RecorderState::Recording,
             before: (0, 0),
             is_over: false,
+            set_aside: 0,
         }
     }
 }
@@ -92,6 +95,10 @@ impl Keeper {
 
     fn look_at_the_recorder(&mut self) {
         let status = self.shared.recorder.status();
+        if let Some(payload) = aside(self.storage.set_aside, &status) {
+            self.storage.set_aside = status.set_aside;
+            self.books.say("set_aside", &payload);
+        }
         let lost = (status.unrecorded, status.dropped);
         if (&self.storage.state, &status.state) == (&RecorderState::Recording, &RecorderState::Recording) {
             self.storage.before = lost;
@@ -153,13 +160,11 @@ impl Keeper {
     fn retention(&self) -> Retention {
         let RecordsSettings { keep_bytes, retention, .. } = &self.storage.settings;
         let wall = clock::now();
-        let believed = self.saved.as_ref().and_then(|saved| saved.calendar);
-        let believed = believed.is_some_and(|calendar| calendar.standing(wall) == Standing::Steady);
-        let age_s = u64::from(retention.keep_days) * DAY_S;
+        let calendar = self.saved.as_ref().and_then(|saved| saved.calendar);
         Retention {
             keep_bytes: *keep_bytes,
             free: self.free(),
-            age: (age_s > 0 && believed).then_some((age_s, wall)),
+            age: age(retention.keep_days, calendar, wall),
             every: retention.thin_every.into(),
             thin_share: retention.thin_share,
             needed_from: self.needed_from(),
@@ -200,5 +205,54 @@ impl Keeper {
                 "now": shown(wall),
             },
         })
+    }
+}
+
+/// The age in seconds beyond which records go, and now; none while the clock cannot be believed: nothing is deleted for an age
+/// that only a jump has given it.
+fn age(keep_days: u32, calendar: Option<Calendar>, wall: Timestamp) -> Option<(u64, Timestamp)> {
+    let believed = calendar.is_some_and(|calendar| calendar.standing(wall) == Standing::Steady);
+    (keep_days > 0 && believed).then_some((u64::from(keep_days) * DAY_S, wall))
+}
+
+/// What is told of damaged partitions that were set aside since the last look, when there were `before` of them.
+fn aside(before: u64, status: &RecorderStatus) -> Option<Value> {
+    let last = status.last_set_aside.as_ref().filter(|_| status.set_aside > before)?;
+    Some(json!({
+        "kind": "set_aside", "kept": last.path, "reason": last.reason, "partitions": status.set_aside - before,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::store::SetAside;
+
+    #[test]
+    fn nothing_is_deleted_for_its_age_while_the_clock_cannot_be_believed() {
+        let wall = |hours: i64| Timestamp(clock::SET_SINCE.0 + hours * 3_600_000_000);
+        let up = |hours: u64| Uptime(Duration::from_hours(hours));
+        let (steady, _) = Calendar::new(clock::SET_SINCE).step(up(0), wall(1), false);
+        assert_eq!(age(30, Some(steady), wall(1)), Some((30 * DAY_S, wall(1))));
+        assert_eq!(age(0, Some(steady), wall(1)), None, "not asked for");
+        assert_eq!(age(30, None, wall(1)), None, "not looked at yet");
+        assert_eq!(age(30, Some(steady), Timestamp(5)), None, "1970");
+        let (jumped, _) = steady.step(up(1), wall(90_000), false);
+        assert_eq!(age(30, Some(jumped), wall(90_000)), None, "ten years ahead");
+        let (back, _) = jumped.step(up(2), wall(3), false);
+        assert_eq!(age(30, Some(back), wall(3)), None, "and back");
+    }
+
+    #[test]
+    fn a_partition_that_was_set_aside_is_told_once_with_its_place_and_its_reason() {
+        let mut status = RecorderStatus::default();
+        assert_eq!(aside(0, &status), None);
+        status.set_aside = 2;
+        status.last_set_aside =
+            Some(SetAside { path: "records/1.db.damaged-1".into(), reason: "disk image is malformed".to_owned() });
+        let told = aside(0, &status).unwrap();
+        assert_eq!((&told["kind"], &told["partitions"]), (&json!("set_aside"), &json!(2)));
+        assert_eq!(told["kept"], "records/1.db.damaged-1");
+        assert_eq!(aside(2, &status), None, "once");
     }
 }

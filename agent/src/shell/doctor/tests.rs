@@ -1,6 +1,11 @@
 //! Made-up gateways: a board with everything, a bare one, a disk that is damaged.
 use std::fs;
 
+use trainer_core::bundle;
+use trainer_core::schema::{Feature, FeatureKind, Rows, Schema, Task};
+use trainer_core::spec::Spec;
+use trainer_core::train::{self, TrainSettings};
+
 use super::*;
 use crate::shell::paths::Places;
 
@@ -120,4 +125,63 @@ fn a_fleet_without_its_files_is_bad_and_a_key_that_others_may_read_is_a_warning(
     assert_eq!(board.level(NOW, "key"), Level::Warning);
     allow(0o600);
     assert_eq!(board.level(NOW, "key"), Level::Good);
+}
+
+#[test]
+fn databases_that_were_set_aside_are_told_of_with_what_was_lost() {
+    let board = Gateway::new(BOARD);
+    let told = || board.look(NOW).into_iter().filter(|finding| finding.check == "databases").collect::<Vec<_>>();
+    board.set("var/lib/hone/control.db", b"sound");
+    board.set("var/lib/hone/records/1-2026-11-21.db-wal", b"sound");
+    assert_eq!(told(), []);
+    for name in ["1.db.damaged-1", "1.db.damaged-1-wal", "2.db.damaged-1"] {
+        board.set(&format!("var/lib/hone/records/{name}"), b"damaged");
+    }
+    assert_eq!((told().len(), told()[0].level), (1, Level::Warning));
+    assert!(
+        told()[0].found.starts_with("2 damaged") && told()[0].found.ends_with("/records/1.db.damaged-1"),
+        "{:?}",
+        told()
+    );
+    board.set("var/lib/hone/control.db.damaged-1", b"damaged");
+    assert!(told()[0].costs.as_ref().unwrap().contains("factory"), "{:?}", told());
+}
+
+#[test]
+fn a_state_directory_that_is_named_from_here_is_looked_for_here() {
+    let mut board = Gateway::new(BOARD);
+    let here = std::env::current_dir().unwrap();
+    let below = here.strip_prefix("/").unwrap().join("state/models/half.safetensors");
+    board.set(below.to_str().unwrap(), b"half a bundle");
+    board.places.state_dir = "./state".into();
+    assert_eq!(board.level(NOW, "models"), Level::Bad);
+}
+
+/// Stores a model of a feature of this name.
+fn store_model(board: &Gateway, feature: &str) {
+    let feature = Feature { name: feature.to_owned(), unit: None, kind: FeatureKind::Number, range: None };
+    let schema = Schema { features: vec![feature], task: Task::Regression { targets: vec!["y".to_owned()] } };
+    let mut rows = Rows::empty(1, 1);
+    (0..60_u8).for_each(|row| rows.push(&[f32::from(row % 10)], &[f32::from(row % 10)]));
+    let mut model = train::base(&schema, &Spec::default(), &rows, &TrainSettings::default(), 1).unwrap().model;
+    let (bytes, digest) = bundle::write(&mut model);
+    board.set(&format!("var/lib/hone/models/{digest}.safetensors"), &bytes);
+}
+
+#[test]
+fn one_model_has_nothing_to_fall_back_to_and_two_have() {
+    let board = Gateway::new(BOARD);
+    store_model(&board, "x");
+    assert_eq!(board.level(NOW, "models"), Level::Note);
+    store_model(&board, "z");
+    assert_eq!(board.level(NOW, "models"), Level::Good);
+}
+
+#[test]
+fn control_groups_of_version_1_are_told_from_none() {
+    let board = Gateway::new(BOARD);
+    board.set("sys/fs/cgroup/cgroup.controllers", b"");
+    assert_eq!(board.level(NOW, "cgroup"), Level::Warning, "none");
+    board.set("sys/fs/cgroup/memory/memory.limit_in_bytes", b"9223372036854771712");
+    assert_eq!(board.level(NOW, "cgroup"), Level::Note, "the units' limits hold");
 }

@@ -224,6 +224,15 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn damaged_records_are_told_to_the_fleet_under_their_own_kind() {
+        let aside =
+            json!({"kind": "set_aside", "kept": "records/1.db.damaged-1", "reason": "malformed", "partitions": 1});
+        let (topic, event) = published("set_aside", &aside);
+        assert_eq!(topic, "hone/v1/d/press-07/up/evt/set_aside");
+        assert!(matches!(event.fact, Fact::Other(fields) if fields["kept"] == "records/1.db.damaged-1"));
+    }
+
+    #[test]
     fn a_report_that_does_not_fit_its_shape_goes_out_as_it_was_stored() {
         let (topic, event) = published("promote", &json!({"kind": "promote", "to": "no digest"}));
         assert_eq!(topic, "hone/v1/d/press-07/up/evt/promote");

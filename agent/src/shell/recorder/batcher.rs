@@ -168,9 +168,14 @@ impl Batcher {
         self.make_room();
         let recorded_bytes: u64 = self.records.iter().map(NewRecord::bytes).sum();
         let mut result = self.writer.commit(self.records.make_contiguous(), &self.labels);
+        if let Some(aside) = self.writer.take_set_aside() {
+            self.shared.update(|status| {
+                status.set_aside += 1;
+                status.last_set_aside = Some(aside);
+            });
+        }
         if result.as_ref().is_err_and(StoreError::is_damage) {
             // The damaged partition has been set aside; the group goes into a new one.
-            self.shared.update(|status| status.set_aside += 1);
             result = self.writer.commit(self.records.make_contiguous(), &self.labels);
         }
         self.labels.clear();
@@ -364,9 +369,30 @@ mod tests {
         let numbers: Vec<_> =
             batcher.writer.reader().recent(100, None).unwrap().iter().map(|found| found.seq).collect();
         assert_eq!(numbers, (1..=13).rev().collect::<Vec<_>>());
+        let newest: Vec<_> = batcher.writer.reader().recent(9, None).unwrap();
+        let kept: Vec<_> = newest.iter().map(|found| found.record.id).collect();
+        let expected: Vec<_> = (17..=25).rev().map(|number| record(number, at(0)).id).collect();
+        assert_eq!(kept, expected, "the oldest were given up");
         let mut outcome = feed_label(&mut batcher, 1, at(6000));
         batcher.close();
         assert!(matches!(outcome.try_recv().unwrap(), LabelOutcome::Stored { .. }));
+    }
+
+    #[test]
+    fn a_label_in_the_very_group_that_the_disk_refuses_is_told_so_that_it_is_sent_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut batcher = batcher(folder.path(), SETTINGS);
+        (0..4).for_each(|number| feed(&mut batcher, number, at(0)));
+        batcher.writer.limit_pages(1);
+        for number in 4..7 {
+            let wide = NewRecord { features: vec![0.5; 8000], ..record(number, at(10)) };
+            assert!(batcher.handle(Message::Record(wide)).is_continue());
+        }
+        let mut outcome = feed_label(&mut batcher, 1, at(10));
+        assert!(
+            matches!(outcome.try_recv().unwrap(), LabelOutcome::NotStored { reason } if reason.contains("full")),
+            "not that its record is unknown"
+        );
     }
 
     #[test]
@@ -406,6 +432,9 @@ mod tests {
         (4..8).for_each(|number| feed(&mut batcher, number, at(0)));
         let status = batcher.shared.status();
         assert_eq!((status.recorded, status.set_aside, status.state), (8, 1, RecorderState::Recording));
+        let aside = status.last_set_aside.unwrap();
+        assert!(aside.path.exists() && aside.path.to_string_lossy().ends_with(".damaged-1"), "{aside:?}");
+        assert!(aside.reason.contains("malformed"), "{aside:?}");
         let found = batcher.writer.reader().recent(10, None).unwrap();
         assert_eq!(found.len(), 4);
         assert!(found.iter().all(|found| found.seq > 4), "numbers of damaged rows are not used again");

@@ -1,7 +1,7 @@
 //! Copies of databases while they are in use, and what a restored state must not forget.
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::partition;
 use super::{RecordReader, RecordWriter, StoreError, format, labels, records};
@@ -16,8 +16,12 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(from, flags).map_err(&failed)?;
     connection.busy_timeout(format::BUSY).map_err(&failed)?;
-    connection.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map_err(&failed)?;
-    Ok(())
+    let copied = connection.execute("VACUUM INTO ?1", [to.to_string_lossy()]);
+    copied.map(|_| ()).map_err(|error| match error.sqlite_error_code() {
+        // Reading takes no room: it is the copy that has none.
+        Some(ErrorCode::DiskFull) => StoreError::sqlite("write", to)(error),
+        _ => failed(error),
+    })
 }
 
 /// Raises the counters below which signed orders count as seen, in the restored `control.db`, to those of `old`: what was

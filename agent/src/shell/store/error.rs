@@ -12,6 +12,9 @@ fn next_step(error: &io::Error) -> &'static str {
             "run it as the user the folder belongs to, or choose another folder with `--state-dir`"
         }
         io::ErrorKind::ReadOnlyFilesystem => "remount it, or choose another folder with `--state-dir`",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "something that is no folder is in its way: choose another folder with `--state-dir`"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space: `df -h` says where it is short",
         _ => "look at the disk with `df -h` and `dmesg`",
     }

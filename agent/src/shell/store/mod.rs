@@ -42,6 +42,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Row;
 use rusqlite::types::Type;
+use serde::{Deserialize, Serialize};
 use trainer_core::digest::Digest;
 
 pub use commands::CommandRow;
@@ -85,7 +86,7 @@ pub struct StateDir {
 }
 
 /// A database that could not be read, and where it is kept now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetAside {
     /// Its new name.
     pub path: PathBuf,

@@ -167,6 +167,30 @@ pub(super) fn remove_orphans(folder: &Path) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// Damaged partitions that are kept for whoever wants to look at them: a card that fails must not fill with them.
+const ASIDE_MAX: usize = 4;
+
+/// Removes the oldest of the damaged partitions that were set aside, beyond the newest few.
+pub(super) fn forget_aside(folder: &Path) -> io::Result<()> {
+    let mut aside = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.rsplit_once(".damaged-").is_some_and(|(_, number)| number.parse::<u32>().is_ok()) {
+            aside.push(path);
+        }
+    }
+    // A name begins with the number of its first record.
+    aside.sort();
+    let excess = aside.len().saturating_sub(ASIDE_MAX);
+    for path in &aside[..excess] {
+        tracing::warn!(removed = %path.display(), "more damaged records are set aside than are kept");
+        remove_if_there(path)?;
+        COMPANIONS.iter().try_for_each(|companion| remove_if_there(&suffixed(path, companion)))?;
+    }
+    Ok(())
+}
+
 /// The UTC day of `at`, such as `2026-11-21`; a time outside the years 0 to 9999 counts as the first day of 1970.
 pub(super) fn day(at: Timestamp) -> String {
     jiff::Timestamp::from_microsecond(at.0)

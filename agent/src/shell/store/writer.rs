@@ -28,6 +28,8 @@ pub struct RecordWriter {
     buffer: Buffer,
     /// Of the partitions that are begun from now on.
     page_bytes: u32,
+    /// What a commit set aside, until it is asked for.
+    set_aside: Option<SetAside>,
     pub(super) next_seq: i64,
     pub(super) next_ordinal: i64,
 }
@@ -51,6 +53,7 @@ impl RecordWriter {
             served: HashMap::new(),
             buffer: Buffer::default(),
             page_bytes: format::PAGE_BYTES,
+            set_aside: None,
             next_seq: 1,
             next_ordinal: 1,
         };
@@ -59,7 +62,10 @@ impl RecordWriter {
         if let Some(newest) = writer.partitions.last() {
             writer.next_seq = newest.first_seq;
             match writer.resume() {
-                Err(damage) if damage.is_damage() => asides.push(writer.replace_current(&damage)?),
+                Err(damage) if damage.is_damage() => {
+                    writer.replace_current(&damage)?;
+                    asides.extend(writer.take_set_aside());
+                }
                 resumed => resumed?,
             }
         }
@@ -116,7 +122,7 @@ impl RecordWriter {
     }
 
     /// Sets the newest partition aside and begins another, behind all numbers that the damaged one may hold.
-    fn replace_current(&mut self, damage: &StoreError) -> Result<SetAside, StoreError> {
+    fn replace_current(&mut self, damage: &StoreError) -> Result<(), StoreError> {
         self.current = None;
         let damaged = self.partitions.last().expect("only called with a partition").clone();
         let rows = damaged.rows_bound();
@@ -124,9 +130,18 @@ impl RecordWriter {
         self.next_ordinal = self.next_ordinal.max(self.next_ordinal_of_older()) + rows;
         let aside = set_aside_database(&damaged.path, damage)?;
         self.partitions.pop();
+        if let Err(error) = partition::forget_aside(&self.folder) {
+            tracing::warn!(%error, "older damaged records stay");
+        }
         tracing::warn!(kept = %aside.path.display(), reason = %aside.reason, "records set aside");
-        self.begin_partition(damaged.day)?;
-        Ok(aside)
+        // It is told also if no other can be begun.
+        self.set_aside = Some(aside);
+        self.begin_partition(damaged.day)
+    }
+
+    /// The partition that the last commit set aside, once.
+    pub fn take_set_aside(&mut self) -> Option<SetAside> {
+        self.set_aside.take()
     }
 
     /// Creates the partition that begins with the next record. It is synced, whatever the settings: it carries the promise
@@ -441,6 +456,24 @@ mod tests {
         let outcome = writer.commit(&[on_day(3, 1)], &[label(3, "lab", 1.0)]).unwrap().remove(0);
         assert!(matches!(outcome, LabelOutcome::Stored { ordinal: 4.., .. }));
         assert_eq!(writer.reader().counts().unwrap().records, 2);
+    }
+
+    #[test]
+    fn a_card_that_damages_one_partition_after_another_is_not_filled_with_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = folder.path().join("records");
+        let mut told = Vec::new();
+        for day in 0..7 {
+            let (mut writer, asides) = RecordWriter::open(&records, FileSettings::default()).unwrap();
+            told.extend(asides);
+            writer.commit(&[on_day(day, i64::try_from(day).unwrap())], &[]).unwrap();
+            let path = writer.partitions.last().unwrap().path.clone();
+            drop(writer);
+            fs::write(&path, "no database ".repeat(1000)).unwrap();
+        }
+        assert_eq!(told.len(), 6, "each was told of");
+        let kept: Vec<_> = told.iter().map(|aside| aside.path.exists()).collect();
+        assert_eq!(kept, [false, false, true, true, true, true], "the newest are kept for whoever wants to look");
     }
 
     #[test]
