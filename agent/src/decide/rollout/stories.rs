@@ -249,7 +249,7 @@ fn without_labels_many_agreements_prove_enough_and_disagreements_do_not() {
         0       approved by policy
         0       Shadow after 0 pairs
         1700    ended: Undecided after 1000 pairs, abort 1.0
-        Orders { compare: Some(010101010101), route: Some(Route { challenger: 010101010101, share: 1, by_source: false, salt: 1 }), promote: None, regret: false }
+        Orders { compare: Some(010101010101), route: Some(Route { challenger: 010101010101, share: 1, by_source: false, salt: 1, at_least: 0 }), promote: None, regret: false }
     "#]]);
 }
 
@@ -360,6 +360,6 @@ fn a_stage_that_would_take_too_long_is_skipped_and_the_shadow_decides() {
         176400  Canary { share: 50 } after 50 pairs
         529200  Canary { share: 100 } after 148 pairs
         709200  won after 198 pairs, promote 417918211510769.9, 0 missed
-        Orders { compare: Some(010101010101), route: Some(Route { challenger: 010101010101, share: 100, by_source: false, salt: 1 }), promote: Some(010101010101), regret: false }
+        Orders { compare: Some(010101010101), route: Some(Route { challenger: 010101010101, share: 100, by_source: false, salt: 1, at_least: 0 }), promote: Some(010101010101), regret: false }
     "#]]);
 }

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use trainer_core::model::Strategy;
+use trainer_core::session::RunChoices;
 
 use super::keeper::Keeper;
 use super::post::Post;
 use crate::decide::budget::{
-    Allowance, Budget, BudgetSettings, Code, Forecast, Refusal, Spent, Starved, TryAgain, forecast,
+    Allowance, Budget, BudgetSettings, Code, Forecast, Job, Refusal, Spent, Starved, TryAgain, forecast,
 };
 use crate::decide::cycle::{Order, OrderTask};
 use crate::decide::plan::RowsWanted;
@@ -127,6 +128,12 @@ impl Warden {
     }
 }
 
+/// What the trainer begins with: whole batches where they fit, else the parts that were allowed. On a hit these are halved.
+fn choices(given: &Allowance, job: &Job) -> RunChoices {
+    let whole = given.micro_batch_rows >= job.micro_batch_rows;
+    RunChoices { micro_batch: if whole { 0 } else { given.micro_batch_rows.into() }, ..RunChoices::default() }
+}
+
 impl Taken {
     fn spent(&self) -> Spent {
         let (wall_s, joules) = (self.wall_s, self.booked.joules);
@@ -195,10 +202,10 @@ impl Keeper {
     }
 
     /// Asks whether the training of `order` may begin; limits and post of one that may. Nothing is stored here.
-    pub(super) fn ask_budget(&mut self, order: &Order) -> Option<(Limits, Arc<Post>)> {
+    pub(super) fn ask_budget(&mut self, order: &Order) -> Option<(Limits, RunChoices, Arc<Post>)> {
         let OrderTask::Train { strategy, .. } = order.task else {
             self.warden.waiting = None;
-            return Some((Limits::default(), Arc::new(Post::default())));
+            return Some((Limits::default(), RunChoices::default(), Arc::new(Post::default())));
         };
         let now = self.warden.clock.now();
         if self.warden.looked_at.is_none_or(|at| now.0.saturating_sub(at.0) >= LOOK_BUSY) {
@@ -224,7 +231,11 @@ impl Keeper {
             }
         };
         match answer {
-            Ok(given) => Some(self.admitted(order.run, given)),
+            Ok(given) => {
+                let choices = choices(&given, &forecast.job);
+                let (limits, post) = self.admitted(order.run, given);
+                Some((limits, choices, post))
+            }
             Err(refusal) => {
                 self.refused(order.run, refusal, starved.as_ref(), looked_at);
                 None
@@ -392,4 +403,21 @@ fn shown_refusal(refusal: &Refusal, now: Uptime, wall: Timestamp) -> Value {
         }
     };
     json!({"code": refusal.code, "sentence": refusal.sentence, "try_again": try_again, "also": refusal.also})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_training_begins_with_the_parts_it_was_allowed_and_with_whole_batches_where_they_fit() {
+        let job = Job { memory_bytes: 64 << 20, memory_bytes_per_row: 1 << 20, micro_batch_rows: 32, ..Job::default() };
+        let settings = BudgetSettings { memory_reserve_bytes: 0, ..BudgetSettings::default() };
+        let begun = |memory_bytes| {
+            let settings = BudgetSettings { memory_bytes, ..settings.clone() };
+            let (_, answer, _) = Budget::new(&settings, Uptime::default(), Timestamp(0)).ask(&job, &settings);
+            choices(&answer.unwrap(), &job).micro_batch
+        };
+        assert_eq!([100 << 20, 60 << 20, 50 << 20].map(begun), [0, 16, 8]);
+    }
 }
