@@ -157,7 +157,11 @@ fn two_recordings_are_compared_column_by_column_and_what_is_left_out_is_named() 
     bench.refuses(&["drift", "compare", "--reference", "-", "--current", "-"], 2, &["standard input"]);
     let wide: Vec<String> = (0..900).map(|column| format!("c{column}")).collect();
     bench.write("wide.csv", format!("{}\n{}\n", wide.join(","), vec!["1"; 900].join(",")));
-    bench.refuses(&["drift", "compare", "--reference", "wide.csv", "--current", "few.txt"], 4, &["`c0` only", "and 889 more"]);
+    bench.refuses(
+        &["drift", "compare", "--reference", "wide.csv", "--current", "few.txt"],
+        4,
+        &["`c0` only", "and 889 more"],
+    );
     bench.refuses(&["drift", "scan", "--detector", "adwin", "--input", "wide.csv"], 4, &["c0, c1", "c11 and 888 more"]);
 }
 

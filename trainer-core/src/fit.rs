@@ -433,7 +433,11 @@ mod tests {
             assert_eq!(resumed([7; 32], wanted, &eight), found, "{wanted}");
         }
         assert_eq!((resumed([8; 32], 0, &eight), resumed([7; 32], 0, &eight[..9])), (0, 0));
-        assert_eq!((resumed([7; 32], 4, &kept(0)), resumed([7; 32], 0, &kept(0))), (4, 0), "whole batches are the largest");
+        assert_eq!(
+            (resumed([7; 32], 4, &kept(0)), resumed([7; 32], 0, &kept(0))),
+            (4, 0),
+            "whole batches are the largest"
+        );
     }
 
     fn accuracy(network: &Network) -> f32 {

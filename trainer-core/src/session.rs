@@ -91,7 +91,8 @@ pub fn check(checkpoint: &[u8], key: [u8; 32], choices: RunChoices) -> Result<()
 /// no more memory, and what was done with them is not lost.
 #[must_use]
 pub fn resumed(checkpoint: &[u8], key: [u8; 32], choices: RunChoices) -> RunChoices {
-    let Ok(Checkpoint { key: made, choices: found, .. }) = postcard::from_bytes::<Checkpoint<Journal>>(checkpoint) else {
+    let Ok(Checkpoint { key: made, choices: found, .. }) = postcard::from_bytes::<Checkpoint<Journal>>(checkpoint)
+    else {
         return choices;
     };
     let smaller = found.micro_batch > 0 && (choices.micro_batch == 0 || found.micro_batch < choices.micro_batch);

@@ -154,7 +154,9 @@ impl Cycle {
             self.traced.pop_front();
         }
         self.traced.push_back(sample);
-        self.trigger.labelled(sample, self.labels);
+        if !self.counts_rows(settings) {
+            self.trigger.labelled(sample, self.labels);
+        }
         let mut reports = Vec::new();
         // The late errors of an earlier model say nothing about this one.
         if label.answered_by == self.champion {

@@ -23,12 +23,7 @@ impl Cycle {
     }
 
     /// The newest rows, at most `newest`, as a training would get them now.
-    pub(super) fn newest_rows(
-        &self,
-        newest: u64,
-        older: u64,
-        settings: &CycleSettings,
-    ) -> Result<RowsWanted, TooFew> {
+    pub(super) fn newest_rows(&self, newest: u64, older: u64, settings: &CycleSettings) -> Result<RowsWanted, TooFew> {
         let known = self.known(settings);
         plan::plan(known.saturating_sub(newest), known, newest, older, self.trained(settings))
     }
@@ -58,6 +53,8 @@ mod tests {
     use crate::decide::cycle::{Event, OrderTask, Reason, Report};
     use crate::decide::policy::Policy;
     use crate::decide::sample::{Label, Sample};
+    use crate::decide::trigger::{Heard, Phase};
+    use crate::decide::watch::Watcher;
 
     fn detector() -> Model {
         let feature = |name: &str| Feature { name: name.into(), unit: None, kind: FeatureKind::Number, range: None };
@@ -81,7 +78,8 @@ mod tests {
 
     fn samples(cycle: &mut Cycle, settings: &CycleSettings, count: u16) -> Vec<Report> {
         let row = |at: u16| [f32::from(at % 20), f32::from(at % 20)];
-        let take = |at| cycle.sample(&Sample { row: &row(at), answer: &[0.9, 0.1], embedding: &[], at: None }, settings);
+        let take =
+            |at| cycle.sample(&Sample { row: &row(at), answer: &[0.9, 0.1], embedding: &[], at: None }, settings);
         (0..count).flat_map(take).collect()
     }
 
@@ -101,7 +99,9 @@ mod tests {
         };
         for sample in 0..10 {
             let label = label(sample);
-            assert!(!cycle.clone().label(&label, &settings).iter().any(|report| matches!(report, Report::Retrain { .. })));
+            assert!(
+                !cycle.clone().label(&label, &settings).iter().any(|report| matches!(report, Report::Retrain { .. }))
+            );
         }
         let reports = samples(&mut cycle, &settings, 61);
         let order = |report: &Report| match report {
@@ -124,6 +124,18 @@ mod tests {
         assert_eq!(few, Refusal::TooFewSamples { known: 10, missing: 10 });
         cycle.trained_rows = 60;
         assert_eq!(cycle.rows_now(&settings).map(|rows| rows.holdout), Ok(20));
+    }
+
+    #[test]
+    fn the_late_label_of_an_old_sample_moves_no_change_that_is_counted_in_samples() {
+        let (mut cycle, settings) = cycle(true);
+        samples(&mut cycle, &settings, 60);
+        let heard = Heard { watcher: Watcher::Psi, row: 60, since: 50, sample: Some(50) };
+        assert!(cycle.trigger.alarm(heard, 1, 60, &settings.trigger));
+        let answered_by = cycle.champion;
+        let label = Label { sample: 3, loss: 1.0, answer: &[0.9, 0.1], truth: &[1.0], segment: None, answered_by };
+        cycle.label(&label, &settings);
+        assert!(matches!(cycle.trigger.phase(), Phase::Episode { since: 50, .. }), "{:?}", cycle.trigger);
     }
 
     #[test]

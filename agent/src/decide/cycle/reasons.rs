@@ -38,7 +38,11 @@ impl Cycle {
                 (Reason::Staleness, settings.value.window_rows, settings.value.window_rows / 2)
             }
             // Rows that nobody labels are no news by themselves: of an anomaly model, alarms and the clock are reasons.
-            policy if policy.counts_labels() && !self.counts_rows(settings) && self.trigger.due_labels(known, &settings.trigger) => {
+            policy
+                if policy.counts_labels()
+                    && !self.counts_rows(settings)
+                    && self.trigger.due_labels(known, &settings.trigger) =>
+            {
                 (Reason::Labels, rows_max, rows_older)
             }
             _ => return,

@@ -145,8 +145,7 @@ mod tests {
             let bare = |share| Route { salt, ..route(share, true) };
             let taken = |route: &Route| names.iter().filter(|name| route.takes(name, Timestamp(0))).count();
             without += u32::from(taken(&bare(1)) == 0);
-            let counts: Vec<usize> =
-                [1, 10, 50, 100].map(|share| taken(&bare(share).with_one_of(&sources))).to_vec();
+            let counts: Vec<usize> = [1, 10, 50, 100].map(|share| taken(&bare(share).with_one_of(&sources))).to_vec();
             assert!(counts[0] >= 1 && counts.is_sorted() && counts[3] == 100, "trial {salt}: {counts:?}");
             assert_eq!(counts[0].max(1), taken(&bare(1)).max(1), "chance decides where it gives any");
         }

@@ -15,7 +15,7 @@ use trainer_core::session::RunChoices;
 use super::keeper::Keeper;
 use super::post::Post;
 use crate::decide::budget::{
-    Allowance, Budget, BudgetSettings, Code, Forecast, Job, Refusal, Spent, Starved, TryAgain, forecast,
+    Allowance, Budget, BudgetSettings, Code, Forecast, Refusal, Spent, Starved, TryAgain, forecast,
 };
 use crate::decide::cycle::{Order, OrderTask};
 use crate::decide::plan::RowsWanted;
@@ -128,12 +128,6 @@ impl Warden {
     }
 }
 
-/// What the trainer begins with: whole batches where they fit, else the parts that were allowed. On a hit these are halved.
-fn choices(given: &Allowance, job: &Job) -> RunChoices {
-    let whole = given.micro_batch_rows >= job.micro_batch_rows;
-    RunChoices { micro_batch: if whole { 0 } else { given.micro_batch_rows.into() }, ..RunChoices::default() }
-}
-
 impl Taken {
     fn spent(&self) -> Spent {
         let (wall_s, joules) = (self.wall_s, self.booked.joules);
@@ -232,7 +226,7 @@ impl Keeper {
         };
         match answer {
             Ok(given) => {
-                let choices = choices(&given, &forecast.job);
+                let choices = RunChoices { micro_batch: given.parts(&forecast.job), ..RunChoices::default() };
                 let (limits, post) = self.admitted(order.run, given);
                 Some((limits, choices, post))
             }
@@ -296,9 +290,8 @@ impl Keeper {
     fn forecast(&self, order: &Order, strategy: Strategy) -> Result<Forecast, String> {
         let parent = self.load(&order.parent)?;
         let bundle_bytes = self.models.path(&order.parent).metadata().map_or(0, |facts| facts.len());
-        let RowsWanted { newest, holdout, history, gap, .. } = order.rows;
-        let held = if order.refit_of.is_some() { 0 } else { holdout.saturating_add(gap) };
-        let rows = newest.saturating_sub(held).saturating_add(history);
+        let RowsWanted { newest, history, .. } = order.rows;
+        let rows = newest.saturating_sub(order.rows.kept_back(order.refit_of.is_some())).saturating_add(history);
         let (training, watts) = (&self.rules.training, self.warden.watts_per_core);
         Ok(forecast(&parent.model, bundle_bytes, strategy, rows, training, watts))
     }
@@ -403,21 +396,4 @@ fn shown_refusal(refusal: &Refusal, now: Uptime, wall: Timestamp) -> Value {
         }
     };
     json!({"code": refusal.code, "sentence": refusal.sentence, "try_again": try_again, "also": refusal.also})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_training_begins_with_the_parts_it_was_allowed_and_with_whole_batches_where_they_fit() {
-        let job = Job { memory_bytes: 64 << 20, memory_bytes_per_row: 1 << 20, micro_batch_rows: 32, ..Job::default() };
-        let settings = BudgetSettings { memory_reserve_bytes: 0, ..BudgetSettings::default() };
-        let begun = |memory_bytes| {
-            let settings = BudgetSettings { memory_bytes, ..settings.clone() };
-            let (_, answer, _) = Budget::new(&settings, Uptime::default(), Timestamp(0)).ask(&job, &settings);
-            choices(&answer.unwrap(), &job).micro_batch
-        };
-        assert_eq!([100 << 20, 60 << 20, 50 << 20].map(begun), [0, 16, 8]);
-    }
 }

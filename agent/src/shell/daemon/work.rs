@@ -13,7 +13,7 @@ use trainer_core::train::TrainSettings;
 use super::post::Post;
 use crate::decide::cycle::{Order, OrderTask, Reason};
 use crate::decide::gate::{Evidence, Measures};
-use crate::decide::plan;
+use crate::decide::plan::{self, RowsWanted};
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
 use crate::shell::compare::{Timing, compare, compare_served, detection, measure};
@@ -248,9 +248,9 @@ impl Bench {
             Older::BeforeLabel(ordinal) => self.history(schema, ordinal, self.order.rows.history)?,
             Older::Rows(rows) => rows,
         };
-        // A refit has nothing left to prove, so it learns from the held-out rows too.
-        let gap = usize::try_from(self.order.rows.gap).unwrap_or(usize::MAX);
-        let kept = if self.order.refit_of.is_some() { 0 } else { held.saturating_add(gap).min(newest.len()) };
+        let wanted = RowsWanted { holdout: held as u64, ..self.order.rows };
+        let kept =
+            usize::try_from(wanted.kept_back(self.order.refit_of.is_some())).unwrap_or(usize::MAX).min(newest.len());
         let fresh = newest.slice(0..newest.len() - kept);
         (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
         Ok(rows)

@@ -2,9 +2,9 @@
 use rusqlite::Connection;
 
 use super::super::StoreError;
+use super::super::labels;
 use super::super::partition::Partition;
 use super::super::records::{self, Record};
-use super::super::labels;
 use super::{RecordReader, visit};
 use crate::decide::plan;
 
@@ -66,7 +66,8 @@ impl RecordReader {
                 let mut found: Vec<ToldRow> = Vec::new();
                 for place in (from..k).map(place) {
                     let record = records::recent(connection, 1, place.saturating_add(1))?.pop();
-                    if let Some(record) = record.filter(|record| found.last().is_none_or(|last| last.seq < record.seq)) {
+                    if let Some(record) = record.filter(|record| found.last().is_none_or(|last| last.seq < record.seq))
+                    {
                         found.push(told(connection, record)?);
                     }
                 }
