@@ -34,12 +34,12 @@ fn main() -> ExitCode {
         arguments.get(at + 1)?.parse::<u64>().ok()
     };
     let Some(target) = arguments.first().filter(|name| targets::TARGETS.contains(&name.as_str())) else {
-        eprintln!("usage: hone-fuzz bundle|envelope|frame|topic|payload [--minutes N] [--seed N]");
+        eprintln!("usage: hone-fuzz bundle|envelope|frame|topic|payload [--minutes N | --seconds N] [--seed N]");
         return ExitCode::from(2);
     };
-    let minutes = value("--minutes").unwrap_or(1);
+    let seconds = value("--seconds").unwrap_or(60 * value("--minutes").unwrap_or(1));
     let seed = value("--seed").unwrap_or(1);
-    fuzz(target, Duration::from_secs(60 * minutes), seed)
+    fuzz(target, Duration::from_secs(seconds), seed)
 }
 
 fn fuzz(target: &str, length: Duration, seed: u64) -> ExitCode {

@@ -69,6 +69,16 @@ fn with_threshold(folder: &Path, base: &Path, name: &str, factor: f32) -> PathBu
     path
 }
 
+/// Sends rows of a press whose sensors read `shift` off; each `every`th is a fault, and nobody labels any.
+fn unlabelled(agent: &Agent, press: &mut Press, count: usize, shift: f64, every: usize) {
+    let line = |row: [f64; 6]| {
+        let features: serde_json::Map<_, _> = (0..6).map(|at| (format!("s{at}"), json!(row[at]))).collect();
+        format!("{}\n", json!({"source": "press-1", "features": features}))
+    };
+    let body: String = (0..count).map(|number| line(press.row(shift, number % every == every - 1))).collect();
+    assert_eq!(agent.socket("POST", "/v1/samples", &body).lines().len(), count);
+}
+
 /// Sends rows; labels only faults, as people do.
 fn live(agent: &Agent, press: &mut Press, count: usize, loose: bool) {
     let line = |row: [f64; 6]| {
@@ -121,6 +131,69 @@ fn an_anomaly_model_is_trained_without_labels_of_normal_rows_served_and_judged_b
     let alike = with_threshold(device.path(), &base, "alike.safetensors", 1.001);
     let (code, out, error) = device.ask(&["promote", &alike.display().to_string()]);
     assert_eq!(code, Some(0), "{out}{error}");
+}
+
+/// Share of normal rows called faults, and of faults found, where sensors read `shift` off.
+fn rates(agent: &Agent, press: &mut Press, shift: f64) -> (f64, f64) {
+    let mut share = |count: u32, loose| {
+        let called = (0..count).filter(|_| said(agent, press.row(shift, loose)) == "fault").count();
+        called as f64 / f64::from(count)
+    };
+    (share(200, false), share(50, true))
+}
+
+#[test]
+fn an_anomaly_model_whose_plant_has_changed_is_retrained_on_samples_that_nobody_has_labelled() {
+    let device = Device::new();
+    device.set("[cycle]\npolicy = \"static\"\n");
+    let base = trained(&device);
+    let agent = device.start(Some(&base));
+    let mut press = Press(5);
+    let (code, _, error) = device.ask(&["retrain"]);
+    assert!(code == Some(9) && error.contains("samples are too few") && error.contains("40 more"), "{error}");
+    unlabelled(&agent, &mut press, 300, 0.0, 50);
+    unlabelled(&agent, &mut press, 900, 1.0, 50);
+    let stale = rates(&agent, &mut press, 1.0);
+    assert!(stale.0 > 0.1, "the change must hurt: {stale:?}");
+
+    let (code, plan, error) = device.ask(&["retrain", "--dry-run", "--strategy", "tail", "--json"]);
+    assert_eq!(code, Some(0), "{error}");
+    let plan: Value = serde_json::from_str(&plan).expect("JSON");
+    assert!(plan["reasons"][0].as_str().is_some_and(|why| why.contains("count as normal")), "{plan}");
+    assert!(plan["labels"] == 0 && plan["rows"]["held_out"].as_u64() > Some(100), "{plan}");
+    let (code, said, error) = device.ask(&["retrain", "--strategy", "tail", "--wait"]);
+    assert_eq!(code, Some(0), "{said}{error}");
+    let gate = agent.reports("gate");
+    assert_eq!(agent.reports("promote").len(), 1, "{gate:?}");
+    let fresh = rates(&agent, &mut press, 1.0);
+    println!("false alarms and faults found: {stale:?} before, {fresh:?} after");
+    assert!(fresh.0 < 0.06 && fresh.0 < stale.0 / 3.0, "{fresh:?}");
+    assert!(fresh.1 > 0.85, "what stood out was not learnt as normal: {fresh:?}");
+}
+
+#[test]
+fn an_alarm_about_an_anomaly_model_leads_to_a_retrain_without_any_label() {
+    let device = Device::new();
+    device.set("[cycle]\npolicy = \"trigger:any\"\n");
+    let base = trained(&device);
+    let agent = device.start(Some(&base));
+    let mut press = Press(6);
+    let mut sent = 0;
+    let ordered = hone_tests::until("a retrain is ordered", || {
+        let shift = if sent < 400 { 0.0 } else { 3.0 };
+        unlabelled(&agent, &mut press, 100, shift, 50);
+        sent += 100;
+        assert!(sent < 20_000, "{:?}", agent.reports("drift"));
+        agent.reports("retrain").pop()
+    });
+    assert_eq!((&ordered["order"]["reason"], &agent.status()["labels"]), (&json!("drift"), &json!(0)));
+    let promoted = hone_tests::until("the retrained detector serves", || {
+        unlabelled(&agent, &mut press, 20, 3.0, 50);
+        agent.reports("promote").pop()
+    });
+    assert_eq!(promoted["run"].as_u64().map(|run| run >= 1), Some(true), "{promoted}");
+    let fresh = rates(&agent, &mut press, 3.0);
+    assert!(fresh.0 < 0.2 && fresh.1 > 0.8, "{fresh:?}");
 }
 
 #[test]

@@ -155,6 +155,14 @@ fn two_recordings_are_compared_column_by_column_and_what_is_left_out_is_named() 
         &["no column that can be compared"],
     );
     bench.refuses(&["drift", "compare", "--reference", "-", "--current", "-"], 2, &["standard input"]);
+    let wide: Vec<String> = (0..900).map(|column| format!("c{column}")).collect();
+    bench.write("wide.csv", format!("{}\n{}\n", wide.join(","), vec!["1"; 900].join(",")));
+    bench.refuses(
+        &["drift", "compare", "--reference", "wide.csv", "--current", "few.txt"],
+        4,
+        &["`c0` only", "and 889 more"],
+    );
+    bench.refuses(&["drift", "scan", "--detector", "adwin", "--input", "wide.csv"], 4, &["c0, c1", "c11 and 888 more"]);
 }
 
 #[test]
@@ -208,6 +216,9 @@ fn what_cannot_be_calibrated_is_refused_with_what_would_do() {
         &["--false-alarms", "\"1 per 30 days\"", "\"1 per 10000 rows\""],
     );
     bench.refuses(&ask("quiet.csv", "1 per 1 rows", "10/min"), 2, &["cannot be promised"]);
+    bench.refuses(&ask("quiet.csv", month, "1e300/s"), 2, &["in 2.5920e306 rows cannot be promised"]);
+    let loss = [ask("quiet.csv", month, "1/s"), vec!["--loss", "lss"]].concat();
+    bench.refuses(&loss, 4, &["quiet.csv:1", "no column `lss` for --loss"]);
     let timed = |data, column| [ask(data, month, "1/s"), vec!["--time", column]].concat();
     bench.refuses(&timed("times.csv", "at"), 4, &["times.csv:3", "goes back"]);
     bench.refuses(&timed("quiet.csv", "at"), 4, &["quiet.csv:2", "is no time"]);

@@ -251,6 +251,26 @@ fn a_checkpoint_of_another_training_is_not_used() {
 }
 
 #[test]
+fn a_training_in_small_parts_goes_on_in_them_although_larger_ones_would_fit_by_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut task, path) = resumable(folder.path(), 0);
+    task.choices.micro_batch = 8;
+    let whole = run(Task { checkpoint: None, ..task.clone() });
+    let mut listen = |_, report: &Report| if report.steps > 20 { Say::Cancel } else { Say::GoOn };
+    let stopped = trainer().run(task.clone(), &mut listen);
+    assert!(matches!(stopped, Err(TrainerError::Stopped(_))) && path.is_file(), "{stopped:?}");
+    task.choices.micro_batch = 0;
+    let mut first_step = None;
+    let finished = trainer().run(task, &mut |_, report| {
+        first_step.get_or_insert(report.steps);
+        Say::GoOn
+    });
+    let finished = finished.unwrap();
+    assert!(first_step.is_some_and(|step| step > 0), "it must not start over");
+    assert_eq!((finished.digest, finished.choices.micro_batch), (whole.digest, 8));
+}
+
+#[test]
 fn a_run_is_made_again_from_its_record_also_where_it_was_told_to_finish() {
     let folder = tempfile::tempdir().unwrap();
     let snapshots = ModelStore::open(&folder.path().join("snapshots"), "snapshot").unwrap();

@@ -419,6 +419,27 @@ mod tests {
         assert!(matches!(open([7; 32], 0, &kept[..kept.len() / 2]), Some(CheckpointError::Unreadable(_))));
     }
 
+    #[test]
+    fn a_checkpoint_of_smaller_parts_is_gone_on_with_and_one_of_larger_parts_or_another_snapshot_is_not() {
+        let parts = |micro_batch| RunChoices { micro_batch, ..RunChoices::default() };
+        let kept = |micro_batch| {
+            let mut once = Once::new(100, Wish::Stop);
+            assert!(train_in(&mut once, None, parts(micro_batch), &normed(), 5).is_err());
+            once.kept.unwrap()
+        };
+        let resumed = |key, wanted, bytes: &[u8]| crate::session::resumed(bytes, key, parts(wanted)).micro_batch;
+        let eight = kept(8);
+        for (wanted, found) in [(0, 8), (16, 8), (8, 8), (4, 4)] {
+            assert_eq!(resumed([7; 32], wanted, &eight), found, "{wanted}");
+        }
+        assert_eq!((resumed([8; 32], 0, &eight), resumed([7; 32], 0, &eight[..9])), (0, 0));
+        assert_eq!(
+            (resumed([7; 32], 4, &kept(0)), resumed([7; 32], 0, &kept(0))),
+            (4, 0),
+            "whole batches are the largest"
+        );
+    }
+
     fn accuracy(network: &Network) -> f32 {
         let (x, y) = quadrants(2_000);
         let mut scratch = Scratch::default();

@@ -87,6 +87,18 @@ pub fn check(checkpoint: &[u8], key: [u8; 32], choices: RunChoices) -> Result<()
     Session::new(&mut Undisturbed, key, choices, Some(checkpoint)).map(|_| ())
 }
 
+/// `choices` with the micro-batch of `checkpoint`, where that is a checkpoint of the snapshot `key` and its parts are no larger: they need
+/// no more memory, and what was done with them is not lost.
+#[must_use]
+pub fn resumed(checkpoint: &[u8], key: [u8; 32], choices: RunChoices) -> RunChoices {
+    let Ok(Checkpoint { key: made, choices: found, .. }) = postcard::from_bytes::<Checkpoint<Journal>>(checkpoint)
+    else {
+        return choices;
+    };
+    let smaller = found.micro_batch > 0 && (choices.micro_batch == 0 || found.micro_batch < choices.micro_batch);
+    if made == key && smaller { RunChoices { micro_batch: found.micro_batch, ..choices } } else { choices }
+}
+
 /// Everything that a resume needs beside the snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Journal {

@@ -11,6 +11,7 @@ mod back;
 mod continual;
 mod drifts;
 mod facts;
+mod known;
 mod reasons;
 mod settings;
 mod views;
@@ -38,8 +39,6 @@ use settings::watch_settings;
 
 /// Label numbers that can be traced back to their samples.
 const TRACED: usize = 4_096;
-/// Rejected bundles that are remembered.
-const REJECTED_MAX: usize = 256;
 
 /// The loop's whole state: plain data, bounded, one row of `control.db`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +58,9 @@ pub struct Cycle {
     scheduled: u64,
     /// Labels known when the champion was promoted: it may have been trained on any of them.
     trained_through: u64,
+    /// The same in samples, which count for an anomaly model.
+    #[serde(default)]
+    trained_rows: u64,
     /// What the candidate that is being refitted lost on the hold-out.
     judged: Reference,
     /// Whether it was better by more than chance.
@@ -112,6 +114,7 @@ impl Cycle {
             labels: 0,
             scheduled: 0,
             trained_through: 0,
+            trained_rows: 0,
             judged: Reference::default(),
             judged_gained: false,
             traced: VecDeque::new(),
@@ -136,6 +139,9 @@ impl Cycle {
         if self.samples.is_multiple_of(settings.watch.columns.every_rows.max(1).into()) {
             reports.extend(self.drifts.flush(false));
         }
+        if self.counts_rows(settings) {
+            self.consider(settings, &mut reports);
+        }
         reports
     }
 
@@ -148,7 +154,9 @@ impl Cycle {
             self.traced.pop_front();
         }
         self.traced.push_back(sample);
-        self.trigger.labelled(sample, self.labels);
+        if !self.counts_rows(settings) {
+            self.trigger.labelled(sample, self.labels);
+        }
         let mut reports = Vec::new();
         // The late errors of an earlier model say nothing about this one.
         if label.answered_by == self.champion {
@@ -190,8 +198,8 @@ impl Cycle {
                 Ok(self.consolidated(candidate, &measures, &recent, settings))
             }
             Event::Rebaseline { baseline } => self.rebaseline(&baseline),
-            Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline),
-            Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline)),
+            Event::RollBack { reference, baseline } => self.roll_back(reference, &baseline, settings),
+            Event::FallBack { to, reference, baseline } => Ok(self.fall_back(to, reference, &baseline, settings)),
             Event::Rollout(event) => self.rolled(event, settings),
             Event::Adopt { recent } => Ok(self.adopted(&recent, settings)),
         }
@@ -344,7 +352,7 @@ impl Cycle {
             self.trigger.attempted_labels(outcome, self.labels, &settings.trigger);
         }
         if reason == Reason::Drift {
-            self.trigger.attempted(promoted, self.labels, &settings.trigger);
+            self.trigger.attempted(promoted, self.known(settings), &settings.trigger);
             if !self.trigger.is_open() && !promoted && !recent.rows.is_empty() {
                 // The inputs moved and no better model exists: this is the new normal.
                 self.watch.rebaseline(recent);
@@ -365,7 +373,7 @@ impl Cycle {
         }
         self.champion = model;
         self.previous = previous;
-        self.trained_through = self.labels;
+        (self.trained_through, self.trained_rows) = (self.labels, self.samples);
         self.staleness = Staleness::default();
         if let Some(reference) = reference {
             self.reference = reference.mean;
@@ -373,13 +381,6 @@ impl Cycle {
         self.watch.replaced();
         self.watch.rebaseline(baseline);
         self.watch.expect(reference);
-    }
-
-    fn reject(&mut self, model: Digest) {
-        if self.rejected.len() == REJECTED_MAX {
-            self.rejected.pop_front();
-        }
-        self.rejected.push_back(model);
     }
 
     /// After a restart with perhaps other settings: drift tests whose settings changed start anew.

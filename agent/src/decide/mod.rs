@@ -1,4 +1,5 @@
 //! Decides; never acts. Facts in, states, orders and reports out: no clock, disk, network, thread or chance of its own.
+pub mod assume;
 pub mod budget;
 pub mod clock;
 pub mod collect;

@@ -25,6 +25,13 @@ impl RowsWanted {
     pub fn behind(self, outstanding: u64) -> Self {
         Self { gap: outstanding.min((self.newest - self.holdout) / 2), ..self }
     }
+
+    /// How many of the newest rows are kept back from a training: those it is judged on and the gap before them. A refit of a candidate
+    /// that has passed has nothing left to prove and learns from all of them.
+    #[must_use]
+    pub fn kept_back(&self, refit: bool) -> u64 {
+        if refit { 0 } else { self.holdout.saturating_add(self.gap) }
+    }
 }
 
 /// Fewest rows that are held out.
@@ -152,6 +159,8 @@ mod tests {
         assert_eq!((rows.gap, rows.behind(0)), (0, rows));
         assert_eq!((rows.behind(100).gap, rows.behind(100).holdout), (100, rows.holdout));
         assert_eq!(rows.behind(5_000).gap, (rows.newest - rows.holdout) / 2);
+        assert_eq!(rows.behind(100).kept_back(false), rows.holdout + 100);
+        assert_eq!(rows.behind(100).kept_back(true), 0, "a refit learns from all of them");
     }
 
     #[test]

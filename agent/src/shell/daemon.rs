@@ -5,6 +5,7 @@
 //!     └─────► one bounded queue ─► keeper (thread): step, commit, carry out ─► work (thread): train, judge
 //! ```
 mod answering;
+mod assumed;
 mod books;
 mod budget;
 mod commands;
@@ -344,7 +345,12 @@ fn assemble(
     });
     let heads = Heads::new(config, path.join("continual"));
     let rules = Rules {
-        cycle: CycleSettings { rollout: config.rollout.clone(), mixture: heads.serves(), ..config.cycle.clone() },
+        cycle: CycleSettings {
+            rollout: config.rollout.clone(),
+            mixture: heads.serves(),
+            assumes_normal: true,
+            ..config.cycle.clone()
+        },
         training: config.training.clone(),
         commit_every: Duration::from_secs(config.agent.commit_s),
         commit_events: config.agent.commit_events,

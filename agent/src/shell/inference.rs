@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_canary_answers_its_share_and_without_a_rival_the_champion_answers_everything() {
         let (champion, rival) = (loaded(1.0), loaded(-1.0));
-        let route = Route { challenger: rival.digest, share: 100, by_source: true, salt: 0 };
+        let route = Route { challenger: rival.digest, share: 100, by_source: true, salt: 0, at_least: 0 };
         let mut serving = Serving { route: Some(route), ..Serving::of(champion.clone()) };
         assert_eq!(serving.route("pump", Timestamp(0)).1, Role::Champion);
         serving.rival = Some(rival);

@@ -10,7 +10,7 @@ use super::super::Global;
 use super::super::ask::table;
 use super::super::exit::{Exit, Fail};
 use super::units::{FalseAlarms, Rate, duration};
-use super::{columns_of, unusable};
+use super::{columns_of, number, unusable};
 use crate::decide::drift::season::SPAN_HOURS_MIN;
 use crate::decide::time::Timestamp;
 use crate::decide::watch::calibrate::{Column, Delays, RESAMPLES, ROWS_MIN, Season, Survey, Test, Wanted};
@@ -95,7 +95,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     }
     let run_length_rows = args.false_alarms.rows(args.rate);
     if !(2.0..=RUN_LENGTH_ROWS_MAX).contains(&run_length_rows) {
-        return Err(Fail::new(Exit::Usage, format!("a false alarm in {run_length_rows} rows cannot be promised"))
+        return Err(Fail::new(Exit::Usage, format!("a false alarm in {} rows cannot be promised", number(run_length_rows)))
             .hint("choose --false-alarms so that 2 to 1000000000 rows lie between two: \"1 per 30 days\", \"1 per 10000 rows\"")
             .into());
     }
@@ -290,8 +290,8 @@ fn survey_row(measured: &Measured) -> Vec<String> {
     let last = survey.windows.last();
     vec![
         measured.name.clone(),
-        format!("{:.4}", survey.mean),
-        format!("{:.4}", survey.deviation),
+        number(survey.mean),
+        number(survey.deviation),
         format!("{:.1} %", 100.0 * survey.missing_rate),
         format!("{:.2}", survey.correlation),
         survey.block_rows.to_string(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::Global;
 use super::super::ask::table;
 use super::super::exit::{Exit, Fail};
-use super::{columns_of, unusable};
+use super::{columns_of, listed, unusable};
 use crate::decide::drift::compare::{Comparison, Pair, Rule, Tally, Verdict, compare};
 use crate::decide::drift::distances::VERDICT_ROWS_MIN;
 use crate::shell::ingest::csv::CsvError;
@@ -120,7 +120,7 @@ fn every(args: &Args, reference: &Columns, current: &Columns) -> Result<(Vec<Bot
     if both.is_empty() {
         let parts: Vec<_> = left_out.iter().map(|out| format!("`{}` {}", out.name, out.reason)).collect();
         return Err(Fail::new(Exit::Input, "the two recordings have no column that can be compared")
-            .hint(format!("left out: {}", parts.join(", ")))
+            .hint(format!("left out: {}", listed(parts.iter().map(String::as_str))))
             .into());
     }
     Ok((both, left_out))

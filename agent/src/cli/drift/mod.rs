@@ -52,6 +52,20 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     }
 }
 
+/// A number of any size in a few digits.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    if size >= 1e9 || size > 0.0 && size < 1e-4 { format!("{value:.4e}") } else { format!("{value:.4}") }
+}
+
+/// Names for a hint: a file of thousands of columns must not fill the screen.
+fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    const MOST: usize = 12;
+    let more = names.len().saturating_sub(MOST);
+    let shown = names.take(MOST).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
 /// A recording; `-` is standard input.
 fn columns_of(path: &Path) -> Result<Columns> {
     Columns::read(path).map_err(|error| unusable(error).into())

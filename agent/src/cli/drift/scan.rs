@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::super::Global;
 use super::super::exit::{Exit, Fail};
-use super::{columns_of, unusable};
+use super::{columns_of, listed, unusable};
 use crate::decide::drift::spec::AnyDetector;
 use crate::decide::drift::{Detector as _, MAGNITUDE_MAX};
 use crate::shell::ingest::csv::CsvError;
@@ -72,7 +72,7 @@ fn values(columns: &Columns, column: Option<&str>) -> Result<Vec<f64>> {
         (None, [only]) => only,
         (None, several) => {
             return Err(Fail::new(Exit::Input, format!("the file has {} columns", several.len()))
-                .hint(format!("name one with --column: {}", several.join(", ")))
+                .hint(format!("name one with --column: {}", listed(several.iter().copied())))
                 .into());
         }
     };

@@ -83,7 +83,7 @@ pub(super) struct InstallArgs {
 
 pub(super) fn sign(args: &SignArgs, global: &Global) -> Result<()> {
     let bytes = read(&args.file)?;
-    let model = bundle::read(&bytes).map_err(|error| Fail::new(Exit::Bundle, error))?;
+    let model = bundle::read(&bytes).map_err(|error| refused(&args.file, error))?;
     let digest = Digest::of(&bytes);
     let device = args.device.as_deref().map(str::parse::<DeviceId>).transpose();
     let device = device.map_err(|error| Fail::new(Exit::Usage, error))?;
@@ -92,7 +92,7 @@ pub(super) fn sign(args: &SignArgs, global: &Global) -> Result<()> {
         Err(error) => return Err(Fail::new(Exit::Usage, error).hint("a digest has 64 hexadecimal digits").into()),
     };
     if let Some(names) = &args.trainable {
-        let known = bundle::tensor_names(&bytes).map_err(|error| Fail::new(Exit::Bundle, error))?;
+        let known = bundle::tensor_names(&bytes).map_err(|error| refused(&args.file, error))?;
         // A head that is not there yet may be listed too.
         let strange = |name: &&String| !known.contains(name) && !is_trainable(name, model.manifest.spec.cut);
         if let Some(unknown) = names.iter().find(strange) {
@@ -141,7 +141,7 @@ pub(super) fn verify(args: &VerifyArgs, global: &Global) -> Result<()> {
         trust(&mut keys, public)?;
     }
     let bytes = read(&args.file)?;
-    let model = bundle::read(&bytes).map_err(|error| Fail::new(Exit::Bundle, error))?;
+    let model = bundle::read(&bytes).map_err(|error| refused(&args.file, error))?;
     let path = envelope_path(&args.file);
     let device = match args.device.as_deref().map(str::parse::<DeviceId>).transpose() {
         Ok(device) => device.or_else(|| config.mqtt.device.parse().ok()),
@@ -153,9 +153,9 @@ pub(super) fn verify(args: &VerifyArgs, global: &Global) -> Result<()> {
             .hint("sign it with `hone model sign`")
     })?;
     let (statement, standing) =
-        read_signature(&envelope, Digest::of(&bytes), &keys, device.as_ref()).map_err(refused)?;
+        read_signature(&envelope, Digest::of(&bytes), &keys, device.as_ref()).map_err(|error| refused(&path, error))?;
     let cut = model.manifest.spec.cut;
-    let names = bundle::tensor_names(&bytes).map_err(|error| Fail::new(Exit::Bundle, error))?;
+    let names = bundle::tensor_names(&bytes).map_err(|error| refused(&args.file, error))?;
     let may = |name: &&String| {
         statement.trainable.as_ref().map_or_else(|| is_trainable(name, cut), |listed| listed.contains(*name))
     };
@@ -166,8 +166,8 @@ pub(super) fn verify(args: &VerifyArgs, global: &Global) -> Result<()> {
         let listed = listed.and_then(|text| read_signature(&text, Digest::of(&theirs), &keys, device.as_ref()).ok());
         let listed = listed.and_then(|(statement, _)| statement.trainable);
         let differs = bundle::frozen_difference(&theirs, &bytes, listed.as_deref());
-        if let Some(tensor) = differs.map_err(|error| Fail::new(Exit::Bundle, error))? {
-            return Err(refused(Refused::Frozen { tensor, ancestor: Digest::of(&theirs) }).into());
+        if let Some(tensor) = differs.map_err(|error| refused(ancestor, error))? {
+            return Err(refused(&args.file, Refused::Frozen { tensor, ancestor: Digest::of(&theirs) }).into());
         }
     }
     if global.json {
@@ -203,14 +203,15 @@ pub(super) fn install(args: &InstallArgs, global: &Global) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    Ok(read_limited(&RealDisk, path).map_err(|refused| match &refused {
-        Refused::Store(_) => Fail::new(Exit::Input, refused),
-        _ => Fail::new(Exit::Bundle, refused),
+    Ok(read_limited(&RealDisk, path).map_err(|error| match &error {
+        Refused::Store(_) => Fail::new(Exit::Input, error),
+        _ => refused(path, error),
     })?)
 }
 
-fn refused(refused: Refused) -> Fail {
-    Fail::new(Exit::Bundle, refused)
+/// Names the file: where there are several, the message alone does not tell which.
+fn refused(file: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fail {
+    Fail::new(Exit::Bundle, format!("{} is refused", file.display())).because(why)
 }
 
 fn secret(path: &Path) -> Result<SigningKey> {

@@ -5,7 +5,7 @@ use trainer_core::model::{Model, Strategy};
 use trainer_core::ridge;
 use trainer_core::train::TrainSettings;
 
-use super::Job;
+use super::{Allowance, Job};
 use crate::decide::value::CPU_S_PER_MAC;
 
 /// CPU seconds of a trainer that trains nothing: its start, and reading its rows.
@@ -82,6 +82,15 @@ pub fn forecast(
 }
 
 /// Gradient training: two fits, with the factory's anchors and without; forward and backward are three passes.
+impl Allowance {
+    /// Rows of the parts of a batch that a training of `job` begins with; 0 for whole batches, where they fit. After a hit the parts it
+    /// began with are halved.
+    #[must_use]
+    pub fn parts(&self, job: &Job) -> u64 {
+        if self.micro_batch_rows >= job.micro_batch_rows { 0 } else { self.micro_batch_rows.into() }
+    }
+}
+
 fn fit_mac(parent: &Model, strategy: Strategy, rows: u64, training: &TrainSettings) -> u64 {
     let (epochs, from) = match strategy {
         Strategy::Head | Strategy::Norm => return 0,

@@ -61,6 +61,12 @@ fn memory_shrinks_the_micro_batch_before_it_refuses_and_names_whose_limit_it_is(
     // 1.2 times 30 MB, 23.6 MB and 20.4 MB.
     assert_eq!((allowed(36_000_000), allowed(35_999_999)), (Ok(64), Ok(32)));
     assert_eq!((allowed(28_320_000), allowed(28_319_999)), (Ok(32), Ok(16)));
+    let parts = |free| looked(&with(free), 1, &settings).ask(&JOB, &settings).1.map(|given| given.parts(&JOB));
+    assert_eq!(
+        (parts(36_000_000), parts(35_999_999), parts(28_319_999)),
+        (Ok(0), Ok(32), Ok(16)),
+        "whole batches where they fit"
+    );
     check(
         &refusal(&with(20_000_000), &JOB, &settings),
         expect![[r#"

@@ -15,6 +15,9 @@ pub(super) struct Admitted {
     reference: Reference,
     /// It may have been trained on labels up to here.
     through: u64,
+    /// The same in samples.
+    #[serde(default)]
+    rows_through: u64,
 }
 
 impl Cycle {
@@ -60,7 +63,8 @@ impl Cycle {
             self.ended(order.reason, false, recent, settings);
             return Vec::new();
         };
-        self.admitted = Some(Admitted { order: order.clone(), reference, through: self.labels });
+        let (through, rows_through) = (self.labels, self.samples);
+        self.admitted = Some(Admitted { order: order.clone(), reference, through, rows_through });
         let candidate = Candidate { digest: to, run: order.run, verdict };
         self.rolled(rollout::Event::Passed(Box::new(candidate)), settings).unwrap_or_default()
     }
@@ -68,12 +72,12 @@ impl Cycle {
     /// The rollout's promotion, with the newest rows for its baseline.
     pub(super) fn adopted(&mut self, recent: &BaselineRows, settings: &CycleSettings) -> Vec<Report> {
         let (Some(to), from) = (self.rollout.orders().promote, self.champion) else { return Vec::new() };
-        let Some(Admitted { order, reference, through }) = self.admitted.take() else {
+        let Some(Admitted { order, reference, through, rows_through }) = self.admitted.take() else {
             // A state that no version of this agent has stored: the champion is the safe side.
             return self.void();
         };
         let mut reports = self.promote(&order, to, reference, recent, settings);
-        self.trained_through = through;
+        (self.trained_through, self.trained_rows) = (through, rows_through);
         reports.extend(self.rolled(rollout::Event::Promoted(from), settings).unwrap_or_default());
         reports
     }

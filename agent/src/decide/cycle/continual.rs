@@ -114,7 +114,7 @@ impl Cycle {
     ///
     /// Heads are the mixture's business: what remains is to bring an earlier model back, or to train layers.
     pub(super) fn value_turn(&mut self, settings: &CycleSettings) -> Option<Vec<Report>> {
-        if settings.policy != Policy::Value || !settings.mixture {
+        if settings.policy != Policy::Value || !settings.mixture || self.detects {
             return None;
         }
         // An alarm is a reason to look, not one to train.

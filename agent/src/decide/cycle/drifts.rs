@@ -56,6 +56,11 @@ impl Cycle {
         let mut reports = Vec::new();
         for finding in findings {
             let (since, sample) = match finding.since {
+                Since::Label(label) if self.counts_rows(settings) => {
+                    let sample = self.sample_of(label);
+                    (sample, Some(sample))
+                }
+                Since::Sample(sample) if self.counts_rows(settings) => (sample, Some(sample)),
                 Since::Label(label) => (label, None),
                 Since::Sample(sample) => (self.first_label_from(sample), Some(sample)),
             };
@@ -73,10 +78,10 @@ impl Cycle {
     /// An alarm that may open an episode; whether it did.
     fn heard(&mut self, watcher: Watcher, since: u64, sample: Option<u64>, settings: &CycleSettings) -> bool {
         let heard = Heard { watcher, row: self.samples, since, sample };
-        let opened = self.trigger.alarm(heard, openers(settings), self.labels, &settings.trigger);
+        let opened = self.trigger.alarm(heard, openers(settings), self.known(settings), &settings.trigger);
         if opened && !acts(settings) {
             // A policy that does not act on alarms says so once per episode it would have opened.
-            self.trigger.cool(self.labels + settings.trigger.rows_max);
+            self.trigger.cool(self.known(settings) + settings.trigger.rows_max);
         }
         opened
     }

@@ -258,6 +258,16 @@ pub enum Refusal {
     /// Too few labels.
     #[error(transparent)]
     TooFew(#[from] TooFew),
+    /// Too few samples for an anomaly model.
+    #[error(
+        "{known} samples are too few to train an anomaly model and to judge it: {missing} more are needed (labels are not)"
+    )]
+    TooFewSamples {
+        /// Samples there are.
+        known: u64,
+        /// Samples that are missing.
+        missing: u64,
+    },
     /// Too few rows for a baseline.
     #[error(
         "a baseline needs {} rows and {known} are stored: {} are missing, wait for them or take an earlier beginning",

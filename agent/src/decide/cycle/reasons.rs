@@ -20,23 +20,29 @@ impl Cycle {
             return;
         }
         let TriggerSettings { rows_max, rows_older, .. } = settings.trigger;
-        if let Some(attempt) = self.trigger.due(self.labels) {
-            match plan::episode(attempt.since, self.labels, rows_max, rows_older, self.trained_through) {
+        let known = self.known(settings);
+        if let Some(attempt) = self.trigger.due(known) {
+            match plan::episode(attempt.since, known, rows_max, rows_older, self.trained(settings)) {
                 Ok(rows) => reports.push(self.order(Reason::Drift, Strategy::Head, rows, settings)),
-                Err(_) => self.trigger.attempted(false, self.labels, &settings.trigger),
+                Err(_) => self.trigger.attempted(false, known, &settings.trigger),
             }
             return;
         }
         let (reason, newest, older) = match &settings.policy {
-            Policy::Fixed { labels } if self.labels - self.scheduled >= *labels => {
-                self.scheduled = self.labels;
+            Policy::Fixed { labels } if known.saturating_sub(self.scheduled) >= *labels => {
+                self.scheduled = known;
                 (Reason::Schedule, rows_max, rows_older)
             }
             Policy::Value if self.staleness.opens(&settings.value) => {
                 self.staleness = Staleness::default();
                 (Reason::Staleness, settings.value.window_rows, settings.value.window_rows / 2)
             }
-            policy if policy.counts_labels() && self.trigger.due_labels(self.labels, &settings.trigger) => {
+            // Rows that nobody labels are no news by themselves: of an anomaly model, alarms and the clock are reasons.
+            policy
+                if policy.counts_labels()
+                    && !self.counts_rows(settings)
+                    && self.trigger.due_labels(known, &settings.trigger) =>
+            {
                 (Reason::Labels, rows_max, rows_older)
             }
             _ => return,
@@ -58,8 +64,7 @@ impl Cycle {
 
     /// Orders a head trained on the newest labels, or says how many are missing.
     fn attempt(&mut self, reason: Reason, newest: u64, older: u64, settings: &CycleSettings) -> Report {
-        let from = self.labels.saturating_sub(newest);
-        match plan::plan(from, self.labels, newest, older, self.trained_through) {
+        match self.newest_rows(newest, older, settings) {
             Ok(rows) => self.order(reason, Strategy::Head, rows, settings),
             Err(TooFew { missing, .. }) => {
                 if reason == Reason::Labels {

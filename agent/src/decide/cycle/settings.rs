@@ -28,6 +28,10 @@ pub struct CycleSettings {
     /// Whether the mixture of heads answers beside the champion; follows from `[continual]` and the policy.
     #[serde(skip)]
     pub mixture: bool,
+    /// Whether rows of an anomaly model count as normal where no label says otherwise; on a device they do, in a replay every row has
+    /// its label.
+    #[serde(skip)]
+    pub assumes_normal: bool,
     /// How it is tried; the section `rollout` of the configuration.
     #[serde(skip)]
     pub rollout: RolloutSettings,
@@ -43,6 +47,7 @@ impl Default for CycleSettings {
             value: ValueSettings::default(),
             gate: GateSettings::default(),
             mixture: false,
+            assumes_normal: false,
             rollout: RolloutSettings::default(),
         }
     }

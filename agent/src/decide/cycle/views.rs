@@ -1,8 +1,7 @@
 //! What others may know of the cycle.
 use trainer_core::digest::Digest;
 
-use super::{Cycle, CycleSettings, Orders};
-use crate::decide::plan::{self, RowsWanted, TooFew};
+use super::{Cycle, Orders};
 use crate::decide::rollout::Rollout;
 use crate::decide::time::Uptime;
 use crate::decide::trigger::Trigger;
@@ -44,16 +43,6 @@ impl Cycle {
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.samples, self.labels)
-    }
-
-    /// The rows a retrain by command would get now.
-    ///
-    /// # Errors
-    /// [`TooFew`] with the number of labels that are missing.
-    pub fn rows_now(&self, settings: &CycleSettings) -> Result<RowsWanted, TooFew> {
-        let newest = settings.trigger.rows_max.min(self.labels);
-        let older = settings.trigger.rows_older;
-        plan::plan(self.labels - newest, self.labels, newest, older, self.trained_through)
     }
 
     /// Drift state, for status.

@@ -304,6 +304,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn golden_answers_may_be_off_by_their_limit_and_no_more_and_a_broken_bundle_is_named_before_its_rows() {
+        let said = |soundness: Soundness, evidence: &Evidence| {
+            let measures = Measures { soundness: Some(soundness), ..Measures::default() };
+            let verdict = judge_all(evidence, &measures, &GateSettings::default());
+            (verdict.passed, verdict.decided_by, verdict.value, verdict.limit)
+        };
+        let golden = |golden_off| Soundness { golden_off, golden_most: 0.001, rows: 64, ..Soundness::default() };
+        assert!(said(golden(0.001), &even(200)).0 && golden(0.001).is_sound());
+        assert_eq!(said(golden(0.001_01), &even(200)), (false, Check::Golden, 0.001_01, 0.001));
+        let untested = said(golden(f32::MAX.into()), &Evidence::default());
+        assert_eq!((untested.0, untested.1), (false, Check::Golden), "no row was compared, and that is not why");
+        let weights = Soundness { not_finite: 3, ..golden(0.5) };
+        assert_eq!(said(weights, &even(200)), (false, Check::Weights, 3.0, 0.0), "what is no number is told first");
+        let rows = Soundness { rows_not_finite: 2, ..golden(0.0) };
+        assert_eq!(said(rows, &even(200)), (false, Check::Finite, 2.0, 0.0));
+        assert!(!weights.is_sound() && !rows.is_sound());
+    }
+
+    #[test]
     fn a_boastful_a_slow_and_a_huge_candidate_are_refused_by_name() {
         let mut calibration = (Calibration::default(), Calibration::default());
         for row in 0..400 {

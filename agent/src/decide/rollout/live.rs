@@ -248,12 +248,9 @@ impl Live {
 
     pub(super) fn route(&self) -> Option<Route> {
         let share = self.share();
-        (share > 0).then_some(Route {
-            challenger: self.digest(),
-            share,
-            by_source: self.by_source,
-            salt: self.candidate.run,
-        })
+        let (challenger, salt) = (self.digest(), self.candidate.run);
+        let route = Route { challenger, share, by_source: self.by_source, salt, at_least: 0 };
+        (share > 0).then(|| route.with_one_of(&self.sources))
     }
 
     pub(super) fn digest(&self) -> Digest {

@@ -1,4 +1,5 @@
-//! Who answers a sample during a canary: the same source keeps its model for as long as its stage lasts.
+//! Who answers a sample during a canary: where sources are many each keeps its model for as long as the stage lasts, where they are few
+//! every request is dealt by itself.
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -6,10 +7,9 @@ use trainer_core::digest::Digest;
 
 use crate::decide::time::Timestamp;
 
-/// From so many sources on each is on one side as a whole.
+/// From so many sources on each is on one side as a whole: one percent of them is one. Fewer would all be on one side, or wait for hours
+/// for their turn: what they send is dealt request by request.
 const SOURCES: usize = 100;
-/// Fewer are dealt anew this often, or one busy source would be all of the canary or none of it.
-const SLOT_US: i64 = 300_000_000;
 
 /// How samples are dealt between champion and challenger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,20 +18,44 @@ pub struct Route {
     pub challenger: Digest,
     /// Percent of the samples it answers.
     pub share: u8,
-    /// Whether sources are on one side for the whole stage, not for five minutes.
+    /// Whether sources are on one side for the whole stage; if not, each request is dealt by itself.
     pub by_source: bool,
     /// Differs from trial to trial, so that not the same sources bear every trial.
     pub salt: u64,
+    /// Where chance gave the challenger none of the known sources: one above the place of the nearest one. 0 where it gave some.
+    #[serde(default)]
+    pub at_least: u64,
 }
 
 impl Route {
-    /// Whether the challenger answers a sample of `source` that arrived at `at`. A larger share takes all that a smaller one took.
+    /// Whether the challenger answers a request of `source` that arrived at `at`. A larger share takes all that a smaller one took.
     #[must_use]
     pub fn takes(&self, source: &str, at: Timestamp) -> bool {
-        let slot = if self.by_source { 0 } else { at.0.div_euclid(SLOT_US) };
-        let mixed = mix(hash(source) ^ mix(self.salt ^ slot.cast_unsigned()));
-        mixed % 100 < u64::from(self.share)
+        let request = if self.by_source { 0 } else { at.0.cast_unsigned() };
+        let place = place(hash(source), self.salt ^ request);
+        self.share >= 100 || place < bound(self.share).max(self.at_least)
     }
+
+    /// The same with at least one of the known sources, if they are dealt whole: a stage without any would never end.
+    #[must_use]
+    pub fn with_one_of(self, sources: &Sources) -> Self {
+        if !self.by_source || self.share == 0 {
+            return self;
+        }
+        let nearest = sources.0.iter().map(|source| place(*source, self.salt)).min();
+        let beyond = nearest.filter(|nearest| *nearest >= bound(self.share));
+        Self { at_least: beyond.map_or(0, |nearest| nearest.saturating_add(1)), ..self }
+    }
+}
+
+/// Where a source, or its request, lies among all numbers.
+fn place(source: u64, salt: u64) -> u64 {
+    mix(source ^ mix(salt))
+}
+
+/// Below it lie `share` percent of all numbers.
+fn bound(share: u8) -> u64 {
+    u64::MAX / 100 * u64::from(share.min(100))
 }
 
 /// Even bits of a source's name (FNV-1a).
@@ -71,7 +95,7 @@ mod tests {
     use super::*;
 
     fn route(share: u8, by_source: bool) -> Route {
-        Route { challenger: Digest::of(b"challenger"), share, by_source, salt: 7 }
+        Route { challenger: Digest::of(b"challenger"), share, by_source, salt: 7, at_least: 0 }
     }
 
     #[test]
@@ -88,17 +112,46 @@ mod tests {
     }
 
     #[test]
-    fn shares_come_out_over_sources_and_over_slots_of_a_single_source() {
+    fn shares_come_out_over_sources_and_over_the_requests_of_a_single_source() {
         for share in [1_u8, 10, 50] {
             let all = 20_000_i64;
             let sources = (0..all).filter(|number| route(share, true).takes(&number.to_string(), Timestamp(0))).count();
-            let slots = (0..all).filter(|slot| route(share, false).takes("one", Timestamp(slot * SLOT_US))).count();
+            let requests =
+                (0..all).filter(|second| route(share, false).takes("one", Timestamp(second * 1_000_000))).count();
             let expected = usize::from(share) * 200;
             let near = |count: usize| count.abs_diff(expected) < 30 + expected / 20;
-            assert!(near(sources) && near(slots), "{share}: {sources} sources, {slots} slots");
+            assert!(near(sources) && near(requests), "{share}: {sources} sources, {requests} requests");
         }
-        let within = |at: i64| route(50, false).takes("one", Timestamp(at));
-        assert_eq!(within(0), within(SLOT_US - 1));
+    }
+
+    #[test]
+    fn one_source_at_one_percent_is_answered_by_the_challenger_within_minutes_and_never_for_long_at_a_stretch() {
+        let takes = |second: i64| route(1, false).takes("one", Timestamp(second * 1_000_000));
+        let taken: Vec<i64> = (0..86_400).filter(|second| takes(*second)).collect();
+        assert!(taken[0] < 600, "the first at {} s", taken[0]);
+        assert!(taken[49] < 2 * 5_000, "fifty answers took {} s", taken[49]);
+        let longest = taken.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(longest < 1_800, "{longest} s without any");
+        assert!(!taken.windows(4).any(|four| four[3] - four[0] == 3), "four in a row");
+    }
+
+    #[test]
+    fn of_many_known_sources_at_least_one_is_on_the_challengers_side_in_every_trial() {
+        let names: Vec<String> = (0..100).map(|number| format!("pump-{number}")).collect();
+        let mut sources = Sources::default();
+        names.iter().for_each(|name| sources.see(hash(name)));
+        let mut without = 0;
+        for salt in 0..300 {
+            let bare = |share| Route { salt, ..route(share, true) };
+            let taken = |route: &Route| names.iter().filter(|name| route.takes(name, Timestamp(0))).count();
+            without += u32::from(taken(&bare(1)) == 0);
+            let counts: Vec<usize> = [1, 10, 50, 100].map(|share| taken(&bare(share).with_one_of(&sources))).to_vec();
+            assert!(counts[0] >= 1 && counts.is_sorted() && counts[3] == 100, "trial {salt}: {counts:?}");
+            assert_eq!(counts[0].max(1), taken(&bare(1)).max(1), "chance decides where it gives any");
+        }
+        assert!(without > 60, "chance alone leaves a third of the trials without any: {without}");
+        let few = Route { by_source: false, ..route(1, false) }.with_one_of(&sources);
+        assert_eq!(few, route(1, false));
     }
 
     #[test]

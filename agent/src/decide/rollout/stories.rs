@@ -185,10 +185,10 @@ fn a_better_model_goes_through_shadow_and_every_stage_also_across_restarts() {
         0       approved by policy
         0       Shadow after 0 pairs
         600     Canary { share: 1 } after 601 pairs
-        5330    Canary { share: 10 } after 5331 pairs
-        5930    Canary { share: 50 } after 5931 pairs
-        6530    Canary { share: 100 } after 6531 pairs
-        7130    won after 7131 pairs, promote 2018528455044429617875718480192451879848299937698861798348307228504610477177593479717799668050087706220324483608664754148356736522649600.0, 0 missed
+        5161    Canary { share: 10 } after 5162 pairs
+        5761    Canary { share: 50 } after 5762 pairs
+        6361    Canary { share: 100 } after 6362 pairs
+        6961    won after 6962 pairs, promote 1035191084093975766855031009598660769412441757164567243045416143054732815555031619565457722354795563867343201044161617362372081483776.0, 0 missed
         Orders { compare: Some(000000000000), route: None, promote: None, regret: false }
     "#]]);
 }
@@ -249,7 +249,7 @@ fn without_labels_many_agreements_prove_enough_and_disagreements_do_not() {
         0       approved by policy
         0       Shadow after 0 pairs
         1700    ended: Undecided after 1000 pairs, abort 1.0
-        Orders { compare: Some(010101010101), route: Some(Route { challenger: 010101010101, share: 1, by_source: false, salt: 1 }), promote: None, regret: false }
+        Orders { compare: Some(010101010101), route: Some(Route { challenger: 010101010101, share: 1, by_source: false, salt: 1, at_least: 0 }), promote: None, regret: false }
     "#]]);
 }
 
@@ -266,7 +266,7 @@ fn half_of_the_samples_for_a_fixed_period_end_with_a_report() {
         0       approved by policy
         0       Shadow after 0 pairs
         600     Ab { until: Uptime(4200s) } after 601 pairs
-        4200    won after 4201 pairs, promote 83748794259806787717896117157888.0, 0 missed, 18/1823 against 50/1777
+        4200    won after 4201 pairs, promote 83748794259806787717896117157888.0, 0 missed, 18/1798 against 42/1802
         --
         0       approved by policy
         0       Shadow after 0 pairs
@@ -358,8 +358,8 @@ fn a_stage_that_would_take_too_long_is_skipped_and_the_shadow_decides() {
         0       approved by policy
         0       Shadow after 0 pairs
         176400  Canary { share: 50 } after 50 pairs
-        529200  Canary { share: 100 } after 148 pairs
-        709200  won after 198 pairs, promote 417918211510769.9, 0 missed
-        Orders { compare: Some(010101010101), route: Some(Route { challenger: 010101010101, share: 100, by_source: false, salt: 1 }), promote: Some(010101010101), regret: false }
+        500400  Canary { share: 100 } after 140 pairs
+        680400  won after 190 pairs, promote 99944056813833.5, 0 missed
+        Orders { compare: Some(010101010101), route: Some(Route { challenger: 010101010101, share: 100, by_source: false, salt: 1, at_least: 0 }), promote: Some(010101010101), regret: false }
     "#]]);
 }

@@ -129,7 +129,7 @@ mod tests {
         let serving = Serving { spare: Some(loaded("sick too", true)), ..serving };
         assert_eq!(who(&serving, None), Err(NoNumber(sick.digest)), "then the rows may be to blame: nobody is denied");
 
-        let route = Route { challenger: sick.digest, share: 100, by_source: true, salt: 0 };
+        let route = Route { challenger: sick.digest, share: 100, by_source: true, salt: 0, at_least: 0 };
         let canary =
             Serving { rival: Some(sick.clone()), route: Some(route), spare: Some(spare), ..Serving::of(sound.clone()) };
         assert_eq!(who(&canary, None), Ok((sound.digest, Role::Champion, None)), "a sick challenger is not heard");

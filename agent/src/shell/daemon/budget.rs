@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use trainer_core::model::Strategy;
+use trainer_core::session::RunChoices;
 
 use super::keeper::Keeper;
 use super::post::Post;
@@ -195,10 +196,10 @@ impl Keeper {
     }
 
     /// Asks whether the training of `order` may begin; limits and post of one that may. Nothing is stored here.
-    pub(super) fn ask_budget(&mut self, order: &Order) -> Option<(Limits, Arc<Post>)> {
+    pub(super) fn ask_budget(&mut self, order: &Order) -> Option<(Limits, RunChoices, Arc<Post>)> {
         let OrderTask::Train { strategy, .. } = order.task else {
             self.warden.waiting = None;
-            return Some((Limits::default(), Arc::new(Post::default())));
+            return Some((Limits::default(), RunChoices::default(), Arc::new(Post::default())));
         };
         let now = self.warden.clock.now();
         if self.warden.looked_at.is_none_or(|at| now.0.saturating_sub(at.0) >= LOOK_BUSY) {
@@ -224,7 +225,11 @@ impl Keeper {
             }
         };
         match answer {
-            Ok(given) => Some(self.admitted(order.run, given)),
+            Ok(given) => {
+                let choices = RunChoices { micro_batch: given.parts(&forecast.job), ..RunChoices::default() };
+                let (limits, post) = self.admitted(order.run, given);
+                Some((limits, choices, post))
+            }
             Err(refusal) => {
                 self.refused(order.run, refusal, starved.as_ref(), looked_at);
                 None
@@ -285,9 +290,8 @@ impl Keeper {
     fn forecast(&self, order: &Order, strategy: Strategy) -> Result<Forecast, String> {
         let parent = self.load(&order.parent)?;
         let bundle_bytes = self.models.path(&order.parent).metadata().map_or(0, |facts| facts.len());
-        let RowsWanted { newest, holdout, history, gap, .. } = order.rows;
-        let held = if order.refit_of.is_some() { 0 } else { holdout.saturating_add(gap) };
-        let rows = newest.saturating_sub(held).saturating_add(history);
+        let RowsWanted { newest, history, .. } = order.rows;
+        let rows = newest.saturating_sub(order.rows.kept_back(order.refit_of.is_some())).saturating_add(history);
         let (training, watts) = (&self.rules.training, self.warden.watts_per_core);
         Ok(forecast(&parent.model, bundle_bytes, strategy, rows, training, watts))
     }

@@ -204,6 +204,7 @@ impl Keeper {
             let code = match refusal {
                 Refusal::Busy(_) => "busy",
                 Refusal::TooFew(_) => "too_few_labels",
+                Refusal::TooFewSamples { .. } => "too_few_samples",
                 Refusal::TooFewRows { .. } => "too_few_rows",
                 Refusal::NoPrevious | Refusal::Pointless(..) | Refusal::Rollout(_) => "refused",
             };

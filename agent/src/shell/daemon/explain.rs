@@ -132,3 +132,62 @@ fn trial(report: &rollout::Report) -> String {
         | rollout::Report::ClassShift { .. } => "it is on trial".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use trainer_core::digest::Digest;
+
+    use super::*;
+    use crate::decide::gate::{Evidence, GateSettings, judge};
+    use crate::decide::time::Timestamp;
+    use crate::shell::store::{RunCost, RunGain};
+
+    fn run(rows: u64, strategy: &str) -> RunRow {
+        let mut evidence = Evidence::default();
+        (0..rows).for_each(|row| evidence.push(f64::from(u8::from(row % 4 == 0)), 0.0));
+        let mut facts = serde_json::to_value(judge(&evidence, &GateSettings::default())).unwrap();
+        facts["approved"] = json!({"answer": {"by": "anna", "at": 0}});
+        RunRow {
+            number: 7,
+            state: "promoted".to_owned(),
+            parent: Digest::of(b"parent"),
+            candidate: Some(Digest::of(b"candidate")),
+            snapshot: None,
+            strategy: strategy.to_owned(),
+            reason: Some("drift".to_owned()),
+            rows: 120,
+            cpu_s: 1.0,
+            joules_modelled: Some(2.5),
+            verdict: Some(facts.to_string()),
+            cost: RunCost::default(),
+            gain: RunGain::default(),
+            started_at: Timestamp(0),
+            finished_at: None,
+        }
+    }
+
+    #[test]
+    fn a_model_is_explained_by_its_run_the_number_of_the_gate_and_who_approved_it() {
+        let row = ModelRow {
+            digest: Digest::of(b"candidate"),
+            parent: Some(Digest::of(b"parent")),
+            role: "device".to_owned(),
+            status: ModelStatus::Champion,
+            run: Some(7),
+            installed_at: Timestamp(0),
+        };
+        let said = because(&row, Some(&run(200, "tail")), false);
+        assert_eq!(said[0], "run 7 trained it (tail on 120 rows) because of drift, for 2.50 J (modelled)");
+        assert!(said[1].starts_with("the gate: passed: gain is at least +0.") && !said[1].contains("weak"), "{said:?}");
+        assert!(said[2].starts_with("approved by anna at 1970-01-01"), "{said:?}");
+        assert_eq!(said[3], "it serves now");
+        let weak = because(&row, Some(&run(60, "judge")), true);
+        assert_eq!(
+            weak[..2],
+            ["it is the model this device came with", "run 7 judged it because of drift, for 2.50 J (modelled)"]
+        );
+        assert!(weak[2].ends_with(", which is weak evidence"), "{weak:?}");
+        let unknown = ModelRow { status: ModelStatus::Rejected, ..row };
+        assert_eq!(because(&unknown, None, false), ["it is rejected and is not offered again"]);
+    }
+}

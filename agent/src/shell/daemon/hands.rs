@@ -34,14 +34,14 @@ impl Keeper {
         }
         let budget = saved.budget.clone();
         // Waiting for a budget is no attempt.
-        let Some((limits, post)) = self.ask_budget(&order) else { return };
+        let Some((limits, choices, post)) = self.ask_budget(&order) else { return };
         self.executes(order.run);
         let Some(saved) = &mut self.saved else { return };
         // Counted on disk before it begins, as is what it is expected to take: work that takes the agent down runs out of
         // attempts, and is not free.
         saved.attempts += 1;
         let from = i64::try_from(order.rows.from_label).unwrap_or(i64::MAX);
-        let behind = i64::try_from(saved.cycle.counts().1).unwrap_or(i64::MAX);
+        let behind = i64::try_from(saved.cycle.known(&self.rules.cycle)).unwrap_or(i64::MAX);
         let from_ordinal = saved.ordinal + 1 - (behind - from);
         if !self.commit() {
             // It was not started.
@@ -55,6 +55,7 @@ impl Keeper {
         let bench = Bench {
             earlier: cycle.into_iter().flat_map(Cycle::earlier).collect(),
             mixture: cycle.is_some_and(|cycle| cycle.serves_mixture(&self.rules.cycle)),
+            assumes: cycle.is_some_and(|cycle| cycle.counts_rows(&self.rules.cycle)),
             order,
             from_ordinal,
             models: self.models.clone(),
@@ -65,6 +66,7 @@ impl Keeper {
             vetting: self.gatehouse.vetting.clone(),
             settings: self.rules.training.clone(),
             limits,
+            choices,
             post,
         };
         let events = self.shared.events.clone();

@@ -5,7 +5,7 @@ use trainer_core::model::Strategy;
 use super::Retraining;
 use super::keeper::Keeper;
 use crate::decide::budget::{Allowance, Forecast, Refusal};
-use crate::decide::cycle::{Order, OrderTask, Reason};
+use crate::decide::cycle::{Order, OrderTask, Reason, Refusal as NotNow};
 use crate::decide::plan::{RowsWanted, TooFew};
 
 /// Answers [`super::Question::Plan`].
@@ -26,12 +26,18 @@ fn training(keeper: &Keeper, strategy: Strategy) -> Value {
     let (champion, ..) = saved.cycle.models();
     let (_, labels) = saved.cycle.counts();
     let under_way = saved.cycle.orders().work.map(|order| order.run);
-    let rows = match saved.cycle.rows_now(&keeper.rules.cycle) {
+    let rules = &keeper.rules.cycle;
+    let (assumes, all) = (saved.cycle.counts_rows(rules), saved.cycle.known(rules));
+    let rows = match saved.cycle.rows_now(rules) {
         Ok(rows) => rows,
         Err(error) => {
-            let TooFew { known, missing } = error;
+            let (code, known, missing) = match error {
+                NotNow::TooFew(TooFew { known, missing }) => ("too_few_labels", known, missing),
+                NotNow::TooFewSamples { known, missing } => ("too_few_samples", known, missing),
+                _ => ("refused", all, 0),
+            };
             return json!({
-                "strategy": strategy, "possible": false, "code": "too_few_labels", "labels": labels, "known": known,
+                "strategy": strategy, "possible": false, "code": code, "labels": labels, "known": known,
                 "missing": missing, "under_way": under_way, "reasons": [error.to_string()],
             });
         }
@@ -40,17 +46,25 @@ fn training(keeper: &Keeper, strategy: Strategy) -> Value {
     let order = Order { run: 0, reason: Reason::Command, task, parent: champion, rows, refit_of: None };
     let anchors = keeper.load(&champion).map_or(0, |loaded| loaded.model.anchors.len());
     let RowsWanted { from_label, newest, holdout, history, .. } = rows;
-    let older = history.min(labels.saturating_sub(newest));
+    let older = history.min(all.saturating_sub(newest));
+    let new = newest - holdout;
     let mut reasons = vec![
-        format!(
-            "{} new rows: the newest labels, from number {from_label} on, but for those held out",
-            newest - holdout
-        ),
+        if assumes {
+            format!(
+                "up to {new} new rows: the newest samples but for those held out; without a label they count as normal, unless the \
+                 champion calls them anomalous and they stand out from the others"
+            )
+        } else {
+            format!("{new} new rows: the newest labels, from number {from_label} on, but for those held out")
+        },
         format!(
             "{holdout} newest rows held out: candidate and champion are compared on rows neither has seen; once it passes, \
              it is trained again with them"
         ),
-        format!("up to {older} older rows, from all of the past and as many of each class: what still holds is kept"),
+        format!(
+            "up to {older} older rows, from all of the past{}: what still holds is kept",
+            if assumes { "" } else { " and as many of each class" }
+        ),
         format!("{anchors} anchors of the factory in the champion: they are always kept"),
         match strategy {
             Strategy::Head => "head: ridge heads on the features of the champion, the cheapest that can work",

@@ -178,7 +178,7 @@ impl Keeper {
         let uncounted = saved.ordinal + 1;
         saved.cycle.orders().work.map_or(uncounted, |order| {
             let from = i64::try_from(order.rows.from_label).unwrap_or(i64::MAX);
-            let labels = i64::try_from(saved.cycle.counts().1).unwrap_or(i64::MAX);
+            let labels = i64::try_from(saved.cycle.known(&self.rules.cycle)).unwrap_or(i64::MAX);
             uncounted.min(uncounted.saturating_sub(labels.saturating_sub(from)))
         })
     }

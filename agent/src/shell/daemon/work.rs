@@ -13,7 +13,7 @@ use trainer_core::train::TrainSettings;
 use super::post::Post;
 use crate::decide::cycle::{Order, OrderTask, Reason};
 use crate::decide::gate::{Evidence, Measures};
-use crate::decide::plan;
+use crate::decide::plan::{self, RowsWanted};
 use crate::decide::sample::BaselineRows;
 use crate::decide::watch::BASELINE_ROWS_MAX;
 use crate::shell::compare::{Timing, compare, compare_served, detection, measure};
@@ -42,12 +42,38 @@ pub(super) struct Bench {
     pub(super) settings: TrainSettings,
     /// What a training may take.
     pub(super) limits: Limits,
+    /// The parts of a batch that it begins with.
+    pub(super) choices: RunChoices,
     /// Models of before that may be restored.
     pub(super) earlier: Vec<Digest>,
     /// Whether the mixture of heads answers: then a candidate has to be better than that.
     pub(super) mixture: bool,
+    /// Whether rows count without a label.
+    pub(super) assumes: bool,
     /// Where a training is told what it shall do, and tells how far it is.
     pub(super) post: Arc<Post>,
+}
+
+/// The rows of an order.
+pub(super) struct Material {
+    pub(super) older: Older,
+    /// The newest ones, in time order; those held out are the last `held` of them.
+    pub(super) newest: Rows,
+    pub(super) held: usize,
+    /// What champion and candidate are compared on.
+    pub(super) holdout: Rows,
+    /// Of each of these rows.
+    pub(super) segments: Vec<Option<String>>,
+    /// What was answered to them, `[rows, outputs]`; empty where nobody asks.
+    pub(super) served: Vec<f32>,
+}
+
+/// Rows from before the newest ones.
+pub(super) enum Older {
+    /// They are drawn from those labelled before this ordinal, once a training wants them.
+    BeforeLabel(i64),
+    /// These.
+    Rows(Rows),
 }
 
 /// The end of an order's work.
@@ -136,16 +162,12 @@ impl Bench {
         let parent_bytes = self.models.get(&self.order.parent)?;
         let champion = read(&parent_bytes, self.order.parent)?;
         let schema = champion.model.schema().clone();
-        let wanted = self.order.rows;
-        let newest = self.reader.newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
-        let first = newest.first().map_or(self.from_ordinal, |row| row.ordinal);
-        let served = served_of(&schema, &newest);
-        let segments: Vec<_> = fitting(&schema, &newest).map(|row| row.segment.clone()).collect();
-        let newest = rows_of(&schema, &newest);
-        let held = usize::try_from(wanted.holdout).unwrap_or(usize::MAX).min(newest.len());
-        let holdout = newest.slice(newest.len() - held..newest.len());
+        let Material { older, newest, held, holdout, segments, served } = match self.order.task {
+            OrderTask::Train { .. } if self.assumes => self.assumed(&champion.model)?,
+            _ => self.told(&schema)?,
+        };
         if holdout.is_empty() {
-            return Err(undone("the labelled rows it was ordered on are no longer stored"));
+            return Err(undone("the rows it was ordered on are no longer stored"));
         }
         let mut cost = Cost::default();
         let (bytes, snapshot) = match self.order.task {
@@ -161,9 +183,9 @@ impl Bench {
                         }
                         None => {
                             let rows = if strategy == Strategy::Norm {
-                                self.unlabelled(&schema, wanted.newest)?
+                                self.unlabelled(&schema, self.order.rows.newest)?
                             } else {
-                                self.labelled(&schema, &newest, held, first.min(self.from_ordinal))?
+                                self.training(&schema, older, &newest, held)?
                             };
                             cost.rows = rows.len() as u64;
                             self.snapshot(strategy, seed, rows)?
@@ -189,28 +211,46 @@ impl Bench {
             Some(judged) => read(&self.models.get(&judged)?, judged)?,
             None => champion,
         };
-        let evidence = if self.mixture && self.order.refit_of.is_none() && self.order.reason == Reason::Staleness {
-            let outputs = schema.outputs();
-            compare_served(&rival.model, &candidate.model, &holdout, &served[served.len() - held * outputs..])
+        let mixed = self.mixture && !self.assumes;
+        let evidence = if mixed && self.order.refit_of.is_none() && self.order.reason == Reason::Staleness {
+            compare_served(&rival.model, &candidate.model, &holdout, &served)
         } else {
             compare(&rival.model, &candidate.model, &holdout)
         };
-        let segments = &segments[segments.len() - holdout.len()..];
         let bytes = |digest: Digest| fs::metadata(self.models.path(&digest)).map(|file| file.len()).ok();
         let measures = Measures {
             bytes: bytes(rival.digest).zip(bytes(digest)),
             detection: detection(&rival.model, &candidate.model, &holdout, &recent.rows),
-            ..measure(&rival.model, &candidate.model, &holdout, segments, Timing::Taken)
+            ..measure(&rival.model, &candidate.model, &holdout, &segments, Timing::Taken)
         };
         done(evidence, measures, recent)
     }
 
+    /// The newest labelled rows.
+    fn told(&self, schema: &Schema) -> Result<Material, Undone> {
+        let wanted = self.order.rows;
+        let newest = self.reader.newest_labelled(usize::try_from(wanted.newest).unwrap_or(usize::MAX))?;
+        let first = newest.first().map_or(self.from_ordinal, |row| row.ordinal);
+        let older = Older::BeforeLabel(first.min(self.from_ordinal));
+        let mut served = served_of(schema, &newest);
+        let mut segments: Vec<_> = fitting(schema, &newest).map(|row| row.segment.clone()).collect();
+        let newest = rows_of(schema, &newest);
+        let held = usize::try_from(wanted.holdout).unwrap_or(usize::MAX).min(newest.len());
+        let holdout = newest.slice(newest.len() - held..newest.len());
+        served.drain(..(newest.len() - held) * schema.outputs());
+        segments.drain(..newest.len() - held);
+        Ok(Material { older, newest, held, holdout, segments, served })
+    }
+
     /// History and the new rows, in time order; the newest ones, held out, are kept back unless there is nothing left to prove.
-    fn labelled(&self, schema: &Schema, newest: &Rows, held: usize, before: i64) -> Result<Rows, Undone> {
-        let mut rows = self.history(schema, before, self.order.rows.history)?;
-        // A refit has nothing left to prove, so it learns from the held-out rows too.
-        let gap = usize::try_from(self.order.rows.gap).unwrap_or(usize::MAX);
-        let kept = if self.order.refit_of.is_some() { 0 } else { held.saturating_add(gap).min(newest.len()) };
+    fn training(&self, schema: &Schema, older: Older, newest: &Rows, held: usize) -> Result<Rows, Undone> {
+        let mut rows = match older {
+            Older::BeforeLabel(ordinal) => self.history(schema, ordinal, self.order.rows.history)?,
+            Older::Rows(rows) => rows,
+        };
+        let wanted = RowsWanted { holdout: held as u64, ..self.order.rows };
+        let kept =
+            usize::try_from(wanted.kept_back(self.order.refit_of.is_some())).unwrap_or(usize::MAX).min(newest.len());
         let fresh = newest.slice(0..newest.len() - kept);
         (0..fresh.len()).for_each(|row| rows.push(fresh.x(row), fresh.y(row)));
         Ok(rows)
@@ -247,7 +287,7 @@ impl Bench {
         let task = Task {
             snapshot: Source::File(self.snapshots.path(&snapshot)),
             parent: Some(parent),
-            choices: RunChoices::default(),
+            choices: self.choices,
             limits: self.limits,
             checkpoint: Some(Checkpointing::at(checkpoint.clone())),
         };

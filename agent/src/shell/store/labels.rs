@@ -99,6 +99,14 @@ pub(super) fn store(connection: &Connection, ordinal: i64, label: &NewLabel) -> 
     }
 }
 
+/// What was said of the record number `seq`, if anything was.
+pub(super) fn truth_of(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<f32>>> {
+    connection
+        .prepare_cached("SELECT truth FROM label WHERE seq = ?1 ORDER BY ordinal LIMIT 1")?
+        .query_row([seq], |row| records::floats(row, 0))
+        .optional()
+}
+
 /// The lowest ordinal that is free as far as this partition knows.
 pub(super) fn next_ordinal(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row(

@@ -55,7 +55,7 @@ pub use ledger::{Interval, RunCost, RunGain, RunRow};
 pub use lineage::{ModelRow, ModelStatus};
 pub use outbox::{Backlog, LinkRow};
 pub use purge::Purged;
-pub use reader::{RecordCounts, RecordReader};
+pub use reader::{RecordCounts, RecordReader, ToldRow};
 pub use records::{NewRecord, Record};
 pub use reports::{ReportRow, StoredReport};
 pub use retain::{Retention, Retired};

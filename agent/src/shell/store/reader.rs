@@ -3,6 +3,8 @@
 //! Each question opens the partitions it needs and closes them again: a gateway may hold a hundred of them, and fifteen
 //! megabytes for everything. Partitions that vanish meanwhile were retired, those that cannot be read are skipped with
 //! a warning: the rest is worth training on.
+mod told;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +19,7 @@ use super::partition::{self, FORMAT, Partition, Stamp};
 use super::records::{self, Record};
 use crate::decide::plan;
 use crate::decide::retention::partitions::Stage;
+pub use told::ToldRow;
 
 /// Answers questions about the stored records; what the recorder has not committed yet is not seen.
 #[derive(Clone, Debug)]

@@ -230,3 +230,25 @@ fn in_process(task: &Task) -> Result<Finished, TrainerError> {
     let work_mac = outcome.trained.work_mac;
     Ok(finished(Candidate { bundle: outcome.bundle, work_mac, choices: outcome.choices, usage }))
 }
+
+#[cfg(test)]
+mod tests {
+    use trainer_core::model::Strategy;
+    use trainer_core::schema::Rows;
+    use trainer_core::train::TrainSettings;
+
+    use super::*;
+
+    #[test]
+    fn after_a_hit_the_parts_it_began_with_are_halved_until_there_is_one_row() {
+        let mut rows = Rows::empty(1, 1);
+        rows.push(&[1.0], &[0.0]);
+        let settings = TrainSettings::default();
+        let batch = settings.fit.batch as u64;
+        let snapshot = Snapshot::adapt(Digest::of(b"parent"), Strategy::Full, rows, settings, 1).to_bytes();
+        let snapshot = Source::Bytes(snapshot);
+        let after = |parts| halved(parts, &snapshot);
+        assert_eq!((after(0), after(16), after(3), after(1)), (Some(batch / 2), Some(8), Some(1), None));
+        assert_eq!(halved(0, &Source::Bytes(b"nothing".to_vec())), None);
+    }
+}

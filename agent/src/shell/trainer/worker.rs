@@ -126,6 +126,7 @@ fn train(job: &Job, snapshot: Snapshot, name: Digest, into: &mut impl Write) -> 
     };
     let checkpoint = job.checkpoint.as_ref().and_then(|at| {
         let bytes = fs::read(&at.path).ok()?;
+        choices = session::resumed(&bytes, *name.as_bytes(), choices);
         let fits = session::check(&bytes, *name.as_bytes(), choices);
         if let Err(error) = &fits {
             eprintln!("{error}");

@@ -43,7 +43,7 @@ impl Wholes {
     ) -> anyhow::Result<Self> {
         let all: Vec<_> = measured.iter().map(|measured| &measured.column).collect();
         let loss = args.loss.as_ref().map(|name| -> anyhow::Result<Whole> {
-            let values = columns.numbers(name).map_err(super::super::unusable)?;
+            let values = columns.numbers_of(name, "--loss").map_err(super::super::unusable)?;
             losses(&values, wanted).map_err(|error| {
                 Fail::new(Exit::Input, format!("{}: column `{name}`", args.data.display()))
                     .because(error)

@@ -106,7 +106,16 @@ impl Columns {
     ///
     /// There is no such column, or a value is not a number.
     pub fn numbers(&self, name: &str) -> Result<Vec<f64>, CsvError> {
-        let column = self.table.column(name, "--column")?;
+        self.numbers_of(name, "--column")
+    }
+
+    /// The same; `role` is the option that names the column.
+    ///
+    /// # Errors
+    ///
+    /// As [`Columns::numbers`].
+    pub fn numbers_of(&self, name: &str, role: &'static str) -> Result<Vec<f64>, CsvError> {
+        let column = self.table.column(name, role)?;
         let number = |row: usize| {
             let text = self.table.cell(row, column);
             if missing(text) {

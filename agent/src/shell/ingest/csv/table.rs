@@ -248,8 +248,11 @@ pub(super) fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) ->
 
 /// A value as errors repeat it.
 pub(super) fn shown(value: &str) -> String {
-    let mut short: String = value.chars().take(SHOWN_CHARACTERS_MAX).collect();
-    if short.len() < value.len() {
+    let mut characters = value.chars();
+    // What moves a cursor or colours a screen is not printed as it came.
+    let printable = |one: char| if one.is_control() { char::REPLACEMENT_CHARACTER } else { one };
+    let mut short: String = characters.by_ref().take(SHOWN_CHARACTERS_MAX).map(printable).collect();
+    if characters.next().is_some() {
         short.push('…');
     }
     short
@@ -273,5 +276,17 @@ impl LineCounter<'_> {
             self.at += 1;
         }
         self.line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_in_an_error_is_short_and_moves_no_cursor() {
+        assert_eq!(shown("\u{1b}[31mred\0"), "\u{FFFD}[31mred\u{FFFD}");
+        assert_eq!(shown(&"é".repeat(40)), "é".repeat(40));
+        assert_eq!(shown(&"é".repeat(41)), format!("{}…", "é".repeat(40)));
     }
 }
