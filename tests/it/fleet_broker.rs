@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hone_tests::agent::Device;
 use hone_tests::broker::{Broker, free_port};
-use hone_tests::fleet::{Console, DEVICE};
+use hone_tests::fleet::{Console, DEVICE, keys_are_promised};
 use hone_tests::{until, world};
 use serde_json::{Value, json};
 
@@ -56,7 +56,9 @@ fn broken(report: &Value) -> Vec<String> {
 
 fn check(site: &Site) -> (Option<i32>, Value) {
     let (code, out, err) = site.console.ask(&["broker", "check", "site", "--json"]);
-    (code, serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}")))
+    let report = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+    keys_are_promised("broker check", &report, &site.console.ask(&["broker", "check", "--help"]).1);
+    (code, report)
 }
 
 #[test]
@@ -126,6 +128,24 @@ fn an_enrolled_device_joins_is_steered_over_tls_and_its_certificate_is_worth_not
     assert_eq!(agent.status()["link"]["state"], "online", "and the owner of the name stays");
     // Without the console's certificate there is no way in.
     let bare = Console::new(site.folder.path(), &["--broker", &site.url, "--ca", "site/ca.pem"]);
-    assert_eq!(bare.ask(&["devices"]).0, Some(8));
+    let (code, _, error) = bare.ask(&["devices"]);
+    assert!(code == Some(8) && error.contains("--certificate-key"), "{error}");
+    // Each mistake with the files is told with what to do about it.
+    fs::write(site.folder.path().join("empty.pem"), "").expect("a temporary folder");
+    let mistaken = |ca: &str, certificate: &str, key: &str| {
+        let with = ["--broker", &site.url, "--ca", ca, "--certificate", certificate, "--certificate-key", key];
+        let (code, _, error) = Console::new(site.folder.path(), &with).ask(&["devices"]);
+        (code, error)
+    };
+    let (ca, own, secret) = ("site/ca.pem", "site/ctl1.pem", "site/ctl1.key");
+    for (given, expected, word) in [
+        (mistaken("empty.pem", own, secret), 4, "empty.pem"),
+        (mistaken(ca, "empty.pem", secret), 4, "empty.pem"),
+        (mistaken(ca, own, "empty.pem"), 4, "empty.pem"),
+        (mistaken(ca, own, "site/server.key"), 4, "do not fit together"),
+        (mistaken("site/server.pem", own, secret), 8, "--ca"),
+    ] {
+        assert!(given.0 == Some(expected) && given.1.contains(word) && given.1.contains("hint:"), "{given:?}");
+    }
     let _ = site.broker.port;
 }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use fleet_protocol::CHUNK_BYTES_MAX;
 use fleet_protocol::data::Batch;
 use hone_tests::broker::{Broker, Peer};
-use hone_tests::fleet::{Console, DEVICE, Site, ended, named, now, send, signed, up};
+use hone_tests::fleet::{Console, DEVICE, Site, ended, named, now, public, send, signed, up, vouched};
 use hone_tests::until;
 use hone_tests::world::{self, Law, World};
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ fn a_bundle_comes_in_pieces_over_losses_and_a_restart_and_only_if_it_is_what_was
     tell(0, pieces[0]);
     let id = send(peer, signed(1, DEVICE, 1, 600, &install(&digest, bytes.len())));
     let last = pieces.len() - 1;
-    until("everything is wanted", || (want(peer, id) == json!([[0, last]])).then_some(()));
+    until("everything is wanted", || (want(peer, id) == json!([[0, last + 1]])).then_some(()));
     // One of the wrong length, one of another bundle, one that comes twice; then the agent dies.
     tell(1, &pieces[1][1..]);
     peer.tell(&format!("d/{DEVICE}/down/blob/{}/1", "0".repeat(64)), pieces[1]);
@@ -60,6 +60,8 @@ fn a_bundle_comes_in_pieces_over_losses_and_a_restart_and_only_if_it_is_what_was
     let Site { agent, peer, .. } = &site;
     let tell = |index: usize, piece: &[u8]| peer.tell(&format!("d/{DEVICE}/down/blob/{digest}/{index}"), piece);
     (0..=last).filter(|index| *index != 1).for_each(|index| tell(index, pieces[index]));
+    until("its signature is wanted", || (want(peer, id) == json!([[last + 1, last + 1]])).then_some(()));
+    tell(last + 1, &vouched(1, "operator", &digest, 1));
     let status = ended(peer, id);
     assert_eq!((&status["status"], &status["result"]["digest"]), (&json!("successful"), &json!(digest)), "{status}");
     // It serves nobody yet; the gate decides.
@@ -70,7 +72,8 @@ fn a_bundle_comes_in_pieces_over_losses_and_a_restart_and_only_if_it_is_what_was
     // Other bytes under a signed name.
     let other = "ab".repeat(32);
     let id = send(peer, signed(1, DEVICE, 2, 600, &install(&other, 5)));
-    until("it is wanted", || (want(peer, id) == json!([[0, 0]])).then_some(()));
+    until("it is wanted", || (want(peer, id) == json!([[0, 1]])).then_some(()));
+    peer.tell(&format!("d/{DEVICE}/down/blob/{other}/1"), vouched(1, "operator", &other, 2));
     peer.tell(&format!("d/{DEVICE}/down/blob/{other}/0"), b"hello".to_vec());
     assert_eq!(ended(peer, id)["reason_code"], "digest");
     // More than the disk is for, and something that is no model.
@@ -78,11 +81,69 @@ fn a_bundle_comes_in_pieces_over_losses_and_a_restart_and_only_if_it_is_what_was
     assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 3, 600, &huge)))["reason_code"], "budget_storage");
     let text = fleet_protocol::names::Digest::of(b"hello").to_string();
     let id = send(peer, signed(1, DEVICE, 4, 600, &install(&text, 5)));
-    until("it is wanted", || (want(peer, id) == json!([[0, 0]])).then_some(()));
+    until("it is wanted", || (want(peer, id) == json!([[0, 1]])).then_some(()));
+    peer.tell(&format!("d/{DEVICE}/down/blob/{text}/1"), vouched(1, "operator", &text, 2));
     peer.tell(&format!("d/{DEVICE}/down/blob/{text}/0"), b"hello".to_vec());
     assert_eq!(ended(peer, id)["reason_code"], "bundle");
     let promote = json!({"cmd": "model.promote", "args": {"slot": "main", "digest": text}});
     assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 5, 600, &promote)))["reason_code"], "unknown_model");
+}
+
+/// Orders a bundle, sends it with this signature, and returns how that ended.
+fn bring(site: &Site, bytes: &[u8], signature: &[u8]) -> Value {
+    let digest = fleet_protocol::names::Digest::of(bytes).to_string();
+    let (peer, last) = (&site.peer, bytes.len().div_ceil(CHUNK_BYTES_MAX));
+    let id = site.order(1, &install(&digest, bytes.len()));
+    until("it is wanted", || (want(peer, id)[0][1] == json!(last)).then_some(()));
+    for (index, piece) in bytes.chunks(CHUNK_BYTES_MAX).chain([signature]).enumerate() {
+        peer.tell(&format!("d/{DEVICE}/down/blob/{digest}/{index}"), piece);
+    }
+    ended(peer, id)
+}
+
+#[test]
+fn a_bundle_over_the_network_is_signed_by_somebody_who_may_and_keeps_to_what_the_vendor_allows() {
+    // Key 6 is the vendor's.
+    let vendor = format!("\n[models]\nvendor_keys = [\"{}\"]\n", public(6));
+    let Some(mut site) = Site::start_with(&vendor, "[cycle]\npolicy = \"static\"\n", |device| {
+        let base = world::train(device.path(), "base", 1, false);
+        let digest = fleet_protocol::names::Digest::of(&fs::read(&base).expect("a bundle")).to_string();
+        fs::write(base.with_extension("dsse"), vouched(6, "vendor", &digest, 1)).expect("a temporary folder");
+    }) else {
+        return;
+    };
+    site.agent.live(&mut World::new(7), Law::Old, 300);
+    let trained =
+        |seed| fs::read(world::train(site.device.path(), &format!("m{seed}"), seed, false)).expect("a bundle");
+    let (first, second) = (trained(2), trained(3));
+    let name = |bytes: &[u8]| fleet_protocol::names::Digest::of(bytes).to_string();
+    let (digest, other) = (name(&first), name(&second));
+    // The order is the operator's and good each time; the signature of the bundle is not.
+    let code = |site: &Site, signature: Vec<u8>| bring(site, &first, &signature)["reason_code"].clone();
+    assert_eq!(code(&site, b"none".to_vec()), "rejected_signature");
+    assert_eq!(code(&site, vouched(3, "vendor", &digest, 2)), "rejected_signature", "a stranger");
+    assert_eq!(code(&site, vouched(1, "vendor", &digest, 2)), "rejected_signature", "an operator is no vendor");
+    assert_eq!(code(&site, vouched(6, "vendor", &other, 2)), "other_bundle");
+    assert_eq!(code(&site, vouched(1, "operator", &digest, 2)), "no_ancestor", "not made from the vendor's");
+    let promote = |digest: &str| json!({"cmd": "model.promote", "args": {"slot": "main", "digest": digest}});
+    let status = ended(&site.peer, site.order(1, &promote(&digest)));
+    assert_eq!(status["reason_code"], "unknown_model", "nothing of it was kept: {status}");
+    // The vendor's is taken, judged, and its number is used up.
+    assert_eq!(bring(&site, &first, &vouched(6, "vendor", &digest, 5))["status"], "successful");
+    let judged = ended(&site.peer, site.order(1, &promote(&digest)));
+    assert!(judged["status"] == "successful" || judged["reason_code"] == "gate_failed", "{judged}");
+    assert_eq!(bring(&site, &second, &vouched(6, "vendor", &other, 4))["status"], "successful");
+    let older = ended(&site.peer, site.order(1, &promote(&other)));
+    assert_eq!(older["reason_code"], "older_sequence", "{older}");
+    // A vendor's key that is revoked opens no door any more, and what serves goes on serving.
+    let keyid = fleet_protocol::keys::KeyId::of(&hone_tests::fleet::key(6).verifying_key());
+    site.notify(4, "all", 9, fleet_protocol::order::NoticeBody::RevokeKey { keyid });
+    until("it is told as revoked", || site.agent.reports("key_revoked").pop());
+    assert_eq!(bring(&site, &second, &vouched(6, "vendor", &other, 9))["reason_code"], "rejected_signature");
+    let champion = site.agent.champion();
+    site.kill();
+    assert_eq!(site.agent.champion(), champion);
+    assert_eq!(bring(&site, &second, &vouched(6, "vendor", &other, 9))["reason_code"], "rejected_signature");
 }
 
 #[test]
@@ -198,12 +259,15 @@ fn a_wave_begins_with_the_canary_device_and_a_model_that_loses_there_goes_no_fur
     assert_eq!((code, &shown["state"]["state"]), (Some(0), &json!("finished")), "{out}{err}");
     let digest = fleet_protocol::names::Digest::of(&fs::read(&right).expect("a bundle")).to_string();
     assert!(agents.iter().all(|agent| agent.champion() == digest));
-    // The wrong one loses at the gate of the canary device: the others never hear of it.
+    // The wrong one loses at the gate of the canary device, once that has seen enough to judge: the others never hear of it.
+    agents[1].live(&mut World::new(8), Law::Old, 300);
     let (code, out, _) = console.ask(&[&start("second", &wrong)[..], &["--json"]].concat());
     let shown: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, &shown["state"]["state"]), (Some(9), &json!("stopped")), "{out}");
     let standing = |device: &str| shown["devices"][device]["standing"]["standing"].clone();
     assert_eq!((standing("press-2"), standing("press-1")), (json!("failed"), json!("waiting")));
+    let reason = shown["devices"]["press-2"]["standing"]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("gate_failed"), "{reason}");
     assert!(agents.iter().all(|agent| agent.champion() == digest));
     let commands = console.json(&["show", "press-1"])["view"]["commands"].as_object().expect("commands").len();
     assert_eq!(commands, 2, "install and promote of the first one, nothing of the second");

@@ -3,13 +3,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use fleet_protocol::command::Command;
 use fleet_protocol::topics::Topic;
 use hone_tests::broker::{Broker, Peer};
 use hone_tests::fleet::{Console, DEVICE, ended, joined, online, recorded, report, send, signed, stored, up};
 use hone_tests::until;
 use hone_tests::world::{self, Law, World};
-use serde_json::{Value, json};
+use serde_json::json;
 use ulid::Ulid;
 
 /// Every topic that a device reads or that the console reads of it.
@@ -213,46 +212,48 @@ fn whoever_mistypes_is_told_the_place_and_what_to_do_next() {
     place(bare.ask(&["devices", "--broker", "mqtts://h"]), 2, &["--ca"]);
     place(alone.ask(&["rollout", "start", "a", "empty.safetensors", "--key", "ada.key"]), 4, &["empty.safetensors"]);
     place(alone.ask(&["sim", "0"]), 2, &["1..=1000"]);
+    place(alone.ask(&["sim", "1", "--hone", "none"]), 4, &["none", "--hone"]);
+    place(alone.ask(&["install", DEVICE, "ada.key", "--key", "ada.key"]), 4, &["ada.key", "no bundle"]);
+    place(alone.ask(&["freeze", "--for", "0s", "--key", "ada.key"]), 2, &["`0s`", "at once"]);
+    place(alone.ask(&["freeze", "--for", "7d", "--group", "Hall 3", "--key", "ada.key"]), 2, &["Hall 3", "a-z"]);
+    place(sign(&["agent.selftest", "--expires", "0s"]), 2, &["`0s`"]);
+    place(sign(&["agent.selftest", "-o", "none/x.dsse"]), 7, &["none/x.dsse", "hint:"]);
+    place(sign(&["agent.selftest", "--key", "none"]), 4, &["none", "keygen"]);
+    place(bare.ask(&["broker", "write", "ada.key/x", "--host", "h"]), 7, &["ada.key/x", "hint:"]);
+    place(bare.ask(&["broker", "check", "site"]), 2, &["mqtts://"]);
+    place(bare.ask(&["enroll", "p", "--authority", ".", "--broker", "mqtt://h"]), 2, &["mqtts://"]);
+    let word = ["enroll", "p", "--authority", ".", "--broker", "mqtts://h", "--trust", "x=operator"];
+    place(bare.ask(&word), 2, &["`x`", "base64"]);
+    // A signature that belongs to another file is not sent.
+    let bundle = world::train(folder.path(), "base", 1, false);
+    std::fs::write(bundle.with_extension("dsse"), "{}").expect("a temporary folder");
+    let bundle = bundle.display().to_string();
+    place(alone.ask(&["install", DEVICE, &bundle, "--key", "ada.key"]), 4, &["base.dsse", "hone model sign"]);
+    let other = hone_tests::fleet::vouched(6, "vendor", &"ab".repeat(32), 1);
+    std::fs::write(folder.path().join("base.dsse"), other).expect("a temporary folder");
+    place(alone.ask(&["install", DEVICE, &bundle, "--key", "ada.key"]), 4, &["base.dsse", "abababab"]);
 }
 
-/// The machine-readable output of each command that prints facts is one JSON value per line.
 #[test]
-fn every_command_that_prints_facts_prints_them_as_json_too() {
+fn a_device_that_the_broker_has_never_heard_of_is_called_so() {
     let Some(broker) = Broker::start("") else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let console = Console::new(folder.path(), &["--broker", &format!("mqtt://127.0.0.1:{}", broker.port)]);
-    let public = console.keygen("ada.key");
-    let device = joined(broker.port, "");
-    let trust = format!("[mqtt]\ntrust = [{{ public = \"{public}\", roles = [\"operator\", \"admin\"] }}]\n");
-    std::fs::write(device.path().join("conf.d/zz.toml"), trust).expect("a temporary folder");
-    let model = world::train(device.path(), "base", 1, false);
-    let agent = device.start(Some(&model));
-    until("it is listed", || (console.json(&["devices"])["devices"][0]["presence"] == "online").then_some(()));
-    let key = console.json(&["keygen", "bob.key"])["key_id"].as_str().map(str::to_owned);
-    std::fs::write(folder.path().join("s.toml"), "[mqtt]\nreport_s = 2\n").expect("a temporary folder");
-    let bundle = model.display().to_string();
-    let lines = |arguments: &[&str], codes: &[i32]| {
-        let (code, out, error) = console.ask(&[arguments, &["--json"]].concat());
-        assert!(code.is_some_and(|code| codes.contains(&code)), "{arguments:?}: {code:?} {out}{error}");
-        let lines: Vec<Value> = out
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{arguments:?}: {error} in {line}")))
-            .collect();
-        assert!(!lines.is_empty(), "{arguments:?} prints nothing");
-    };
-    lines(&["show", DEVICE], &[0]);
-    lines(&["watch", "--count", "1"], &[0]);
-    lines(&["sign", "--key", "ada.key", "--device", DEVICE, "-o", "x.dsse", "agent.selftest"], &[0]);
-    lines(&["send", "--envelope", "x.dsse"], &[0]);
-    lines(&["send", "--key", "ada.key", "--device", DEVICE, "agent.selftest", "--wait", "0"], &[0]);
-    lines(&["send", "--key", "ada.key", "--device", "press-99", "agent.selftest", "--wait", "1"], &[75]);
-    lines(&["install", DEVICE, &bundle, "--key", "ada.key"], &[0]);
-    lines(&["configure", DEVICE, "s.toml", "--key", "ada.key"], &[0]);
-    lines(&["configure", "press-99", "s.toml", "--key", "ada.key", "--wait", "1"], &[75]);
-    lines(&["freeze", "--for", "1h", "--key", "ada.key"], &[0]);
-    lines(&["thaw", "--key", "ada.key"], &[0]);
-    lines(&["revoke", &key.expect("an id"), "--key", "ada.key"], &[0]);
-    lines(&["rollout", "start", "a", &bundle, "--key", "ada.key", "--device", DEVICE, "--preview"], &[0]);
-    assert_eq!(Command::NAMES.len(), 17, "a new command is tried here too");
-    drop(agent);
+    let _ = hone_tests::hone();
+    let _ = console.keygen("ada.key");
+    let bundle = world::train(folder.path(), "base", 1, false).display().to_string();
+    std::fs::write(folder.path().join("s.toml"), "").expect("a temporary folder");
+    let key = ["--key", "ada.key"];
+    for (words, expected) in [
+        (vec!["show", "press-99"], 4),
+        (vec!["approve", "press-99", key[0], key[1]], 4),
+        (vec!["rollout", "start", "a", &bundle, key[0], key[1], "--device", "press-99"], 4),
+        (vec!["send", key[0], key[1], "--device", "press-99", "agent.selftest", "--wait", "1"], 75),
+        (vec!["install", "press-99", &bundle, key[0], key[1], "--wait", "1"], 75),
+        (vec!["configure", "press-99", "s.toml", key[0], key[1], "--wait", "1"], 75),
+    ] {
+        let (code, out, error) = console.ask(&words);
+        assert_eq!(code, Some(expected), "{words:?}: {out}{error}");
+        assert!(error.contains("`press-99`") && error.contains("hone-fleet devices"), "{words:?}: {error}");
+    }
 }

@@ -8,11 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
+use fleet_protocol::Extra;
 use fleet_protocol::command::Command;
 use fleet_protocol::envelope::Payload as _;
 use fleet_protocol::names::{DeviceId, Micros};
-use fleet_protocol::order::Order;
-use serde_json::Value;
+use fleet_protocol::order::{BundleStatement, Notice, NoticeBody, Order};
+use serde_json::{Value, json};
 use ulid::Ulid;
 
 use crate::agent::{Agent, Device};
@@ -106,10 +107,32 @@ impl Site {
         until("it is online again", || online(&self.peer).filter(|state| state["boot"].as_u64() > Some(boot)));
     }
 
+    /// Ends the agent in order and starts the next one; returns when that is online.
+    ///
+    /// # Panics
+    /// It does not end.
+    pub fn restart(&mut self) {
+        let kill = Process::new("kill").args(["-TERM", &self.agent.pid().to_string()]).status();
+        assert!(kill.expect("kill can be started").success());
+        until("the agent ends", || self.agent.has_ended().then_some(()));
+        self.kill();
+    }
+
     /// Signs with the key of `seed` and publishes; the counter is the time.
     #[must_use]
     pub fn order(&self, seed: u8, command: &Value) -> Ulid {
         send(&self.peer, signed(seed, DEVICE, now().unsigned_abs(), 600, command))
+    }
+
+    /// Tells `group` something, signed with the key of `seed`.
+    ///
+    /// # Panics
+    /// `group` is no name.
+    pub fn notify(&self, seed: u8, group: &str, ctr: u64, notice: NoticeBody) {
+        let topic = format!("g/{group}/down/notice/{}", notice.name());
+        let group = group.parse().expect("a name");
+        let notice = Notice { v: 1, id: Ulid::generate(), group, iat: Micros(1), ctr, notice, extra: Extra::new() };
+        self.peer.publish(&topic, notice.sign(&[&key(seed)]).to_json());
     }
 
     /// How a command stands, once it stands as `wanted`.
@@ -198,6 +221,19 @@ pub fn signed(seed: u8, device: &str, counter: u64, expires_s: i64, command: &Va
     (id, order.sign(&[&key(seed)]).to_json())
 }
 
+/// The signature of a bundle, as `role`, by the key of `seed`.
+///
+/// # Panics
+/// `digest` or `role` is none.
+#[must_use]
+pub fn vouched(seed: u8, role: &str, digest: &str, sequence: u64) -> Vec<u8> {
+    let statement = json!({
+        "v": 1, "digest": digest, "sequence": sequence, "parent": null, "epoch": 0, "role": role, "device": null,
+    });
+    let statement: BundleStatement = serde_json::from_value(statement).expect("a statement");
+    statement.sign(&[&key(seed)]).to_json()
+}
+
 /// Publishes an order for the device.
 #[expect(clippy::must_use_candidate, reason = "a test may not care what becomes of it")]
 pub fn send(peer: &Peer, (id, payload): (Ulid, Vec<u8>)) -> Ulid {
@@ -210,6 +246,18 @@ pub fn send(peer: &Peer, (id, payload): (Ulid, Vec<u8>)) -> Ulid {
 pub fn ended(peer: &Peer, id: Ulid) -> Value {
     let done = |status: &Value| status["status"] == "successful" || status["status"] == "failed";
     until("the command has ended", || peer.last(&up(&format!("cmd/{id}"))).filter(done))
+}
+
+/// Every key of `line` is named by the sentence about JSON keys in `help`.
+///
+/// # Panics
+/// One is not.
+pub fn keys_are_promised(command: &str, line: &Value, help: &str) {
+    let (_, promised) = help.split_once("JSON").unwrap_or_else(|| panic!("{command} --help does not speak of JSON"));
+    let promised: Vec<_> = promised.split(|letter: char| !(letter.is_alphanumeric() || letter == '_')).collect();
+    for key in line.as_object().expect("an object").keys() {
+        assert!(promised.contains(&key.as_str()), "{command} prints `{key}`, which its --help does not name");
+    }
 }
 
 /// `hone-fleet` in a folder, with its broker.
@@ -254,6 +302,23 @@ impl Console {
         let (code, out, err) = self.ask(&[arguments, &["--json"]].concat());
         assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error} in {out}"))
+    }
+
+    /// JSON lines of a command that must end with one of `codes`; their keys are those that its `--help` promises.
+    ///
+    /// # Panics
+    /// They are not.
+    #[must_use]
+    pub fn promised(&self, command: &str, arguments: &[&str], codes: &[i32]) -> Vec<Value> {
+        let words: Vec<_> = command.split(' ').collect();
+        let (_, help, _) = self.ask(&[&words[..], &["--help"]].concat());
+        let (code, out, err) = self.ask(&[&words[..], arguments, &["--json"]].concat());
+        assert!(code.is_some_and(|code| codes.contains(&code)), "{command}: {code:?} {out}{err}");
+        let read = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{command}: {error} in {line}"));
+        let lines: Vec<Value> = out.lines().map(read).collect();
+        assert!(!lines.is_empty(), "{command} prints nothing");
+        lines.iter().for_each(|line| keys_are_promised(command, line, &help));
+        lines
     }
 
     /// Makes a key in its folder and returns its public half.

@@ -14,6 +14,8 @@ pub enum Law {
     Old,
     /// The sensors read higher and the states have swapped their looks.
     New,
+    /// The states have swapped their looks, the sensors read as before.
+    Opposite,
 }
 
 /// A source of rows; equal seeds give equal rows.

@@ -196,7 +196,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
         started_at: clock::now(),
     };
     let (parts, events) = assemble(state, &config, place, model, &sensors_root, fleet.as_ref(), vetting)?;
-    let models = parts.keeper.models.clone();
+    let (models, vault) = (parts.keeper.models.clone(), parts.keeper.gatehouse.vault.clone());
     let Parts { recorder, keeper, shared, lock } = parts;
     let (ready, begun) = oneshot::channel();
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
@@ -215,7 +215,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(api::serve(doors, Arc::clone(&shared), stopped.clone()));
     let reading = input::start(&config.input.mqtt, Arc::clone(&shared), stopped.clone());
-    let linked = fleet.map(|fleet| fleet.start(Arc::clone(&shared), models, stopped));
+    let linked = fleet.map(|fleet| fleet.start(Arc::clone(&shared), models, vault, stopped));
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -300,7 +300,7 @@ fn assemble(
     vetting: Vetting,
 ) -> Result<(Parts, mpsc::Receiver<Event>), DaemonError> {
     let StateDir { path, mut control, records, models, snapshots, mut set_aside, lock, .. } = state;
-    let gatehouse = Gatehouse::open(&path, &models, config, vetting)?;
+    let gatehouse = Gatehouse::open(&path, &models, config, fleet.and_then(Fleet::bundle_keys), vetting)?;
     // What was used up stays so when the table that knows it was lost.
     control.raise_high_water(&gatehouse.floors_file.floors().commands)?;
     let (control, mut saved, generation) = {

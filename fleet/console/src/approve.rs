@@ -8,7 +8,7 @@ use fleet_protocol::names::{DeviceId, Digest, Name};
 use fleet_protocol::topics::ROOT;
 
 use crate::Global;
-use crate::devices::picture;
+use crate::devices::{picture, unknown};
 use crate::exit::{Exit, Fail};
 use crate::keys;
 use crate::orders::sign_command;
@@ -16,7 +16,8 @@ use crate::send::{Sent, show};
 
 /// Arguments of `hone-fleet approve` and `reject`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone-fleet approve press-07 --key ada.key --key bob.key")]
+#[command(after_help = "Example: hone-fleet approve press-07 --key ada.key --key bob.key\n\n\
+    JSON keys: id, device, ended; once it has ended also cmd, status, reason_code, reason, result, ts, clock, by.")]
 pub(crate) struct Args {
     /// The device
     device: DeviceId,
@@ -38,8 +39,10 @@ pub(crate) fn run(args: &Args, yes: bool, global: &Global) -> Result<Exit> {
     let digest = match args.digest {
         Some(digest) => digest,
         None => {
-            let picture = picture(global, vec![format!("{ROOT}/d/{}/up/model/+", args.device)])?;
-            let model = picture.devices.get(&args.device).and_then(|view| view.model.clone());
+            let filters = ["state", "model/+"].map(|rest| format!("{ROOT}/d/{}/up/{rest}", args.device));
+            let picture = picture(global, filters.to_vec())?;
+            let view = picture.devices.get(&args.device).ok_or_else(|| unknown(&args.device))?;
+            let model = view.model.clone();
             let waiting = model.and_then(|model| model.challenger).map(|model| model.digest);
             waiting.ok_or_else(|| {
                 Fail::new(Exit::Input, format!("{} tries no candidate", args.device))

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::Global;
+use crate::devices;
 use crate::exit::{Exit, Fail};
 use crate::keys;
 use crate::orders::now;
@@ -25,7 +26,8 @@ const RETAINED: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: hone-fleet configure press-07 --key admin.key changes.toml\n\n\
     The file is shaped like hone.toml and holds everything that shall differ from the device's own file: it replaces what was \
-    set before. The device takes all of it or nothing, and says why. Keys are rotated by [mqtt] trust.")]
+    set before. The device takes all of it or nothing, and says why. Keys are rotated by [mqtt] trust.\n\n\
+    JSON keys: device, answered; once it has answered also desired_rev, applied_rev, errors (key, reason), restart.")]
 pub(crate) struct Args {
     /// The device
     device: DeviceId,
@@ -67,7 +69,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
         if global.json {
             println!("{}", json!({"device": args.device, "answered": false}));
         }
-        eprintln!("{} has not answered yet: the settings wait for it at the broker", args.device);
+        let waits = "the settings wait for it at the broker";
+        let why = if args.wait == 0 { waits.to_owned() } else { devices::silence(global, &args.device, waits) };
+        eprintln!("{} has not answered yet: {why}", args.device);
         return Ok(if args.wait == 0 { Exit::Ok } else { Exit::Resumable });
     };
     let applied = reported.applied_rev == reported.desired_rev;
@@ -75,7 +79,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
         let Reported { desired_rev, applied_rev, errors, restart, .. } = &reported;
         println!(
             "{}",
-            json!({"device": args.device, "desired_rev": desired_rev, "applied_rev": applied_rev, "errors": errors, "restart": restart})
+            json!({"device": args.device, "answered": true, "desired_rev": desired_rev, "applied_rev": applied_rev, "errors": errors, "restart": restart})
         );
     } else if applied {
         println!("{} runs with revision {}", args.device, reported.applied_rev);

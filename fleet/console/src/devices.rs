@@ -2,11 +2,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use fleet_protocol::topics::controller_filters;
+use fleet_protocol::names::DeviceId;
+use fleet_protocol::topics::{Topic, controller_filters};
 use serde_json::json;
 
 use crate::Global;
-use crate::exit::Exit;
+use crate::exit::{Exit, Fail};
 use crate::orders::now;
 use crate::picture::Picture;
 use crate::session::{Session, talk};
@@ -19,7 +20,9 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(10);
 /// Arguments of `hone-fleet devices`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: hone-fleet devices --json | jq '.devices[] | select(.presence == \"offline\") | .device'"
+    after_help = "Example: hone-fleet devices --json | jq '.devices[] | select(.presence == \"offline\") | .device'\n\n\
+    JSON keys: devices (a list: device, presence, since, agent, champion, phase, challenger, canary_percent, trial, frozen_until, drifted, \
+    measures), strange_messages."
 )]
 pub(crate) struct Args {}
 
@@ -29,6 +32,21 @@ pub(crate) fn picture(global: &Global, filters: Vec<String>) -> Result<Picture> 
     let mut picture = Picture::default();
     came.iter().for_each(|came| picture.add(came));
     Ok(picture)
+}
+
+/// What to say of a device that has not answered in time: one that was never here may be a slip of the pen.
+pub(crate) fn silence(global: &Global, device: &DeviceId, otherwise: &str) -> String {
+    let told = picture(global, vec![Topic::State { device: device.clone() }.to_string()]);
+    if told.is_ok_and(|picture| !picture.devices.contains_key(device)) {
+        return format!("the broker has never heard of a device `{device}`: `hone-fleet devices` lists those it knows");
+    }
+    otherwise.to_owned()
+}
+
+/// The broker knows no such device.
+pub(crate) fn unknown(device: &DeviceId) -> Fail {
+    Fail::new(Exit::Input, format!("the broker knows no device `{device}`"))
+        .hint("`hone-fleet devices` lists those it knows")
 }
 
 /// Lists the fleet.

@@ -17,7 +17,8 @@ use crate::exit::{Exit, Fail};
 #[command(
     after_help = "Example: hone-fleet enroll press-07 --authority ./fleet --broker mqtts://broker.example \\\n    \
     --trust BASE64=operator,admin --group hall-3 --out ./press-07\n\n\
-    Bring the folder to the device and run `hone join ./press-07` there; then remove it here, it holds the device's key."
+    Bring the folder to the device and run `hone join ./press-07` there; then remove it here, it holds the device's key.\n\n\
+    JSON keys: device, folder, broker."
 )]
 pub(crate) struct Args {
     /// The device: 1 to 64 of a-z, 0-9 and `-`

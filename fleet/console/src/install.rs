@@ -10,7 +10,8 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::Global;
-use crate::exit::{Exit, Fail};
+use crate::devices;
+use crate::exit::Exit;
 use crate::keys;
 use crate::orders::{Signed, sign_command};
 use crate::send::Delivery;
@@ -20,7 +21,9 @@ use crate::transfer::{Bundle, Sender};
 /// Arguments of `hone-fleet install`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: hone-fleet install press-07 new.safetensors --key ada.key --promote\n\n\
-    The device asks for the pieces it lacks; a transfer that was cut goes on when the same command is sent again.")]
+    The device asks for the pieces it lacks; a transfer that was cut goes on when the same command is sent again. The signature in \
+    BUNDLE's .dsse file goes with it; without one the bundle is signed by these keys, as an operator's.\n\n\
+    JSON keys: device, digest, pieces_sent, ended, commands (a list of what `hone-fleet send` prints).")]
 pub(crate) struct Args {
     /// The device
     device: DeviceId,
@@ -39,8 +42,9 @@ pub(crate) struct Args {
 
 /// Installs and promotes.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
-    let bundle = Bundle::read(&args.bundle)?;
+    let mut bundle = Bundle::read(&args.bundle)?;
     let signers = keys::read_all(&args.key)?;
+    bundle.sign(&signers);
     let (digest, slot) = (bundle.digest, Name::main_slot());
     let install =
         Command::ModelInstall { slot: slot.clone(), digest, size_bytes: bundle.size_bytes(), chunks: bundle.chunks() };
@@ -64,10 +68,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
         Ok(ends)
     })?;
     let statuses: Vec<_> = ends.iter().flatten().map(|status| json!(status)).collect();
+    let ended = ends.last().is_some_and(Option::is_some);
     if global.json {
+        let (device, pieces) = (&args.device, sender.pieces);
         println!(
             "{}",
-            json!({"device": args.device, "digest": digest, "pieces_sent": sender.pieces, "commands": statuses})
+            json!({"device": device, "digest": digest, "pieces_sent": pieces, "ended": ended, "commands": statuses})
         );
     } else {
         for status in &statuses {
@@ -79,7 +85,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
         Some(Some(status)) if status.status == Status::Successful => Ok(Exit::Ok),
         Some(Some(_)) => Ok(Exit::Refused),
         _ => {
-            eprintln!("{} has not ended yet: the same again goes on where this was", args.device);
+            let again = "send the same again, pieces that have arrived are kept";
+            eprintln!("{} has not ended yet: {}", args.device, devices::silence(global, &args.device, again));
             Ok(Exit::Resumable)
         }
     }
@@ -100,7 +107,5 @@ async fn follow(
         }
         sender.answer(&mut delivery.session, &signed.device, &status).await?;
     }
-    Err(Fail::new(Exit::Resumable, format!("{} has not ended in time", signed.device))
-        .hint("send it again: pieces that have arrived are kept")
-        .into())
+    Ok(None)
 }

@@ -17,7 +17,8 @@ use crate::exit::{Exit, Fail};
 /// Arguments of `hone-fleet keygen`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: hone-fleet keygen ada.key\n\n\
-    Put the printed line into [mqtt] of every device that shall obey, with the roles its holder has.")]
+    Put the printed line into [mqtt] of every device that shall obey, with the roles its holder has.\n\n\
+    JSON keys: key_id, public, file.")]
 pub(crate) struct Args {
     /// File for the secret key, mode 0600; it must not be there yet
     file: PathBuf,

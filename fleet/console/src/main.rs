@@ -46,6 +46,7 @@ struct Cli {
 
 /// Options every command takes.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Broker and output")]
 struct Global {
     /// Broker: mqtts://HOST:PORT, or mqtt://HOST:PORT without encryption
     #[arg(long, global = true, value_name = "URL", default_value = "mqtt://127.0.0.1:1883")]

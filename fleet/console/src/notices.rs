@@ -15,7 +15,7 @@ use ulid::Ulid;
 use crate::Global;
 use crate::exit::{Exit, Fail};
 use crate::keys;
-use crate::orders::{now, span};
+use crate::orders::{lasting, now};
 use crate::session::{Session, talk};
 
 /// Whom a notice is for, and who says so.
@@ -33,7 +33,8 @@ struct Signed {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: hone-fleet revoke 3f9a01c2d4e5f607 --group hall-3 --key admin.key\n\n\
     The notice stays at the broker beside all others: a device that comes back hears it. For good also take the key out of [mqtt] trust \
-    with `hone-fleet configure`.")]
+    with `hone-fleet configure`.\n\n\
+    JSON keys: group, revoked.")]
 pub(crate) struct Revoke {
     /// Id of the key, as `keygen` and `show` print it
     key_id: String,
@@ -45,10 +46,12 @@ pub(crate) struct Revoke {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: hone-fleet freeze --group hall-3 --for 7d --key admin.key\n\n\
     Nothing new is trained, tried or promoted there until then or until `hone-fleet thaw`; trials stay at their share, work under way \
-    leaves a checkpoint. What serves goes on, and may be rolled back. A device without a right clock stays frozen until thawed.")]
+    leaves a checkpoint. What answers goes on as it is, without learning, and may be rolled back. A device without a right clock stays \
+    frozen until thawed.\n\n\
+    JSON keys: group, frozen_until (microseconds since 1970).")]
 pub(crate) struct Freeze {
     /// How long: 90s, 30m, 24h, 7d
-    #[arg(long = "for", value_name = "TIME", value_parser = span)]
+    #[arg(long = "for", value_name = "TIME", value_parser = lasting)]
     span: Duration,
     #[command(flatten)]
     signed: Signed,
@@ -56,7 +59,8 @@ pub(crate) struct Freeze {
 
 /// Arguments of `hone-fleet thaw`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone-fleet thaw --group hall-3 --key admin.key")]
+#[command(after_help = "Example: hone-fleet thaw --group hall-3 --key admin.key\n\n\
+    JSON keys: group, thawed.")]
 pub(crate) struct Thaw {
     #[command(flatten)]
     signed: Signed,
@@ -75,7 +79,7 @@ pub(crate) fn revoke(args: &Revoke, global: &Global) -> Result<Exit> {
     if global.json {
         println!("{}", json!({"group": group, "revoked": keyid}));
     } else {
-        println!("devices of {group} obey key {keyid} no more; `hone-fleet show` tells whom they trust");
+        println!("told to {group}: key {keyid} is trusted no more; `hone-fleet show` tells whom a device trusts");
     }
     Ok(Exit::Ok)
 }
@@ -89,7 +93,7 @@ pub(crate) fn freeze(args: &Freeze, global: &Global) -> Result<Exit> {
         println!("{}", json!({"group": group, "frozen_until": until}));
     } else {
         println!(
-            "devices of {group} are frozen for {} s; `hone-fleet thaw --group {group}` ends it",
+            "told to {group}: frozen for {} s; `hone-fleet devices` shows who is, `hone-fleet thaw --group {group}` ends it",
             args.span.as_secs()
         );
     }
@@ -102,7 +106,7 @@ pub(crate) fn thaw(args: &Thaw, global: &Global) -> Result<Exit> {
     if global.json {
         println!("{}", json!({"group": group, "thawed": true}));
     } else {
-        println!("devices of {group} are thawed, unless another of their groups is frozen");
+        println!("told to {group}: thawed; a device of another group that is frozen stays so (`hone-fleet devices`)");
     }
     Ok(Exit::Ok)
 }

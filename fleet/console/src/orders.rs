@@ -26,7 +26,7 @@ pub(crate) struct Wish {
     #[arg(long, value_name = "NAME", required_unless_present = "envelope")]
     device: Option<DeviceId>,
     /// Void after so long: 90s, 30m, 24h, 7d
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lasting)]
     expires: Duration,
     /// Counter, above that of every earlier command of these keys [default: microseconds since 1970]
     #[arg(long, value_name = "NUMBER")]
@@ -43,7 +43,9 @@ pub(crate) struct Wish {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     hone-fleet sign --key ada.key --device press-07 retrain.start reason=\"new tool\" > retrain.dsse\n  \
-    hone-fleet send --envelope retrain.dsse")]
+    hone-fleet send --envelope retrain.dsse\n\n\
+    Without --output the envelope itself is printed, JSON in any case: payloadType, payload, signatures.\n\
+    JSON keys with --output: id, device, expires, file.")]
 pub(crate) struct Args {
     #[command(flatten)]
     wish: Wish,
@@ -80,6 +82,11 @@ pub(crate) fn span(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     number.checked_mul(seconds).filter(|seconds| *seconds <= 366 * 86_400).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// A time that is not over at once.
+pub(crate) fn lasting(text: &str) -> Result<Duration, String> {
+    span(text)?.is_zero().then_some(()).map_or_else(|| span(text), |()| Err(format!("`{text}` is over at once")))
 }
 
 /// Wall time now.
@@ -168,7 +175,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
     let signed = sign(&args.wish)?;
     match &args.output {
         Some(path) => fs::write(path, &signed.envelope)
-            .map_err(|error| Fail::new(Exit::Disk, format!("cannot write {}: {error}", path.display())))?,
+            .map_err(|error| Fail::new(Exit::Disk, format!("cannot write {}: {error}", path.display())))
+            .map_err(|fail| fail.hint("name a file in a folder that is there and may be written"))?,
         None => std::io::stdout().write_all(&signed.envelope)?,
     }
     if global.json && args.output.is_some() {

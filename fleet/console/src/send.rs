@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::Global;
+use crate::devices;
 use crate::exit::{Exit, Fail};
 use crate::orders::{self, Signed, Wish, now};
 use crate::session::{Session, talk};
@@ -22,7 +23,8 @@ use crate::session::{Session, talk};
 #[command(after_help = "Examples:\n  \
     hone-fleet send --envelope retrain.dsse\n  \
     hone-fleet send --key ada.key --device press-07 model.rollback reason=\"shift 2 complains\"\n\n\
-    A command waits at the broker until the device comes back or the command expires.")]
+    A command waits at the broker until the device comes back or the command expires.\n\n\
+    JSON keys: id, device, ended; once it has ended also cmd, status, reason_code, reason, result, transfer, ts, clock, by.")]
 pub(crate) struct Args {
     #[command(flatten)]
     wish: Wish,
@@ -65,10 +67,14 @@ pub(crate) fn show(global: &Global, Sent { signed, wait_s }: &Sent) -> Result<Ex
             eprintln!("command {} waits for {} at the broker", signed.id, signed.device);
             return Ok(Exit::Ok);
         }
-        eprintln!("command {} has not ended yet: `hone-fleet show {}` tells when it has", signed.id, signed.device);
+        let later = format!("`hone-fleet show {}` tells when it has", signed.device);
+        let why = devices::silence(global, &signed.device, &later);
+        eprintln!("command {} has not ended yet: {why}", signed.id);
         return Ok(Exit::Resumable);
     };
-    let whole = serde_json::to_value(&status).unwrap_or_default();
+    let mut whole = serde_json::to_value(&status).unwrap_or_default();
+    whole["device"] = json!(signed.device);
+    whole["ended"] = json!(true);
     if global.json {
         println!("{whole}");
     } else {

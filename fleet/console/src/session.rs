@@ -170,9 +170,27 @@ impl Session {
     }
 
     fn unreachable(&self, reason: &str) -> Fail {
-        Fail::new(Exit::Unreachable, format!("the broker {} does not answer: {reason}", self.broker))
-            .hint("name it with --broker, and its certificate authority with --ca")
+        let hint = next_step(reason);
+        Fail::new(Exit::Unreachable, format!("the broker {} does not answer: {reason}", self.broker)).hint(hint)
     }
+}
+
+/// What to do about the words of TLS and the client, which name no option of ours.
+fn next_step(reason: &str) -> &'static str {
+    let steps = [
+        ("CertificateRequired", "it asks who we are: name --certificate and --certificate-key"),
+        ("received fatal alert", "it does not take our certificate: name one of its own authority with --certificate"),
+        ("not valid for name", "name the broker as its certificate does, the --host of `hone-fleet broker write`"),
+        (
+            "invalid peer certificate",
+            "it is of another authority: name its own with --ca, or it is not the broker you mean",
+        ),
+        ("refused", "nobody listens there: start the broker, or name its host and port with --broker"),
+        ("lookup", "name a host that is there with --broker"),
+        ("reset by peer", "it may want encryption: name it with --broker mqtts://HOST:PORT and --ca"),
+    ];
+    let known = steps.iter().find(|(word, _)| reason.contains(word));
+    known.map_or("name it with --broker, and its certificate authority with --ca", |(_, step)| *step)
 }
 
 fn client_config(global: &Global) -> Result<ClientConfig> {
@@ -193,7 +211,10 @@ fn client_config(global: &Global) -> Result<ClientConfig> {
         (Some(certificate), Some(key)) => {
             let chain = certificates(certificate)?;
             let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unusable(key, &error))?;
-            builder.with_client_auth_cert(chain, key)?
+            builder.with_client_auth_cert(chain, key).map_err(|error| {
+                Fail::new(Exit::Input, format!("certificate and key do not fit together: {error}"))
+                    .hint("name the two that `hone-fleet broker write` has made together")
+            })?
         }
         _ => builder.with_no_client_auth(),
     })
@@ -210,5 +231,9 @@ fn unusable(path: &Path, error: &impl std::fmt::Display) -> Fail {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
-    Ok(found.map_err(|error| unusable(path, &error))?)
+    let found = found.map_err(|error| unusable(path, &error))?;
+    if found.is_empty() {
+        return Err(unusable(path, &"no certificate").into());
+    }
+    Ok(found)
 }

@@ -6,12 +6,14 @@ use fleet_protocol::topics::ROOT;
 use serde_json::json;
 
 use crate::Global;
-use crate::devices::{ago, picture};
-use crate::exit::{Exit, Fail};
+use crate::devices::{ago, picture, unknown};
+use crate::exit::Exit;
 use crate::orders::now;
 
 /// Arguments of `hone-fleet show`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: hone-fleet show press-07\n\n\
+    JSON keys: device, presence, view (state, birth, model, drift, reported, metrics, commands: each as the device retains it).")]
 pub(crate) struct Args {
     /// The device
     device: DeviceId,
@@ -21,9 +23,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
     let mut picture = picture(global, vec![format!("{ROOT}/d/{}/up/#", args.device)])?;
     let Some(view) = picture.devices.remove(&args.device) else {
-        return Err(Fail::new(Exit::Unreachable, format!("the broker knows no device `{}`", args.device))
-            .hint("`hone-fleet devices` lists those it knows")
-            .into());
+        return Err(unknown(&args.device).into());
     };
     if global.json {
         println!("{}", json!({"device": args.device, "presence": view.presence(), "view": view}));

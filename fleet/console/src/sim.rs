@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: hone-fleet sim 20 --broker mqtt://127.0.0.1:1883 --folder ./fleet-sim\n\n\
     Each agent is the real `hone run` with a state of its own below the folder; all end when this ends. Without --model, one small \
-    model is trained first. Prints a line for each agent; send samples of your own to their sockets.")]
+    model is trained first. Prints a line for each agent; send samples of your own to their sockets.\n\n\
+    JSON keys, one object for each start of an agent: device, process, socket, of.")]
 pub(crate) struct Args {
     /// How many
     #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(AGENTS_MAX)))]
@@ -169,7 +170,8 @@ fn train(hone: &Path, root: &Path) -> Result<PathBuf> {
     command.args(["train", "--label", "state", "--seed", "1", "--data"]).arg(&data).arg("-o").arg(&model);
     let output = command
         .output()
-        .map_err(|error| Fail::new(Exit::Input, format!("cannot start {}: {error}", hone.display())))?;
+        .map_err(|error| Fail::new(Exit::Input, format!("cannot start {}: {error}", hone.display())))
+        .map_err(|fail| fail.hint("name the agent with --hone FILE"))?;
     if !output.status.success() {
         return Err(Fail::new(Exit::Internal, String::from_utf8_lossy(&output.stderr).into_owned()).into());
     }

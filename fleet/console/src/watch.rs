@@ -13,7 +13,8 @@ use crate::session::{Came, Session, talk};
 
 /// Arguments of `hone-fleet watch`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone-fleet watch --json | jq 'select(.topic | contains(\"/evt/\"))'")]
+#[command(after_help = "Example: hone-fleet watch --json | jq 'select(.topic | contains(\"/evt/\"))'\n\n\
+    JSON keys, one object per line: topic, payload.")]
 pub(crate) struct Args {
     /// Only this device
     device: Option<DeviceId>,

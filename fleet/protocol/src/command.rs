@@ -102,6 +102,10 @@ pub enum Strategy {
     Tail,
     /// Every layer.
     Full,
+    /// The statistics of the batch norms, or of the inputs; needs no labels.
+    Norm,
+    /// The heads that learn from every label are frozen as they are.
+    Continual,
 }
 
 /// How much the agent logs.
@@ -325,6 +329,19 @@ mod tests {
             golden.push('\n');
         }
         expect_file!["../golden/commands.jsonl"].assert_eq(&golden);
+    }
+
+    #[test]
+    fn whatever_a_device_can_be_asked_to_train_has_the_word_of_its_own_command_line() {
+        for word in ["head", "tail", "full", "norm", "continual"] {
+            let text =
+                format!(r#"{{"cmd":"retrain.start","args":{{"slot":"main","reason":"x","strategy":"{word}"}}}}"#);
+            let Command::RetrainStart { strategy: Some(strategy), .. } = Command::from_json(text.as_bytes()).unwrap()
+            else {
+                panic!("{word}")
+            };
+            assert_eq!(serde_json::to_value(strategy).unwrap(), word);
+        }
     }
 
     #[test]

@@ -83,6 +83,13 @@ impl KeySet {
         Ok(id)
     }
 
+    /// Trusts what `other` trusts too, each key with its roles in both.
+    pub fn extend(&mut self, other: &Self) {
+        for (id, (key, roles)) in &other.keys {
+            self.keys.entry(id.clone()).or_insert_with(|| (*key, BTreeSet::new())).1.extend(roles);
+        }
+    }
+
     /// Stops trusting a key; returns whether it was known.
     pub fn revoke(&mut self, id: &KeyId) -> bool {
         self.keys.remove(id).is_some()

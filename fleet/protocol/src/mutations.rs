@@ -17,12 +17,13 @@ use crate::status::CommandStatus;
 use crate::topics::Topic;
 use crate::transfer::Progress;
 
-const GOLDEN: [&str; 5] = [
+const GOLDEN: [&str; 6] = [
     include_str!("../golden/commands.jsonl"),
     include_str!("../golden/events.jsonl"),
     include_str!("../golden/reports.jsonl"),
     include_str!("../golden/signed.jsonl"),
     include_str!("../golden/status.jsonl"),
+    include_str!("../golden/waves.jsonl"),
 ];
 
 const TOPICS: [&str; 6] = [

@@ -3,7 +3,7 @@
 //! ```text
 //! each device   waiting ─► installing ─► promoting ─► proving ─► won
 //!                              │             │          └─► rolled_back (it served, and another one serves again)
-//!                              └─────────────┴──────────┴─► failed (the model's fault) | absent (it did not answer in time, or is frozen)
+//!                              └─────────────┴──────────┴─► failed (the model's fault) | absent (it did not answer in time, or could not say)
 //! the rollout   running ─► next wave … ─► finished
 //!                 │  ▲ └ too few won, or a person: paused
 //!                 │  └── a person: run
@@ -50,6 +50,9 @@ pub struct Rollout {
     pub digest: Digest,
     /// Its size.
     pub size_bytes: u64,
+    /// Its signature, which goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Envelope>,
     /// Rules.
     pub rules: Rules,
     /// Who goes when; the first wave is the canary device.
@@ -128,7 +131,7 @@ pub enum Standing {
     },
     /// It served, and then another model served again.
     RolledBack,
-    /// The device did not answer in time, or is frozen.
+    /// The device did not answer in time, or could not say: it is frozen, busy, or has too few labels to judge.
     Absent,
 }
 
@@ -164,8 +167,8 @@ pub struct Facts {
     pub champion: Option<Digest>,
     /// Measures that drift.
     pub drifting: usize,
-    /// It refused because it is frozen: that says nothing of the model.
-    pub frozen: bool,
+    /// It refused for a reason that says nothing of the model: it is frozen, busy, or has too few labels to judge.
+    pub excused: bool,
 }
 
 /// What the runner has to publish. Repeating it is harmless: a device carries out each command once.
@@ -190,7 +193,7 @@ impl Member {
         let after = |seconds: u32| now.0 >= self.since.0.saturating_add(i64::from(seconds) * 1_000_000);
         let failed = |what: &str, reason: &str| Standing::Failed { reason: format!("{what}: {reason}") };
         let next = match &self.standing {
-            Standing::Installing | Standing::Promoting if facts.frozen => Standing::Absent,
+            Standing::Installing | Standing::Promoting if facts.excused => Standing::Absent,
             Standing::Waiting => Standing::Installing,
             Standing::Installing => match &facts.installed {
                 Some(Ok(())) => Standing::Promoting,
@@ -346,7 +349,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use ed25519_dalek::SigningKey;
-    use expect_test::{Expect, expect};
+    use expect_test::{Expect, expect, expect_file};
     use proptest::prelude::*;
 
     use super::*;
@@ -380,6 +383,7 @@ mod tests {
             id: "autumn".parse().unwrap(),
             digest: Digest::of(b"new"),
             size_bytes: 10,
+            signature: None,
             rules,
             waves,
             wave: 0,
@@ -397,6 +401,32 @@ mod tests {
 
     fn lost() -> Facts {
         Facts { promoted: Some(Err("gate_failed".to_owned())), ..won() }
+    }
+
+    #[test]
+    fn what_is_retained_of_a_rollout_and_what_is_wanted_of_it_are_the_golden_ones() {
+        let mut rollout = rollout(&[&["press-1"], &["press-2", "press-3"]]);
+        rollout.signature = rollout.devices.values().next().map(|member| member.signed[0].clone());
+        let standings = [
+            Standing::Proving { seen: true },
+            Standing::Failed { reason: "promote: gate_failed: no gain".to_owned() },
+            Standing::RolledBack,
+        ];
+        rollout.devices.values_mut().zip(standings).for_each(|(member, standing)| member.standing = standing);
+        let mut golden = String::new();
+        for state in [State::Running, State::Paused { reason: "by a person".to_owned() }, State::Finished] {
+            let whole = Rollout { state, ..rollout.clone() };
+            let line = serde_json::to_string(&whole).unwrap();
+            assert_eq!(serde_json::from_str::<Rollout>(&line).unwrap(), whole);
+            golden = golden + &line + "\n";
+        }
+        for wish in [WishKind::Run, WishKind::Pause, WishKind::Stop] {
+            let line = serde_json::to_string(&Wish { wish, ts: Micros(5) }).unwrap();
+            golden = golden + &line + "\n";
+        }
+        let progress = crate::transfer::Progress { have: 2, chunks: 4, want: vec![[1, 1], [3, 4]] };
+        golden = golden + &serde_json::to_string(&progress).unwrap() + "\n";
+        expect_file!["../golden/waves.jsonl"].assert_eq(&golden);
     }
 
     type Moment<'a> = (i64, &'a [(&'a str, Facts)], Option<(WishKind, i64)>);
@@ -524,7 +554,7 @@ mod tests {
 
     #[test]
     fn a_frozen_device_says_nothing_of_the_model_and_the_wave_waits_for_a_person() {
-        let frozen = || Facts { promoted: Some(Err("frozen".to_owned())), frozen: true, ..won() };
+        let frozen = || Facts { promoted: Some(Err("frozen".to_owned())), excused: true, ..won() };
         check(
             rollout(&[&["a"], &["b"]]),
             &[(0, &[], None), (1, &[("a", frozen())], None)],

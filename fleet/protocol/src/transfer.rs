@@ -4,7 +4,8 @@
 //! model.install ─► executing, want 0-3 ─► chunks … ─► executing, want 2-2 ─► chunk 2 ─► digest fits ─► successful
 //!                        ▲ told again in a lull and after every restart        └ does not: all thrown away, failed
 //! ```
-//! The device asks, the sender answers: so a transfer goes on after any loss, wherever it was lost.
+//! The device asks, the sender answers: so a transfer goes on after any loss, wherever it was lost. Behind the last piece comes the
+//! bundle's signature, as a piece of its own.
 use serde::{Deserialize, Serialize};
 
 use crate::CHUNK_BYTES_MAX;
@@ -22,7 +23,8 @@ pub struct Progress {
     pub have: u32,
     /// Pieces there are.
     pub chunks: u32,
-    /// Pieces that are missing: first and last of each range, at most [`RANGES_MAX`] ranges.
+    /// Pieces that are missing: first and last of each range, at most [`RANGES_MAX`] ranges. The one behind the last is the
+    /// signature.
     pub want: Vec<[u32; 2]>,
 }
 
@@ -43,6 +45,7 @@ pub fn chunks(size_bytes: u64) -> u64 {
 /// Which pieces are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pieces {
+    /// Those of the bundle, and the signature.
     stored: Vec<bool>,
     size_bytes: u64,
 }
@@ -55,14 +58,24 @@ impl Pieces {
             return None;
         }
         let count = usize::try_from(chunks(size_bytes)).ok()?;
-        Some(Self { stored: vec![false; count], size_bytes })
+        Some(Self { stored: vec![false; count + 1], size_bytes })
+    }
+
+    /// Where the signature is: behind the last piece.
+    #[must_use]
+    pub fn signature(&self) -> u32 {
+        u32::try_from(self.stored.len() - 1).unwrap_or(u32::MAX)
     }
 
     /// Whether `index` with so many bytes is a piece that is missing.
     #[must_use]
     pub fn wants(&self, index: u32, bytes: usize) -> bool {
         let missing = usize::try_from(index).ok().and_then(|index| self.stored.get(index)) == Some(&false);
-        missing && chunk_bytes(self.size_bytes, index) == Some(bytes)
+        let fits = match chunk_bytes(self.size_bytes, index) {
+            Some(length) => bytes == length,
+            None => index == self.signature() && (1..=CHUNK_BYTES_MAX).contains(&bytes),
+        };
+        missing && fits
     }
 
     /// A piece is stored.
@@ -91,16 +104,17 @@ impl Pieces {
                 break;
             }
         }
-        let have = self.stored.iter().filter(|stored| **stored).count();
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Progress { have: count(have), chunks: count(self.stored.len()), want }
+        let (_, pieces) = self.stored.split_last().unwrap_or((&false, &[]));
+        let have = pieces.iter().filter(|stored| **stored).count();
+        Progress { have: u32::try_from(have).unwrap_or(u32::MAX), chunks: self.signature(), want }
     }
 }
 
 impl Progress {
-    /// The wanted pieces, one by one; what does not belong to a bundle of so many pieces is passed over.
+    /// The wanted pieces, one by one, `chunks` for the signature; what does not belong to a bundle of so many pieces is passed over.
     pub fn wanted(&self, chunks: u32) -> impl Iterator<Item = u32> + '_ {
-        self.want.iter().take(RANGES_MAX).flat_map(move |[first, last]| *first..(last.saturating_add(1)).min(chunks))
+        let most = chunks.saturating_add(1);
+        self.want.iter().take(RANGES_MAX).flat_map(move |[first, last]| *first..(last.saturating_add(1)).min(most))
     }
 }
 
@@ -123,12 +137,17 @@ mod tests {
     fn a_piece_of_the_wrong_length_or_one_that_is_stored_is_not_wanted() {
         let mut pieces = Pieces::new(CHUNK_BYTES_MAX as u64 + 5).unwrap();
         assert!(pieces.wants(0, CHUNK_BYTES_MAX) && pieces.wants(1, 5));
-        assert!(!pieces.wants(0, 5) && !pieces.wants(1, 4) && !pieces.wants(2, 5) && !pieces.wants(u32::MAX, 5));
+        assert!(!pieces.wants(0, 5) && !pieces.wants(1, 4) && !pieces.wants(3, 5) && !pieces.wants(u32::MAX, 5));
         pieces.store(1);
         assert!(!pieces.wants(1, 5) && !pieces.is_whole());
-        assert_eq!(pieces.progress(), Progress { have: 1, chunks: 2, want: vec![[0, 0]] });
+        assert_eq!(pieces.progress(), Progress { have: 1, chunks: 2, want: vec![[0, 0], [2, 2]] });
         pieces.store(0);
+        // The signature may have any length that a piece may have.
+        assert!(!pieces.is_whole() && pieces.wants(2, 1) && pieces.wants(2, CHUNK_BYTES_MAX));
+        assert!(!pieces.wants(2, 0) && !pieces.wants(2, CHUNK_BYTES_MAX + 1));
+        pieces.store(2);
         assert!(pieces.is_whole());
+        assert_eq!(pieces.progress(), Progress { have: 2, chunks: 2, want: vec![] });
     }
 
     proptest! {

@@ -35,7 +35,6 @@ impl Keeper {
                     Err((_, reason)) => Err(declined("refused", &reason)),
                 };
             }
-            Command::Offer { bytes, .. } => return self.take_in(&bytes, None, Door::Local),
             Command::Install { bytes, envelope, door } => return self.take_in(&bytes, envelope.as_deref(), door),
             Command::Collect { dry } => return self.collect_by_command(dry),
             Command::Cancel => return self.cancel(),
@@ -47,7 +46,6 @@ impl Keeper {
             Command::Retrain(strategy) => cycle::Event::Retrain { strategy },
             Command::Trial(event) => cycle::Event::Rollout(event),
             Command::RollBack
-            | Command::Offer { .. }
             | Command::Install { .. }
             | Command::Collect { .. }
             | Command::Consolidate

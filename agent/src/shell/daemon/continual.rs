@@ -7,6 +7,7 @@
 //! ```
 mod file;
 mod freeze;
+mod held;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub(super) struct Heads {
     learner: Option<Learner>,
     /// A champion whose heads cannot learn, so that it is told of once.
     given_up: Option<Digest>,
+    /// Whether a freeze of the fleet holds who answers, and what is learnt.
+    held: bool,
 }
 
 struct Learner {
@@ -62,6 +65,8 @@ struct Learner {
     published_at: Instant,
     saved_at: Instant,
     unsaved: bool,
+    /// Whether labels are stored that came before and are not learnt yet.
+    is_behind: bool,
     /// Multiply-adds that learning may still spend.
     allowance: f64,
     /// Multiply-adds that are in the ledger already, or were spent before this start.
@@ -83,6 +88,7 @@ impl Heads {
             folder: Folder::at(folder),
             learner: None,
             given_up: None,
+            held: false,
         }
     }
 
@@ -103,7 +109,7 @@ impl Heads {
 
     /// Takes samples that the champion answered.
     pub(super) fn sampled(&mut self, rows: &[f32], ids: &[Ulid]) {
-        let Some(learner) = &mut self.learner else { return };
+        let Some(learner) = self.learner.as_mut().filter(|_| !self.held) else { return };
         let width = learner.model.schema().features.len().max(1);
         for (row, id) in rows.chunks_exact(width).zip(ids) {
             learner.adaptive.sampled(&learner.model, id.0, row);
@@ -187,22 +193,19 @@ impl Heads {
             published_at: now,
             saved_at: now,
             unsaved: true,
+            is_behind: false,
             allowance: self.mac_per_s() * BURST_S,
             booked_mac: 0,
         };
         learner.booked_mac = learner.adaptive.horizons().work_mac();
-        // What came after the save: its opinions are gone, so the sums learn and the weights do not.
-        while learner.through < through {
+        // What came after the save.
+        learner.is_behind = self.held && learner.through < through;
+        while learner.through < through && !learner.is_behind {
             let rows = labelled(learner.through, CAUGHT_UP_AT_ONCE)?;
-            let Some(last) = rows.last().map(|row| row.ordinal) else { break };
-            for row in rows.iter().filter(|row| row.ordinal <= through) {
-                let fits =
-                    row.features.len() == model.schema().features.len() && row.truth.len() == model.schema().truths();
-                if fits {
-                    learner.catch_up(&row.features, &row.truth)?;
-                }
+            if rows.first().is_none_or(|row| row.ordinal > through) {
+                break;
             }
-            learner.through = last.min(through);
+            learner.catch_up_with(&rows, through)?;
         }
         Ok(learner)
     }
@@ -253,7 +256,7 @@ impl Heads {
         };
         let horizons = learner.adaptive.horizons();
         json!({
-            "learning": true, "serve": self.serves, "adaptation": learner.number, "labels": horizons.rows(),
+            "learning": true, "serve": self.serves, "frozen": self.held, "adaptation": learner.number, "labels": horizons.rows(),
             "unserved_labels": learner.unpublished,
             "champion_weight": horizons.weights().next(), "block": horizons.block(), "refused_rows": horizons.refused(),
             "waiting_samples": learner.adaptive.waiting(), "memory_bytes_max": learner.adaptive.size_bytes_max(),
@@ -310,8 +313,13 @@ impl Keeper {
         }
     }
 
-    /// Serves what the heads have become, if they have changed: written down first, visible second.
+    /// Serves what the heads have become, if they have changed and no freeze holds them.
     fn publish(&mut self) {
+        if self.heads.held { self.answer_as_held() } else { self.publish_newest() }
+    }
+
+    /// Written down first, visible second.
+    fn publish_newest(&mut self) {
         let Heads { learner: Some(learner), folder, .. } = &mut self.heads else { return };
         if learner.unpublished == 0 && self.shared.slot.adapted(&learner.champion).is_some() {
             return;
@@ -331,6 +339,10 @@ impl Keeper {
         let Some(learner) = &mut self.heads.learner else { return };
         if ordinal <= learner.through || record.features.len() != learner.model.schema().features.len() {
             return;
+        }
+        if self.heads.held || learner.is_behind {
+            learner.is_behind = true;
+            return self.judge_held(record, truth);
         }
         learner.through = ordinal;
         let learnt = match learner.learn(record.id.0, &record.features, truth) {
@@ -359,13 +371,16 @@ impl Keeper {
     pub(super) fn heads_tick(&mut self) {
         let per_s = self.heads.mac_per_s();
         let (publish_s, save_s) = (self.heads.settings.publish_s, self.heads.settings.save_s);
+        let known = self.saved.as_ref().map_or(0, |saved| saved.ordinal);
+        self.heads.catch_up(&self.shared.reader, known);
+        let held = self.heads.held;
         let Some(learner) = &mut self.heads.learner else { return };
         learner.allowance += per_s;
         if learner.allowance > per_s * BURST_S {
             learner.allowance = per_s * BURST_S;
             learner.adaptive.relax();
         }
-        let due = learner.unpublished > 0 && learner.published_at.elapsed().as_secs() >= publish_s;
+        let due = !held && learner.unpublished > 0 && learner.published_at.elapsed().as_secs() >= publish_s;
         let save = learner.unsaved && learner.saved_at.elapsed().as_secs() >= save_s;
         if due {
             self.adapt();

@@ -8,7 +8,7 @@ use super::shared::Command;
 use super::wishes::Refused;
 use crate::decide::command::{Freeze, frozen};
 use crate::decide::cycle;
-use crate::decide::rollout::{self, View};
+use crate::decide::rollout::{self, Silence, View};
 use crate::shell::clock::shown;
 
 /// Who holds a trial while it is frozen, and lets it go on afterwards.
@@ -18,7 +18,7 @@ impl Command {
     /// Whether it may lead to another model that serves, other than the one before.
     pub(super) fn changes_who_serves(&self) -> bool {
         match self {
-            Self::Retrain(_) | Self::Consolidate | Self::Offer { .. } | Self::Install { .. } => true,
+            Self::Retrain(_) | Self::Consolidate | Self::Install { .. } => true,
             Self::Trial(event) => {
                 matches!(event, rollout::Event::Approve(_) | rollout::Event::Promote(_) | rollout::Event::Resume(_))
             }
@@ -55,6 +55,7 @@ impl Keeper {
     /// Every second: holds a trial while it is frozen and lets it go on when that ends; work under way leaves a checkpoint.
     pub(super) fn keep_frozen(&mut self) {
         let is_frozen = self.frozen().is_some();
+        self.hold_heads(is_frozen);
         if is_frozen {
             self.suspend_for_stop();
         }
@@ -75,6 +76,13 @@ impl Keeper {
             self.changed += 1;
             self.after(&reports);
         }
+    }
+
+    /// Whether silence would now let a candidate be tried: while frozen the question stays open.
+    pub(super) fn waits_for_the_thaw(&self) -> bool {
+        let Some(saved) = self.saved.as_ref().filter(|_| self.frozen().is_some()) else { return false };
+        let view = saved.cycle.rollout().view(self.warden.now());
+        matches!(view, View::AwaitingApproval { left_s: 0, silence: Silence::Approve, .. })
     }
 
     pub(super) fn frozen_view(&self) -> Value {

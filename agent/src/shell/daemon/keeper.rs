@@ -173,6 +173,7 @@ impl Keeper {
 
     /// Serves what the stored state orders, and counts the labels again that were stored after it.
     pub(super) fn begin(&mut self) {
+        self.begin_held();
         self.serve();
         self.adapt();
         if let (Some(saved), Some(serving)) = (&mut self.saved, self.shared.slot.serving()) {
@@ -261,9 +262,12 @@ impl Keeper {
         self.ticks += 1;
         self.care_for_storage();
         self.served_a_second();
+        let is_put_off = self.waits_for_the_thaw();
         if let Some(saved) = &mut self.saved {
             let mut reports = saved.cycle.tick(clock::now(), &self.rules.cycle);
-            reports.extend(saved.cycle.beat(self.warden.now(), clock::now(), &self.rules.cycle));
+            if !is_put_off {
+                reports.extend(saved.cycle.beat(self.warden.now(), clock::now(), &self.rules.cycle));
+            }
             if !reports.is_empty() {
                 // The window of the schedule that was used is stored with the report of it.
                 self.changed += 1;

@@ -84,7 +84,7 @@ impl Orders {
     pub(super) fn follow(&mut self, reports: &[Report], cycle: &Cycle, control: &Control) {
         for report in reports {
             let (run, way) = match report {
-                Report::Retrain { order } => {
+                Report::Retrain { order } | Report::Consolidated { order } => {
                     if let Some(row) = self.starting.take().and_then(|id| self.changed.get_mut(&id)) {
                         row.run = i64::try_from(order.run).ok();
                     }
@@ -114,7 +114,6 @@ impl Orders {
                 | Report::Rebaseline { .. }
                 | Report::Considered { .. }
                 | Report::Adaptation { .. }
-                | Report::Consolidated { .. }
                 | Report::Rollout(
                     rollout::Report::TrialWon { .. }
                     | rollout::Report::Regretted { .. }

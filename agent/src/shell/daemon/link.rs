@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::decide::command::Freeze;
 use crate::decide::outbox::evict;
 use crate::shell::clock;
+use crate::shell::models::Vault;
 use crate::shell::mqtt::Signed;
 use crate::shell::store::{Backlog, LinkRow, StoredReport};
 
@@ -65,8 +66,13 @@ pub enum LinkAsk {
     },
     /// This is frozen from now on, and nothing else.
     Freeze(Vec<Freeze>),
-    /// The fleet has changed the settings: what can take effect at once does.
-    Settings(Box<Config>),
+    /// The fleet has changed the settings, or whom to believe: what can take effect at once does.
+    Settings {
+        /// The settings.
+        config: Box<Config>,
+        /// The store, with the keys of now at its door.
+        vault: Vault,
+    },
     /// Something happened on the link that is worth keeping.
     Say {
         /// Kind of the report.
@@ -138,7 +144,8 @@ impl Keeper {
                 let _ = reply.send(row.and_then(|row| serde_json::from_str(&row.status).ok()));
             }
             LinkAsk::Ended { id, outcome } => self.ended(id, outcome),
-            LinkAsk::Settings(config) => {
+            LinkAsk::Settings { config, vault } => {
+                self.gatehouse.vault = vault;
                 self.rules.training = config.training.clone();
                 self.storage.settings = config.records.clone();
                 self.rules.snapshot_bytes = config.snapshots.keep_bytes;

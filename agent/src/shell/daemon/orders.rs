@@ -24,7 +24,7 @@ use super::wishes::{Refused, Step};
 use crate::decide::command::deadline;
 use crate::decide::time::Timestamp;
 use crate::shell::clock;
-use crate::shell::mqtt::Signed;
+use crate::shell::mqtt::{Signed, reason_code};
 use crate::shell::store::CommandRow;
 
 /// Work that the link does for the loop.
@@ -177,7 +177,7 @@ impl Keeper {
                 return Some(Task { id, kind });
             }
             Step::Loop(command) => {
-                let runs = matches!(command, Command::Retrain(_) | Command::Offer { .. } | Command::Install { .. });
+                let runs = matches!(command, Command::Retrain(_) | Command::Consolidate | Command::Install { .. });
                 // A run executes once its work begins, or waits for a budget.
                 let next = if runs { Status::Scheduled { at: Micros(clock::now().0) } } else { Status::Successful };
                 // Stored in the transaction of the step.
@@ -258,7 +258,7 @@ fn code(Declined { code, reason }: Declined) -> Refused {
     let code = match code {
         "busy" => ReasonCode::Busy,
         "bundle" | "stopping" => ReasonCode::Internal,
-        other => ReasonCode::Other(other.to_owned()),
+        other => reason_code(other),
     };
     (code, reason)
 }

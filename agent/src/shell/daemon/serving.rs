@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use fleet_protocol::keys::KeySet;
 use serde_json::{Value, json};
 use trainer_core::bundle;
 use trainer_core::digest::Digest;
@@ -45,7 +46,8 @@ impl Gatehouse {
         known.1.contains(&digest) || (self.vault.bytes(&digest, floors).is_ok() && known.1.insert(digest))
     }
 
-    /// Opens what the state directory holds of it and clears what an interruption left.
+    /// Opens what the state directory holds of it and clears what an interruption left. `believed` are the keys that count for
+    /// bundles that come in, where they are fewer than those of the settings.
     ///
     /// # Errors
     /// The disk refuses, or a key of the settings is none.
@@ -53,6 +55,7 @@ impl Gatehouse {
         state_dir: &Path,
         models: &ModelStore,
         config: &Config,
+        believed: Option<KeySet>,
         vetting: Vetting,
     ) -> Result<Self, DaemonError> {
         let wrong = |_| DaemonError::System(io::Error::other("a trusted key is none"));
@@ -61,8 +64,12 @@ impl Gatehouse {
         let required = config.models.requires(&keys);
         let own = DeviceKey::open(&**models.disk(), state_dir)?;
         let device = config.mqtt.device.parse().ok();
-        let vault = Vault::new(models.clone(), own, keys, device, required)
-            .map_err(|error| DaemonError::System(io::Error::other(error)))?;
+        let vault = Vault::new(models.clone(), own, keys, device, required);
+        let vault = vault.and_then(|vault| match believed {
+            Some(keys) => vault.believing(keys),
+            None => Ok(vault),
+        });
+        let vault = vault.map_err(|error| DaemonError::System(io::Error::other(error)))?;
         first::clear(state_dir, &vault)?;
         let (floors_file, damaged) = FloorsFile::open(Arc::clone(models.disk()), state_dir)?;
         for path in damaged {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use trainer_core::bundle;
 use trainer_core::digest::Digest;
-use trainer_core::model::{Model, Strategy};
+use trainer_core::model::Strategy;
 use ulid::Ulid;
 
 use crate::decide::rollout;
@@ -116,14 +116,7 @@ pub enum Command {
     RollBack,
     /// Something about the candidate that waits or is tried.
     Trial(rollout::Event),
-    /// Judge this bundle and serve it if it passes; the first one ever serves at once.
-    Offer {
-        /// Bundle bytes.
-        bytes: Vec<u8>,
-        /// The same, read.
-        model: Box<Model>,
-    },
-    /// An offer with the signature that came with it, by the door it came in.
+    /// Judge this bundle, with the signature that came with it, and serve it if it passes; the first one ever serves at once.
     Install {
         /// Bundle bytes.
         bytes: Vec<u8>,

@@ -12,7 +12,9 @@ use super::shared::Command;
 use crate::decide::rollout;
 use crate::decide::time::Timestamp;
 use crate::shell::clock;
-use crate::shell::mqtt::installed;
+use crate::shell::models::Door;
+use crate::shell::mqtt::{brought_signature, installed};
+use crate::shell::store::StoreError;
 
 /// What this agent carries out; everything else is answered with `unsupported`.
 pub const SUPPORTED: [&str; 15] = [
@@ -57,6 +59,13 @@ impl Keeper {
         }
     }
 
+    /// Whether it is on trial and a person holds it at its share, until somebody says what is to become of it.
+    fn is_held(&self, digest: Digest) -> bool {
+        let Some(saved) = &self.saved else { return false };
+        let view = saved.cycle.rollout().view(self.warden.now());
+        matches!(view, rollout::View::Trial { challenger, held: Some(_), .. } if challenger == digest)
+    }
+
     /// What a command comes to here; `by` is who signed it.
     pub(super) fn step_of(&self, command: command::Command, by: &str) -> Result<Step, Refused> {
         let cmd = command.name();
@@ -92,12 +101,17 @@ impl Keeper {
         let trial =
             |event: &dyn Fn(rollout::Answer) -> rollout::Event| Step::Loop(Command::Trial(event(answer.clone())));
         Ok(match command {
-            command::Command::RetrainStart { strategy, .. } => Step::Loop(Command::Retrain(match strategy {
-                None | Some(command::Strategy::Head) => Strategy::Head,
-                Some(command::Strategy::Tail) => Strategy::Tail,
-                Some(command::Strategy::Full) => Strategy::Full,
-            })),
+            command::Command::RetrainStart { strategy, .. } => Step::Loop(match strategy {
+                None | Some(command::Strategy::Head) => Command::Retrain(Strategy::Head),
+                Some(command::Strategy::Tail) => Command::Retrain(Strategy::Tail),
+                Some(command::Strategy::Full) => Command::Retrain(Strategy::Full),
+                Some(command::Strategy::Norm) => Command::Retrain(Strategy::Norm),
+                Some(command::Strategy::Continual) => Command::Consolidate,
+            }),
             command::Command::ModelPromote { digest, .. } if digest.to_string() == champion.to_string() => Step::Done,
+            command::Command::ModelPromote { digest, .. } if self.is_held(digest_of(&digest)) => {
+                trial(&rollout::Event::Promote)
+            }
             command::Command::ModelPromote { digest, .. } => return self.bundle(digest_of(&digest)),
             command::Command::ModelRollback { to: Some(to), .. }
                 if previous.is_none_or(|previous| previous.to_string() != to.to_string()) =>
@@ -137,14 +151,20 @@ impl Keeper {
         })
     }
 
-    /// A bundle that is judged, and serves if it passes: from the store, else from what `model.install` has brought.
+    /// A bundle that is judged, and serves if it passes: from the store, whose signatures it has, else from what `model.install` has
+    /// brought, with the signature that came with it. Nothing unsigned comes this way.
     fn bundle(&self, digest: Digest) -> Result<Step, Refused> {
-        let stored = self.models.get(&digest).or_else(|_| installed(&self.shared.place.state_dir)?.get(&digest));
-        let bytes = stored.map_err(|error| {
+        let unknown = |error: StoreError| {
             (ReasonCode::Other("unknown_model".to_owned()), format!("{}; bring it with model.install", error.chain()))
-        })?;
-        let model =
-            bundle::read(&bytes).map_err(|error| (ReasonCode::Other("bundle".to_owned()), error.to_string()))?;
-        Ok(Step::Loop(Command::Offer { bytes, model: Box::new(model) }))
+        };
+        let (bytes, envelope) = match self.models.get(&digest) {
+            Ok(bytes) => (bytes, None),
+            Err(_) => {
+                let brought = installed(&self.shared.place.state_dir).map_err(unknown)?;
+                (brought.get(&digest).map_err(unknown)?, brought_signature(&brought, &digest))
+            }
+        };
+        bundle::read(&bytes).map_err(|error| (ReasonCode::Other("bundle".to_owned()), error.to_string()))?;
+        Ok(Step::Loop(Command::Install { bytes, envelope, door: Door::Network }))
     }
 }

@@ -4,6 +4,8 @@
 //! lengths ─► signature ─► role of the key ─► digest ─► device ─► epoch ─► sequence ─► container, shapes, numbers ─► schema
 //!                                                                        ─► ancestor's frozen tensors ─► stored
 //! ```
+mod door;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,7 +46,10 @@ pub struct Vault {
 
 #[derive(Debug)]
 struct Trust {
+    /// About what is stored.
     keys: KeySet,
+    /// About what comes in.
+    door: KeySet,
     own: DeviceKey,
     device: Option<DeviceId>,
     required: bool,
@@ -89,7 +94,7 @@ impl Vault {
         required: bool,
     ) -> Result<Self, KeyError> {
         keys.trust(&own.public(), &[Role::Device])?;
-        Ok(Self { files, trust: Arc::new(Trust { keys, own, device, required }) })
+        Ok(Self { files, trust: Arc::new(Trust { door: keys.clone(), keys, own, device, required }) })
     }
 
     /// Whether every model needs the vendor's signature.
@@ -123,7 +128,7 @@ impl Vault {
         bundle::check_lengths(bytes, bytes.len() as u64)?;
         let digest = Digest::of(bytes);
         let signed = match envelope {
-            Some(envelope) => Some(self.check(envelope, digest, floors)?),
+            Some(envelope) => Some(in_its_epoch(self.read_at_the_door(envelope, digest)?, floors)?),
             None if door == Door::Network || self.trust.required => return Err(Refused::Unsigned),
             None => None,
         };
@@ -149,10 +154,7 @@ impl Vault {
         let model = Box::new(model);
         let (text, installed) = match (envelope, signed) {
             (Some(envelope), Some(signed)) => {
-                if signed.standing == Standing::Operator {
-                    let parent = signed.statement.parent.as_ref().map(signed::from_wire);
-                    self.stays_within(bytes, parent.ok_or(Refused::NoAncestor(digest))?, ANCESTORS_MAX)?;
-                }
+                self.keeps_to_the_vendor(bytes, &signed)?;
                 let Signed { statement, standing, key, floor, .. } = signed;
                 let (number, epoch) = (Some((key, statement.sequence)), statement.epoch);
                 (envelope.to_vec(), Installed { digest, model, standing, epoch, number, floor })
@@ -298,12 +300,7 @@ impl Vault {
     }
 
     fn check(&self, envelope: &[u8], digest: Digest, floors: &Floors) -> Result<Signed, Refused> {
-        let signed = signed::check(envelope, digest, &self.trust.keys, self.trust.device.as_ref())?;
-        let epoch = signed.statement.epoch;
-        if epoch < floors.epoch && signed.standing != Standing::Owner {
-            return Err(Refused::OlderEpoch { epoch, floor: floors.epoch });
-        }
-        Ok(signed)
+        in_its_epoch(signed::check(envelope, digest, &self.trust.keys, self.trust.device.as_ref())?, floors)
     }
 
     /// The vendor's model that `parent` is or descends from, if `bytes` differ from it only where a device may change it.
@@ -360,6 +357,14 @@ impl Vault {
         let path = self.envelope_path(digest);
         disk::put(&**self.files.disk(), &path, text).map_err(|source| StoreError::io("write", &path, source))
     }
+}
+
+fn in_its_epoch(signed: Signed, floors: &Floors) -> Result<Signed, Refused> {
+    let epoch = signed.statement.epoch;
+    if epoch < floors.epoch && signed.standing != Standing::Owner {
+        return Err(Refused::OlderEpoch { epoch, floor: floors.epoch });
+    }
+    Ok(signed)
 }
 
 /// Where the signature of a bundle file is kept.

@@ -81,6 +81,14 @@ fn shape(
             });
             ("retrain_started", new)
         }
+        "consolidated" => {
+            let order = get("order");
+            let new = json!({
+                "run": order["run"], "strategy": "continual", "trigger": order["reason"], "parent": order["parent"],
+                "rows": order["rows"]["newest"],
+            });
+            ("retrain_started", new)
+        }
         "retrain_finished" => ("retrain_finished", json!(stored)),
         "approval_required" => {
             let wait_us = get("wait_s").as_i64()?.saturating_mul(1_000_000);
@@ -285,7 +293,10 @@ pub(super) mod tests {
             Report::Regretted { champion: challenger, standing: standing() },
             Report::ClassShift { run: 3, challenger },
         ];
-        let cycle = [cycle::Report::Retrain { order }].into_iter().chain(tried.map(cycle::Report::Rollout));
+        let frozen =
+            Order { reason: Reason::Continual, task: OrderTask::Judge { candidate: challenger }, ..order.clone() };
+        let ordered = [cycle::Report::Retrain { order }, cycle::Report::Consolidated { order: frozen }];
+        let cycle = ordered.into_iter().chain(tried.map(cycle::Report::Rollout));
         let stored = |report| {
             let value = serde_json::to_value::<cycle::Report>(report).unwrap();
             (value["kind"].as_str().unwrap().to_owned(), value)

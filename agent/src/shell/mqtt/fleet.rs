@@ -17,7 +17,7 @@ use super::standing::Standing;
 use crate::decide::command::Freeze;
 use crate::decide::link::LinkRules;
 use crate::shell::daemon::{Event, LinkAsk, Shared};
-use crate::shell::models::ModelStore;
+use crate::shell::models::{ModelStore, Vault};
 
 /// Why the link cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,12 @@ impl Fleet {
         &self.device
     }
 
+    /// Whom it believes about bundles that come in.
+    #[must_use]
+    pub fn bundle_keys(&self) -> Option<KeySet> {
+        self.standing.bundle_keys().ok()
+    }
+
     /// What the fleet has frozen.
     #[must_use]
     pub fn freezes(&self) -> Vec<Freeze> {
@@ -84,7 +90,13 @@ impl Fleet {
 
     /// Begins; ends soon after `stop` says so.
     #[must_use]
-    pub fn start(mut self, shared: Arc<Shared>, models: ModelStore, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+    pub fn start(
+        mut self,
+        shared: Arc<Shared>,
+        models: ModelStore,
+        vault: Vault,
+        stop: watch::Receiver<bool>,
+    ) -> JoinHandle<()> {
         tokio::spawn(async move {
             let (reply, begun) = oneshot::channel();
             if shared.events.send(Event::Link(Box::new(LinkAsk::Begin(reply)))).await.is_err() {
@@ -92,7 +104,7 @@ impl Fleet {
             }
             let Ok((row, unfinished)) = begun.await else { return };
             let sparkplug = self.sparkplug.take().map(|output| output.start(Arc::clone(&shared), stop.clone()));
-            Box::pin(Running::new(self, shared, models, row).run(unfinished, stop)).await;
+            Box::pin(Running::new(self, shared, models, vault, row).run(unfinished, stop)).await;
             if let Some(sparkplug) = sparkplug {
                 let _ = sparkplug.await;
             }

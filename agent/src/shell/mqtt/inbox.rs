@@ -89,7 +89,13 @@ impl Running {
                 self.fleet.reports.follow(&self.fleet.standing, &self.fleet.keys);
                 let (wanted, applied, errors, restart) = self.fleet.standing.told();
                 let config = Box::new(self.fleet.standing.config().clone());
-                let _ = self.shared.events.send(Event::Link(Box::new(LinkAsk::Settings(config)))).await;
+                if let Ok(vault) = self.fleet.standing.bundle_keys().map(|keys| self.vault.believing(keys))
+                    && let Ok(vault) = vault
+                {
+                    self.vault = vault;
+                }
+                let vault = self.vault.clone();
+                let _ = self.shared.events.send(Event::Link(Box::new(LinkAsk::Settings { config, vault }))).await;
                 let kind = if what == "desired" { "settings" } else { what };
                 tracing::info!(wanted, applied, ?errors, ?restart, "the fleet has set: {what}");
                 let freezes = self.fleet.standing.freezes();
@@ -222,8 +228,8 @@ impl Running {
     async fn finish_incoming(&mut self) -> bool {
         let whole = self.incoming.take_if(|transfer| transfer.incoming.is_whole());
         let Some(Transfer { incoming, .. }) = whole else { return false };
-        let (id, state_dir) = (incoming.id, self.shared.place.state_dir.clone());
-        if let Ok(outcome) = spawn_blocking(move || incoming.finish(&state_dir)).await {
+        let (id, state_dir, vault) = (incoming.id, self.shared.place.state_dir.clone(), self.vault.clone());
+        if let Ok(outcome) = spawn_blocking(move || incoming.finish(&state_dir, &vault)).await {
             self.ended(id, outcome.map(|digest| json!({"digest": digest}))).await;
         }
         true

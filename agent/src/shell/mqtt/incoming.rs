@@ -1,7 +1,8 @@
 //! A bundle on its way in: pieces as files until the whole fits its digest, then one file that `model.promote` finds.
 //!
 //! ```text
-//! fleet/incoming/<sha256>/<n> … ─► all there, digest fits, it is a model ─► fleet/installed/<sha256>.safetensors
+//! fleet/incoming/<sha256>/<n> … ─► all there, digest fits, it is a model, ─► fleet/installed/<sha256>.safetensors and .dsse
+//!                                  and somebody this device believes signed it
 //! ```
 //! One bundle at a time, and at most [`INSTALLED_MAX`] that wait for their promotion: the disk stays bounded.
 use std::fs;
@@ -14,8 +15,8 @@ use trainer_core::bundle;
 use trainer_core::digest::Digest;
 use ulid::Ulid;
 
-use crate::shell::files::{create_private_folder, write_durable};
-use crate::shell::models::ModelStore;
+use crate::shell::files::{create_private_folder, remove_durable, write_durable};
+use crate::shell::models::{ModelStore, Vault, envelope_path};
 use crate::shell::store::StoreError;
 
 /// Bundles that wait for their promotion; the oldest beyond go.
@@ -25,6 +26,16 @@ const SPARE_BYTES: u64 = 16 << 20;
 
 /// Why a bundle is not taken.
 pub(super) type Refused = (ReasonCode, String);
+
+/// The signature that came with a bundle of [`installed`].
+pub(crate) fn signature(installed: &ModelStore, digest: &Digest) -> Option<Vec<u8>> {
+    fs::read(envelope_path(&installed.path(digest))).ok()
+}
+
+/// A word of the model store in the words of the fleet.
+pub(crate) fn reason_code(word: &str) -> ReasonCode {
+    serde_json::from_value(word.into()).unwrap_or_else(|_| ReasonCode::Other(word.to_owned()))
+}
 
 /// A bundle on its way in.
 #[derive(Debug)]
@@ -61,9 +72,10 @@ impl Incoming {
             }
         }
         create_private_folder(&folder).map_err(disk)?;
-        for index in (0..).take_while(|index| chunk_bytes(size_bytes, *index).is_some()) {
+        for index in 0..=pieces.signature() {
             let there = fs::metadata(folder.join(index.to_string())).ok().map(|found| found.len());
-            if there.is_some() && there == chunk_bytes(size_bytes, index).map(|bytes| bytes as u64) {
+            let there = there.and_then(|bytes| usize::try_from(bytes).ok());
+            if there.is_some_and(|bytes| pieces.wants(index, bytes)) {
                 pieces.store(index);
             }
         }
@@ -96,13 +108,13 @@ impl Incoming {
     }
 
     /// Puts the pieces together. Whatever comes of it, the pieces go.
-    pub(super) fn finish(self, state_dir: &Path) -> Result<Digest, Refused> {
-        let whole = self.assemble(state_dir);
+    pub(super) fn finish(self, state_dir: &Path, vault: &Vault) -> Result<Digest, Refused> {
+        let whole = self.assemble(state_dir, vault);
         let _ = fs::remove_dir_all(&self.folder);
         whole
     }
 
-    fn assemble(&self, state_dir: &Path) -> Result<Digest, Refused> {
+    fn assemble(&self, state_dir: &Path, vault: &Vault) -> Result<Digest, Refused> {
         let mut bytes = Vec::with_capacity(usize::try_from(self.size_bytes).unwrap_or(0));
         for index in (0..).take_while(|index| chunk_bytes(self.size_bytes, *index).is_some()) {
             bytes.extend(fs::read(self.folder.join(index.to_string())).map_err(disk)?);
@@ -114,14 +126,20 @@ impl Incoming {
         }
         let refused = |error: bundle::BundleError| (ReasonCode::Other("bundle".to_owned()), error.to_string());
         bundle::read(&bytes).map_err(refused)?;
+        let envelope = fs::read(self.folder.join(self.pieces.signature().to_string())).map_err(disk)?;
+        vault.vouched(&bytes, &envelope).map_err(|refused| (reason_code(refused.code()), refused.to_string()))?;
         let store = |error: StoreError| (ReasonCode::Internal, error.chain());
         let installed = installed(state_dir).map_err(store)?;
+        // The signature first: a bundle without one is never taken.
+        write_durable(&envelope_path(&installed.path(&found)), &envelope).map_err(disk)?;
         let digest = installed.put(&bytes).map_err(store)?;
         let mut others: Vec<_> =
             installed.list().map_err(store)?.into_iter().filter(|other| *other != digest).collect();
         others.sort_by_key(|other| fs::metadata(installed.path(other)).and_then(|found| found.modified()).ok());
         while others.len() >= INSTALLED_MAX {
-            installed.remove(&others.remove(0)).map_err(store)?;
+            let oldest = others.remove(0);
+            installed.remove(&oldest).map_err(store)?;
+            remove_durable(&envelope_path(&installed.path(&oldest))).map_err(disk)?;
         }
         Ok(digest)
     }
@@ -135,11 +153,20 @@ fn disk(error: io::Error) -> Refused {
 #[cfg(test)]
 mod tests {
     use fleet_protocol::CHUNK_BYTES_MAX;
+    use fleet_protocol::keys::KeySet;
 
     use super::*;
+    use crate::shell::disk::RealDisk;
+    use crate::shell::models::DeviceKey;
 
     fn bytes() -> Vec<u8> {
         (0..CHUNK_BYTES_MAX * 2 + 5).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    fn vault(folder: &Path) -> Vault {
+        let files = ModelStore::open(&folder.join("models"), "safetensors").unwrap();
+        let own = DeviceKey::open(&RealDisk, folder).unwrap();
+        Vault::new(files, own, KeySet::default(), None, false).unwrap()
     }
 
     fn begin(folder: &Path, bytes: &[u8]) -> Incoming {
@@ -155,12 +182,16 @@ mod tests {
         assert_eq!(incoming.piece(1, pieces[1]), Ok(false), "twice is once");
         assert_eq!(incoming.piece(2, pieces[1]), Ok(false), "of the wrong length");
         let mut incoming = begin(folder.path(), &bytes);
-        assert_eq!(incoming.progress().want, [[0, 0], [2, 2]]);
+        assert_eq!(incoming.progress().want, [[0, 0], [2, 3]]);
         incoming.piece(0, pieces[0]).unwrap();
         incoming.piece(2, pieces[2]).unwrap();
-        assert!(incoming.is_whole());
+        assert!(!incoming.is_whole(), "the signature is missing");
+        assert_eq!(incoming.piece(3, b"signed"), Ok(true));
+        let incoming = begin(folder.path(), &bytes);
+        assert!(incoming.is_whole(), "it is kept like a piece");
         // These bytes are no model.
-        assert_eq!(incoming.finish(folder.path()).unwrap_err().0, ReasonCode::Other("bundle".to_owned()));
+        let refused = incoming.finish(folder.path(), &vault(folder.path()));
+        assert_eq!(refused.unwrap_err().0, ReasonCode::Other("bundle".to_owned()));
         assert_eq!(fs::read_dir(folder.path().join("fleet/incoming")).unwrap().count(), 0);
     }
 
@@ -173,7 +204,8 @@ mod tests {
             piece[0] ^= u8::from(index == 1);
             incoming.piece(index, &piece).unwrap();
         }
-        assert_eq!(incoming.finish(folder.path()).unwrap_err().0, ReasonCode::Other("digest".to_owned()));
+        let refused = incoming.finish(folder.path(), &vault(folder.path()));
+        assert_eq!(refused.unwrap_err().0, ReasonCode::Other("digest".to_owned()));
         begin(folder.path(), &bytes).piece(0, &bytes[..CHUNK_BYTES_MAX]).unwrap();
         let other = begin(folder.path(), b"other");
         assert_eq!(other.progress().have, 0);

@@ -25,7 +25,7 @@ use crate::decide::outbox::Outbox;
 use crate::decide::time::Uptime;
 use crate::shell::clock;
 use crate::shell::daemon::{Event, LinkAsk, News, Shared, Task};
-use crate::shell::models::ModelStore;
+use crate::shell::models::{ModelStore, Vault};
 use crate::shell::store::LinkRow;
 
 /// Between two looks at the clock while a connection stands, and while none does.
@@ -46,6 +46,7 @@ pub(super) struct Running {
     pub(super) fleet: Fleet,
     pub(super) shared: Arc<Shared>,
     pub(super) models: ModelStore,
+    pub(super) vault: Vault,
     link: Link,
     outbox: Outbox,
     boot: u64,
@@ -88,13 +89,14 @@ const NEIGHBOUR: Token = Token::MAX - 2;
 
 impl Running {
     /// A link that goes on where `row` says.
-    pub(super) fn new(fleet: Fleet, shared: Arc<Shared>, models: ModelStore, row: LinkRow) -> Self {
+    pub(super) fn new(fleet: Fleet, shared: Arc<Shared>, models: ModelStore, vault: Vault, row: LinkRow) -> Self {
         let now = Instant::now();
         let (broker, device) = (fleet.settings.broker.clone(), fleet.device.to_string());
         Self {
             fleet,
             shared,
             models,
+            vault,
             link: Link::new(Uptime::default()),
             outbox: Outbox::new(row.through, WINDOW),
             boot: u64::try_from(row.boots).unwrap_or(0),

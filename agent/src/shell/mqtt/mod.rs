@@ -30,7 +30,7 @@ mod view;
 
 pub use connection::TlsError;
 pub use fleet::{Fleet, FleetError};
-pub(crate) use incoming::installed;
+pub(crate) use incoming::{installed, reason_code, signature as brought_signature};
 pub use orders::Signed;
 pub use probe::{Denied, ProbeError, probe};
 pub use settings::{MqttSettings, SparkplugSettings, TrustSettings};

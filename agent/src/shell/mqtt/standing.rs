@@ -152,6 +152,19 @@ impl Standing {
         Ok(keys)
     }
 
+    /// Whom this device believes about bundles that come in: the vendor's keys too, less those that are revoked.
+    ///
+    /// # Errors
+    /// The entry that is no key.
+    pub fn bundle_keys(&self) -> Result<KeySet, String> {
+        let mut keys = self.config.mqtt.keys()?;
+        self.config.models.trust(&mut keys)?;
+        for key_id in &self.held.revoked {
+            keys.revoke(key_id);
+        }
+        Ok(keys)
+    }
+
     /// Wanted, in force, reasons, and what waits for a start.
     pub(super) fn told(&self) -> (u64, u64, Vec<SettingError>, Vec<String>) {
         let Held { desired_rev, applied_rev, errors, .. } = &self.held;

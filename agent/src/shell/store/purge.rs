@@ -48,13 +48,16 @@ impl RecordWriter {
                 index += 1;
                 continue;
             }
+            moment("a file is found");
             if index + 1 == self.partitions.len() {
                 // The newest is written to: it becomes an older one first.
                 let day = self.partitions[index].day.clone();
                 self.begin_partition(day)?;
+                moment("the newest is closed");
             }
             if doomed.records == all {
                 self.drop_partition(index)?;
+                moment("a whole file is gone");
                 sync_folder(&self.folder).map_err(|source| StoreError::io("sync", &self.folder, source))?;
                 purged.partitions += 1;
             } else if purged.rewritten == REWRITES_MAX as u64 {
@@ -106,21 +109,32 @@ impl RecordWriter {
             let _ = fs::remove_file(&unfinished);
             return Err(error);
         }
+        moment("the rest is copied");
         let failed = |source| StoreError::io("purge", &old.path, source);
         if new.path == old.path {
             // Its log is empty since the copy: it must not be taken for that of the new file.
             old.remove_log().map_err(failed)?;
+            moment("the old log is gone");
         }
         fs::rename(&unfinished, &new.path).map_err(failed)?;
+        moment("the copy has its name");
         sync_folder(&self.folder).map_err(failed)?;
         self.partitions[index] = super::partition::Partition { facts: None, ids: None, ..new.clone() };
         if new.path != old.path {
             old.remove().map_err(failed)?;
+            moment("the old file is gone");
             sync_folder(&self.folder).map_err(failed)?;
         }
         Ok(())
     }
 }
+
+/// Where a test may let the process die.
+#[cfg(not(test))]
+fn moment(_: &'static str) {}
+
+#[cfg(test)]
+use tests::moment;
 
 fn copy_outside(from: &Path, to: &Path, since: Timestamp, until: Timestamp) -> Result<(), StoreError> {
     let failed = StoreError::sqlite("purge", to);
@@ -137,9 +151,22 @@ fn copy_outside(from: &Path, to: &Path, since: Timestamp, until: Timestamp) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::shell::store::samples::{DAY_US, assert_same, copy, label, record};
     use crate::shell::store::{FileSettings, LabelOutcome};
+
+    type Witness = Box<dyn FnMut(&'static str)>;
+
+    thread_local! {
+        static WITNESS: RefCell<Option<Witness>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn moment(what: &'static str) {
+        WITNESS.with_borrow_mut(|witness| witness.iter_mut().for_each(|witness| witness(what)));
+    }
 
     fn open(folder: &Path) -> RecordWriter {
         RecordWriter::open(&folder.join("records"), FileSettings::default()).unwrap().0
@@ -234,6 +261,51 @@ mod tests {
         let mut writer = open(before.path());
         assert_eq!(writer.reader().counts().unwrap().records, 190);
         assert_eq!(all(&mut writer, 0, 10), Purged::default());
+    }
+
+    #[test]
+    fn a_process_that_dies_at_any_moment_of_a_purge_leaves_a_store_that_opens_and_ends_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = open(folder.path());
+        days(&mut writer, 4);
+        // One file is thinned already, so that it is written again under its own name.
+        assert_eq!(all(&mut writer, DAY_US, DAY_US + 5).records, 5);
+        let left = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("records"), left.path().to_owned());
+        let mut number = 0;
+        WITNESS.set(Some(Box::new(move |what| {
+            number += 1;
+            let place = to.join(format!("{number:02} {what}"));
+            fs::create_dir(&place).unwrap();
+            copy(&from, &place.join("records"));
+        })));
+        // The rest of day 1, day 2 whole, and the beginning of day 3, which is being written to.
+        let whole = all(&mut writer, DAY_US, 3 * DAY_US + 10);
+        WITNESS.set(None);
+        assert_eq!((whole.records, whole.partitions, whole.rewritten), (90 + 100 + 15, 1, 2), "{whole:?}");
+        let alone = |folder: &Path| {
+            let writer = open(folder);
+            let found = writer.reader().recent(1_000, None).unwrap();
+            found.into_iter().map(|kept| (kept.seq, kept.record.id)).collect::<BTreeSet<_>>()
+        };
+        drop(writer);
+        let expected = alone(folder.path());
+        let mut moments = BTreeSet::new();
+        for entry in fs::read_dir(left.path()).unwrap() {
+            let place = entry.unwrap();
+            let mut writer = open(&place.path());
+            let what = place.file_name().into_string().unwrap();
+            let before = writer.reader().counts().unwrap().records;
+            let purged = all(&mut writer, DAY_US, 3 * DAY_US + 10);
+            assert_eq!(u64::try_from(before).unwrap() - purged.records, expected.len() as u64, "{what}");
+            let more = writer.commit(&[record(900, Timestamp(3 * DAY_US + 500))], &[]).map(drop);
+            assert!(more.is_ok(), "{what}: {more:?}");
+            all(&mut writer, 3 * DAY_US + 400, 4 * DAY_US);
+            drop(writer);
+            assert_eq!(alone(&place.path()), expected, "{what}");
+            moments.insert(what[3..].to_owned());
+        }
+        assert!(moments.len() >= 6, "{moments:?}");
     }
 
     #[test]

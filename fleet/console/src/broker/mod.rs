@@ -20,7 +20,7 @@ use crate::exit::Exit;
 #[command(after_help = "Examples:\n  \
     hone-fleet broker write ./fleet --host broker.example\n  \
     mosquitto -c ./fleet/mosquitto.conf\n  \
-    hone-fleet broker check ./fleet --broker mqtts://broker.example")]
+    hone-fleet broker check ./fleet --broker mqtts://broker.example --ca ./fleet/ca.pem")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +35,10 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: hone-fleet broker write ./fleet --host broker.example --controller ctl1 --controller ctl2\n\n\
+    JSON keys: folder, host, port, controllers."
+)]
 struct Write {
     /// Folder; its authority is used if it has one
     folder: PathBuf,

@@ -16,13 +16,18 @@ use crate::exit::{Exit, Fail};
 use crate::orders::now;
 use crate::session::{Session, talk};
 
+/// What is printed of a rollout for machines.
+const SHOWN: &str =
+    "JSON keys: rollout, digest, state (state, reason), wave, waves, rules, devices (by name: standing, since).";
+
 /// Arguments of `hone-fleet rollout`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     hone-fleet rollout start autumn new.safetensors --key ada.key --canary press-07 --group hall-3 --group hall-4\n  \
     hone-fleet rollout pause autumn\n  \
     hone-fleet rollout run autumn new.safetensors\n\n\
-    Its state and its signed commands are retained at the broker: whoever runs it may be killed, `run` goes on.")]
+    Its state and its signed commands are retained at the broker: whoever runs it may be killed, `run` goes on.\n\n\
+    Exit codes: 0 finished, 9 stopped, 75 running or paused.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -38,22 +43,32 @@ enum Command {
     /// Go on with one that was begun
     Run(Run),
     /// Begin nothing new until it is resumed
-    Pause(Named),
+    Pause(Wished),
     /// Go on after a pause, whoever caused it
-    Resume(Named),
+    Resume(Wished),
     /// Stop for good, and take back every command that has not ended
-    Stop(Named),
+    Stop(Wished),
     /// Show how it stands
     Show(Named),
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: hone-fleet rollout pause autumn --json\n\n\
+    JSON keys: rollout, wish.")]
+struct Wished {
+    /// The rollout
+    id: Name,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = SHOWN)]
 struct Named {
     /// The rollout
     id: Name,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = SHOWN)]
 struct Run {
     /// The rollout
     id: Name,

@@ -48,13 +48,14 @@ pub(super) fn run(
         )
         .into());
     }
+    let signature = rollout.signature.clone();
     let mut runner = Runner {
         controller: controller.clone(),
         rollout,
         wish: None,
         begun_at: now(),
         picture: Picture::default(),
-        sender: Sender::new(bundle),
+        sender: Sender::new(bundle.signed(signature)),
         sent: BTreeSet::new(),
     };
     talk(async {
@@ -136,10 +137,10 @@ impl Runner {
             let ended = |id| view.commands.get(&id).and_then(end);
             let champion = view.model.as_ref().and_then(|model| model.champion.as_ref()).map(|model| model.digest);
             let drifting = DeviceView::drifted(view).map_or(0, |(drifting, _)| drifting);
-            let refuses = |id| view.commands.get(&id).is_some_and(is_frozen);
-            let frozen = refuses(member.install) || refuses(member.promote);
+            let cannot = |id| view.commands.get(&id).is_some_and(says_nothing_of_the_model);
+            let excused = cannot(member.install) || cannot(member.promote);
             let (installed, promoted) = (ended(member.install), ended(member.promote));
-            Some((device.clone(), Facts { installed, promoted, champion, drifting, frozen }))
+            Some((device.clone(), Facts { installed, promoted, champion, drifting, excused }))
         };
         self.rollout.devices.keys().filter_map(fact).collect()
     }
@@ -194,8 +195,15 @@ impl Runner {
     }
 }
 
-fn is_frozen(status: &CommandStatus) -> bool {
-    matches!(&status.status, Status::Failed { reason_code: ReasonCode::Other(code), .. } if code == "frozen")
+/// A device that is frozen, at work on something else, or has too few labels to judge by.
+fn says_nothing_of_the_model(status: &CommandStatus) -> bool {
+    match &status.status {
+        Status::Failed { reason_code: ReasonCode::Busy, .. } => true,
+        Status::Failed { reason_code: ReasonCode::Other(code), .. } => {
+            ["frozen", "too_few_labels", "too_few_rows"].contains(&code.as_str())
+        }
+        _ => false,
+    }
 }
 
 fn end(status: &CommandStatus) -> Option<Result<(), String>> {

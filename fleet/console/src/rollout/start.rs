@@ -13,10 +13,10 @@ use fleet_protocol::{API, Extra, PACKET_BYTES_MAX};
 
 use super::{run, show};
 use crate::Global;
-use crate::devices::picture;
+use crate::devices::{picture, unknown};
 use crate::exit::{Exit, Fail};
 use crate::keys;
-use crate::orders::{now, sign_command, span};
+use crate::orders::{lasting, now, sign_command, span};
 use crate::picture::Picture;
 use crate::transfer::Bundle;
 
@@ -24,6 +24,7 @@ use crate::transfer::Bundle;
 const ENVELOPE_BYTES: usize = 4_096;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = format!("Example: hone-fleet rollout start autumn new.safetensors --key ada.key --group hall-3 --preview\n\n{}", super::SHOWN))]
 pub(super) struct Args {
     /// Name of the rollout
     id: Name,
@@ -57,10 +58,10 @@ pub(super) struct Args {
     #[arg(long)]
     drift_cleared: bool,
     /// Time a device may take for its part before it counts as absent
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lasting)]
     deadline: Duration,
     /// Commands are void after so long
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = lasting)]
     expires: Duration,
     /// Show who would go when, and sign nothing
     #[arg(long)]
@@ -72,10 +73,11 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn start(args: &Args, controller: &Name, global: &Global) -> Result<Exit> {
-    let bundle = Bundle::read(&args.bundle)?;
+    let mut bundle = Bundle::read(&args.bundle)?;
     let known = picture(global, controller_filters().to_vec())?;
     let waves = waves(args, &known)?;
     let signers = keys::read_all(&args.key)?;
+    bundle.sign(&signers);
     let slot = Name::main_slot();
     let install = Command::ModelInstall {
         slot: slot.clone(),
@@ -108,6 +110,7 @@ pub(super) fn start(args: &Args, controller: &Name, global: &Global) -> Result<E
         id: args.id.clone(),
         digest: bundle.digest,
         size_bytes: bundle.size_bytes(),
+        signature: bundle.signature(),
         rules,
         devices: waves.iter().flatten().map(member).collect::<Result<_>>()?,
         waves,
@@ -171,9 +174,7 @@ fn waves(args: &Args, known: &Picture) -> Result<Vec<Vec<DeviceId>>> {
         }
     }
     if let Some(stranger) = seen.iter().find(|device| !known.devices.contains_key(device)) {
-        return Err(Fail::new(Exit::Input, format!("the broker knows no device `{stranger}`"))
-            .hint("`hone-fleet devices` lists those it knows")
-            .into());
+        return Err(unknown(stranger).into());
     }
     Ok(waves)
 }

@@ -1,15 +1,17 @@
 //! What of the heads is on the disk: their settled sums, and one line for each head that ever answered.
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use trainer_core::adaptive::Mixture;
 use trainer_core::digest::Digest;
 use trainer_core::horizons::Saved;
 
 use crate::shell::clock::{self, shown};
-use crate::shell::files::{create_private_folder, write_durable};
+use crate::shell::files::{create_private_folder, remove_durable, write_durable};
 use crate::shell::store::RecordReader;
 
 /// Bytes of lines after which a new file is begun; the one before is kept.
@@ -33,6 +35,14 @@ pub(super) struct SavedHeads {
     pub(super) heads: Saved,
 }
 
+/// Who answered when a freeze began, and answers until it ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Held {
+    pub(super) champion: Digest,
+    /// The head beside it, with its number; none if the bare champion answered.
+    pub(super) head: Option<(i64, Mixture)>,
+}
+
 impl Folder {
     pub(super) fn at(path: PathBuf) -> Self {
         Self { path }
@@ -50,26 +60,42 @@ impl Folder {
         self.path.join("adaptations.1.jsonl")
     }
 
+    fn held(&self) -> PathBuf {
+        self.path.join("held")
+    }
+
     /// Replaces the saved heads.
     pub(super) fn write(&self, heads: &SavedHeads) -> io::Result<()> {
-        create_private_folder(&self.path)?;
-        let body = postcard::to_stdvec(&(FORMAT, heads)).map_err(io::Error::other)?;
-        let mut bytes = Digest::of(&body).as_bytes().to_vec();
-        bytes.extend_from_slice(&body);
-        write_durable(&self.heads(), &bytes)
+        self.seal(&self.heads(), heads)
     }
 
     /// The saved heads of `champion`; none if there are none, or they are damaged: records can give them again.
     pub(super) fn read(&self, champion: &Digest) -> Option<SavedHeads> {
-        let bytes = fs::read(self.heads()).ok()?;
-        let whole =
-            bytes.split_at_checked(DIGEST_BYTES).filter(|(digest, body)| Digest::of(body).as_bytes() == *digest);
-        let Some((_, body)) = whole else {
-            tracing::warn!("the saved heads are damaged: they are built anew from the newest labelled records");
-            return None;
-        };
-        let (format, saved): (u32, SavedHeads) = postcard::from_bytes(body).ok()?;
-        (format == FORMAT && saved.champion == *champion).then_some(saved)
+        let saved: SavedHeads = unseal(&self.heads(), "they are built anew from the newest labelled records")?;
+        (saved.champion == *champion).then_some(saved)
+    }
+
+    /// Keeps who answers for as long as a freeze lasts.
+    pub(super) fn hold(&self, held: &Held) -> io::Result<()> {
+        self.seal(&self.held(), held)
+    }
+
+    /// Who answered when the freeze began; none if that is not known.
+    pub(super) fn who_is_held(&self) -> Option<Held> {
+        unseal(&self.held(), "the newest head answers")
+    }
+
+    /// The freeze is over.
+    pub(super) fn let_go(&self) -> io::Result<()> {
+        if self.held().exists() { remove_durable(&self.held()) } else { Ok(()) }
+    }
+
+    fn seal(&self, path: &Path, content: &impl Serialize) -> io::Result<()> {
+        create_private_folder(&self.path)?;
+        let body = postcard::to_stdvec(&(FORMAT, content)).map_err(io::Error::other)?;
+        let mut bytes = Digest::of(&body).as_bytes().to_vec();
+        bytes.extend_from_slice(&body);
+        write_durable(path, &bytes)
     }
 
     /// Writes down which head answers under this number from now on.
@@ -103,6 +129,18 @@ impl Folder {
     }
 }
 
+/// What a file holds behind its checksum; `instead` says what becomes of it if that is damaged.
+fn unseal<T: DeserializeOwned>(path: &Path, instead: &str) -> Option<T> {
+    let bytes = fs::read(path).ok()?;
+    let whole = bytes.split_at_checked(DIGEST_BYTES).filter(|(digest, body)| Digest::of(body).as_bytes() == *digest);
+    let Some((_, body)) = whole else {
+        tracing::warn!(path = %path.display(), "the saved heads are damaged: {instead}");
+        return None;
+    };
+    let (format, content): (u32, T) = postcard::from_bytes(body).ok()?;
+    (format == FORMAT).then_some(content)
+}
+
 #[cfg(test)]
 mod tests {
     use trainer_core::horizons::{HorizonSettings, Horizons, Scoring};
@@ -128,6 +166,22 @@ mod tests {
         bytes[last] ^= 1;
         fs::write(place.heads(), bytes).unwrap();
         assert!(place.read(&champion).is_none(), "damage is found");
+    }
+
+    #[test]
+    fn who_is_held_outlives_the_agent_until_it_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Folder::at(folder.path().join("continual"));
+        assert_eq!(place.who_is_held(), None);
+        place.let_go().unwrap();
+        let head = Mixture { champion: 0.25, head: vec![0.5, f32::MIN_POSITIVE] };
+        for head in [Some((7, head)), None] {
+            let held = Held { champion: Digest::of(b"champion"), head };
+            place.hold(&held).unwrap();
+            assert_eq!(place.who_is_held(), Some(held));
+        }
+        place.let_go().unwrap();
+        assert_eq!(place.who_is_held(), None);
     }
 
     #[test]

@@ -19,7 +19,8 @@ const NO_HEADS: &str =
 impl Keeper {
     /// Freezes the mixture where the cycle wants it, and offers it as a candidate; returns the number of the run.
     pub(in crate::shell::daemon) fn freeze_mixture(&mut self) -> Result<Option<i64>, String> {
-        let Some(saved) = &mut self.saved else { return Ok(None) };
+        // What is wanted during a freeze is done after it.
+        let Some(saved) = self.saved.as_mut().filter(|_| !self.heads.held) else { return Ok(None) };
         if !saved.cycle.contest().wants_frozen() {
             return Ok(None);
         }
