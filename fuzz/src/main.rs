@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use hone_agent::shell::trainer::duty::{Clock, RealClock};
 use hone_agent::shell::trainer::system::{CountedHeap, heap_bytes};
 
 use mutate::Chance;
@@ -22,8 +23,8 @@ static HEAP: CountedHeap = CountedHeap;
 /// An input may take this many times its own length, and a little, on the heap.
 const HEAP_FACTOR: u64 = 40;
 const HEAP_BYTES_FREE: u64 = 8 << 20;
-/// Longest an input may take.
-const INPUT_MAX: Duration = Duration::from_secs(2);
+/// CPU seconds an input may take: a busy machine makes nothing slow.
+const INPUT_MAX_S: f64 = 2.0;
 /// Inputs kept for one kind of end, and in all.
 const KINDS_MAX: usize = 160;
 
@@ -86,14 +87,14 @@ fn fuzz(target: &str, length: Duration, seed: u64) -> ExitCode {
 /// Runs one input; none if it is a finding.
 fn held(target: &str, input: &[u8], home: &Path) -> Option<String> {
     let (live, _) = heap_bytes();
-    let begun = Instant::now();
+    let before_s = RealClock.cpu_s();
     let outcome = catch_unwind(AssertUnwindSafe(|| targets::run(target, input)));
     let (_, peak) = heap_bytes();
     let took = peak.saturating_sub(live);
     let allowed = HEAP_FACTOR * input.len() as u64 + HEAP_BYTES_FREE;
     let wrong = match &outcome {
         Err(_) => "panic",
-        Ok(_) if begun.elapsed() > INPUT_MAX => "slow",
+        Ok(_) if RealClock.cpu_s() - before_s > INPUT_MAX_S => "slow",
         // The peak is that of the whole run: it counts against this input only if it is more than any allowed before.
         Ok(_) if took > allowed.max(mutate::LONGEST as u64 * HEAP_FACTOR) => "heap",
         Ok(kind) => return Some(kind.clone()),
