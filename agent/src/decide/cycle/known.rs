@@ -34,9 +34,9 @@ impl Cycle {
     /// [`Refusal::TooFew`] or [`Refusal::TooFewSamples`] with the number that is missing.
     pub fn rows_now(&self, settings: &CycleSettings) -> Result<RowsWanted, Refusal> {
         let rows = self.newest_rows(settings.trigger.rows_max, settings.trigger.rows_older, settings);
-        rows.map_err(|few| match self.counts_rows(settings) {
-            true => Refusal::TooFewSamples { known: few.known, missing: few.missing },
-            false => few.into(),
+        rows.map_err(|few| {
+            let TooFew { known, missing } = few;
+            if self.counts_rows(settings) { Refusal::TooFewSamples { known, missing } } else { few.into() }
         })
     }
 }
