@@ -113,7 +113,8 @@ fn a_bundle_over_the_network_is_signed_by_somebody_who_may_and_keeps_to_what_the
         return;
     };
     site.agent.live(&mut World::new(7), Law::Old, 300);
-    let trained = |seed| fs::read(world::train(site.device.path(), &format!("m{seed}"), seed, false)).expect("a bundle");
+    let trained =
+        |seed| fs::read(world::train(site.device.path(), &format!("m{seed}"), seed, false)).expect("a bundle");
     let (first, second) = (trained(2), trained(3));
     let name = |bytes: &[u8]| fleet_protocol::names::Digest::of(bytes).to_string();
     let (digest, other) = (name(&first), name(&second));

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 fn freeze(site: &Site, ctr: u64) {
     site.notify(4, "all", ctr, NoticeBody::Freeze { until: Micros(now() + 86_400_000_000) });
-    until("it is told as frozen", || site.peer.last(&up("model/main")).filter(|model| !model["frozen_until"].is_null()));
+    until("it is told as frozen", || {
+        site.peer.last(&up("model/main")).filter(|model| !model["frozen_until"].is_null())
+    });
 }
 
 fn thaw(site: &Site, ctr: u64) {
@@ -77,7 +79,8 @@ fn a_frozen_device_answers_as_it_did_over_kills_and_restarts_and_learns_what_it_
 
 #[test]
 fn a_freeze_holds_a_trial_and_a_thaw_lets_it_go_on_also_over_a_restart_but_not_against_a_person() {
-    let own = "[cycle]\npolicy = \"static\"\n[rollout]\nstages = [50]\ndwell_rows = 20\ndwell_s = 0\nwatch_samples = 0\n";
+    let own =
+        "[cycle]\npolicy = \"static\"\n[rollout]\nstages = [50]\ndwell_rows = 20\ndwell_s = 0\nwatch_samples = 0\n";
     let Some(mut site) = Site::start_with("", own, |_| {}) else { return };
     let opposite = world::train(site.device.path(), "opposite", 3, true);
     let mut world = World::new(7);

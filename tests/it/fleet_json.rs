@@ -105,7 +105,10 @@ fn every_command_prints_the_json_that_its_help_promises() {
     let written = alone.promised("broker write", &["site", "--host", "broker.example"], &[0]);
     assert_eq!(written[0]["controllers"], json!(["ctl1"]));
     let enrolled = alone.promised("enroll", &[DEVICE, "--authority", "site"], &[0]);
-    assert_eq!((&enrolled[0]["device"], &enrolled[0]["broker"]), (&json!(DEVICE), &json!("mqtts://broker.example:8883")));
+    assert_eq!(
+        (&enrolled[0]["device"], &enrolled[0]["broker"]),
+        (&json!(DEVICE), &json!("mqtts://broker.example:8883"))
+    );
     let binary = hone().display().to_string();
     let mut sim = console.process(&["sim", "1", "--hone", &binary, "--json"]);
     let mut sim = sim.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");

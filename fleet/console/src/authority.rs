@@ -126,7 +126,8 @@ pub(crate) fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
 pub(crate) fn folder(path: &Path) -> Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt as _;
     let failed = |error: io::Error| {
-        Fail::new(Exit::Disk, format!("cannot make {}: {error}", path.display())).hint("name a folder that may be written")
+        Fail::new(Exit::Disk, format!("cannot make {}: {error}", path.display()))
+            .hint("name a folder that may be written")
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
     Ok(fs::canonicalize(path).map_err(failed)?)

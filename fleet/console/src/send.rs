@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::Global;
-use crate::exit::{Exit, Fail};
 use crate::devices;
+use crate::exit::{Exit, Fail};
 use crate::orders::{self, Signed, Wish, now};
 use crate::session::{Session, talk};
 

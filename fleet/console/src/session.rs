@@ -181,7 +181,10 @@ fn next_step(reason: &str) -> &'static str {
         ("CertificateRequired", "it asks who we are: name --certificate and --certificate-key"),
         ("received fatal alert", "it does not take our certificate: name one of its own authority with --certificate"),
         ("not valid for name", "name the broker as its certificate does, the --host of `hone-fleet broker write`"),
-        ("invalid peer certificate", "it is of another authority: name its own with --ca, or it is not the broker you mean"),
+        (
+            "invalid peer certificate",
+            "it is of another authority: name its own with --ca, or it is not the broker you mean",
+        ),
         ("refused", "nobody listens there: start the broker, or name its host and port with --broker"),
         ("lookup", "name a host that is there with --broker"),
         ("reset by peer", "it may want encryption: name it with --broker mqtts://HOST:PORT and --ca"),

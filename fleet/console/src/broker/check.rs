@@ -17,10 +17,12 @@ use crate::exit::{Exit, Fail};
 use crate::session::talk;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone-fleet broker check ./fleet --broker mqtts://broker.example --ca ./fleet/ca.pem\n\n\
+#[command(
+    after_help = "Example: hone-fleet broker check ./fleet --broker mqtts://broker.example --ca ./fleet/ca.pem\n\n\
     Two devices and a controller with certificates of their own try what must not work; each attempt is judged by what arrives. Exit \
     code 9 if one gets through.\n\n\
-    JSON keys: held, attempts (a list: attempt, held).")]
+    JSON keys: held, attempts (a list: attempt, held)."
+)]
 pub(super) struct Args {
     /// Folder of the authority
     folder: PathBuf,

@@ -35,8 +35,10 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: hone-fleet broker write ./fleet --host broker.example --controller ctl1 --controller ctl2\n\n\
-    JSON keys: folder, host, port, controllers.")]
+#[command(
+    after_help = "Example: hone-fleet broker write ./fleet --host broker.example --controller ctl1 --controller ctl2\n\n\
+    JSON keys: folder, host, port, controllers."
+)]
 struct Write {
     /// Folder; its authority is used if it has one
     folder: PathBuf,

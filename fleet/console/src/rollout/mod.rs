@@ -17,7 +17,8 @@ use crate::orders::now;
 use crate::session::{Session, talk};
 
 /// What is printed of a rollout for machines.
-const SHOWN: &str = "JSON keys: rollout, digest, state (state, reason), wave, waves, rules, devices (by name: standing, since).";
+const SHOWN: &str =
+    "JSON keys: rollout, digest, state (state, reason), wave, waves, rules, devices (by name: standing, since).";
 
 /// Arguments of `hone-fleet rollout`.
 #[derive(Debug, clap::Args)]
