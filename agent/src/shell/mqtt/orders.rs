@@ -167,6 +167,21 @@ mod tests {
     }
 
     #[test]
+    fn an_order_under_the_name_of_another_is_refused() {
+        let (key, device): (_, DeviceId) = (SigningKey::from_bytes(&[1; 32]), "press-07".parse().unwrap());
+        let mut keys = KeySet::default();
+        keys.trust(key.verifying_key().as_bytes(), &[Role::Operator]).unwrap();
+        let order = Order::new(Ulid::from(1), device.clone(), Micros(1), Micros(9), 1, &Command::AgentSelftest {})
+            .sign(&[&key]);
+        let at = |id: u128| format!("hone/v1/d/press-07/down/cmd/{}", Ulid::from(id));
+        assert!(check(&at(1), &order.to_json(), &device, &keys).unwrap().is_ok());
+        let turned = check(&at(2), &order.to_json(), &device, &keys).unwrap().unwrap_err();
+        let Status::Failed { reason_code, reason } = &turned.status.status else { panic!("it is refused") };
+        assert_eq!((reason_code, turned.status.id), (&ReasonCode::NotAuthorized, Ulid::from(2)));
+        assert!(reason.contains("published as"), "{reason}");
+    }
+
+    #[test]
     fn messages_for_others_and_cleared_commands_are_passed_over() {
         let (device, keys) = ("press-07".parse().unwrap(), KeySet::default());
         let id = Ulid::from(1);

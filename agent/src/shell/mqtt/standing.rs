@@ -357,6 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn a_vendors_key_that_is_revoked_signs_no_bundle_that_comes_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let vendor = SigningKey::from_bytes(&[6; 32]);
+        let mut config = files();
+        config.models.vendor_keys = vec![STANDARD.encode(vendor.verifying_key().as_bytes())];
+        let mut standing = Standing::open(folder.path(), config);
+        let keyid = KeyId::of(&vendor.verifying_key());
+        let knows = |standing: &Standing| standing.bundle_keys().unwrap().iter().any(|(known, _)| *known == keyid);
+        assert!(knows(&standing));
+        let (id, group, notice) = (Ulid::from(1), everybody(), NoticeBody::RevokeKey { keyid: keyid.clone() });
+        let notice = Notice { v: 1, id, group: group.clone(), iat: Micros(1), ctr: 1, notice, extra: Extra::new() };
+        let (keys, name) = (standing.keys().unwrap(), notice.notice.name());
+        standing.notice(&notice.sign(&[&admin()]).to_json(), &group, &name, &keys).unwrap();
+        assert!(!knows(&standing));
+    }
+
+    #[test]
     fn the_newest_word_about_a_freeze_counts_and_outlives_the_agent() {
         let folder = tempfile::tempdir().unwrap();
         let mut standing = Standing::open(folder.path(), files());
