@@ -71,6 +71,12 @@ impl LagOne {
         if self.variance > 0.0 { (self.covariance / self.variance).clamp(-1.0, 1.0) } else { 0.0 }
     }
 
+    /// Whether the correlation is below `limit`, and not by a rounding: told without the division that most rows of most columns would
+    /// else pay for.
+    fn is_clearly_below(&self, limit: f64) -> bool {
+        self.covariance < 0.99 * limit * self.variance
+    }
+
     /// Values taken.
     #[must_use]
     pub fn rows(&self) -> u64 {
@@ -159,6 +165,11 @@ impl BlockMeans {
         if self.filled == 0 {
             self.adapt();
         }
+        if self.block_rows == 1 {
+            // Each row is its own block, and the means have no correlation that the rows had not.
+            self.fed += 1;
+            return Some(x);
+        }
         self.sum += x;
         self.filled += 1;
         if self.filled < self.block_rows {
@@ -184,6 +195,10 @@ impl BlockMeans {
     /// Lengthens the block if the correlation asks for it, at once the first time and with patience later.
     fn adapt(&mut self) {
         if !self.values.is_settled() {
+            return;
+        }
+        if self.block_rows == 1 && !self.stretches.is_empty() && self.values.is_clearly_below(CORRELATION_MAX) {
+            self.asked = None;
             return;
         }
         let mut wanted = block_rows(self.values.correlation());
