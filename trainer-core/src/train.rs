@@ -476,6 +476,23 @@ mod tests {
     }
 
     #[test]
+    fn anchors_take_part_in_a_retrain_and_its_sums_are_those_of_the_factory() {
+        let model = factory();
+        let bare = Model { anchors: Rows::empty(3, 1), ..model.clone() };
+        let tail =
+            |model: &Model, few: &Rows| adapt(model, Strategy::Tail, few, &TrainSettings::default(), 5).unwrap().model;
+        let mut undisturbed = Undisturbed;
+        let mut session = Session::new(&mut undisturbed, [0; 32], RunChoices::default(), None).unwrap();
+        let helped = (0..8).any(|seed| {
+            let few = rows(60, 0.0, seed);
+            let with = tail(&model, &few);
+            assert_eq!(with.factory, gram(&with, &model.anchors, &mut session).unwrap());
+            with.network != tail(&bare, &few).network
+        });
+        assert!(helped, "few rows of the old world learn from its anchors where that is better");
+    }
+
+    #[test]
     fn too_few_rows_are_counted() {
         let error = adapt(&factory(), Strategy::Head, &rows(12, 0.0, 1), &TrainSettings::default(), 0).unwrap_err();
         assert_eq!(error.to_string(), "12 rows are too few to train on: 8 more labelled rows are needed");

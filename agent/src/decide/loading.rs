@@ -268,6 +268,8 @@ mod tests {
         let serves: Vec<_> = (0..5).map(|_| start(&mut loading, 2).0).collect();
         assert_eq!(serves, [model(2), model(2), model(2), model(1), model(1)]);
         assert!(loading.is_denied(&model(2)) && !loading.is_denied(&model(1)));
+        assert_eq!(loading.begin(model(2), false, &RULES), Admission::Denied, "also beside the chain, as a challenger");
+        assert_eq!(loading.begin(model(2), true, &RULES), Admission::Granted { vet: true }, "the last is never denied");
     }
 
     #[test]
@@ -282,6 +284,11 @@ mod tests {
 
     #[test]
     fn it_needs_answers_and_seconds_to_be_good_and_then_seconds_alone() {
+        let mut hasty = Loading::default();
+        start(&mut hasty, 1);
+        hasty.answered(&model(1), 1_000_000);
+        assert!(!hasty.served(&model(1), 299, &RULES), "many answers are no long time");
+        assert!(hasty.served(&model(1), 1, &RULES));
         let mut loading = Loading::default();
         start(&mut loading, 2);
         assert!(!loading.served(&model(2), 299, &RULES));

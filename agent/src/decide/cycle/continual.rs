@@ -316,6 +316,26 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_champion_is_tried_before_layers_are_trained() {
+        let mut story = Story::new();
+        let factory = story.cycle.orders().serve;
+        story.live(300, 3, 40);
+        story.consolidate(b"frozen");
+        assert!(story.cycle.earlier().any(|digest| digest == factory));
+        story.live(2_000, 100, 100);
+        story.live(1_200, 3, 3);
+        let order = story.cycle.orders().work.expect("the heads did not help");
+        assert_eq!(order.task, OrderTask::Restore, "what is there already costs no training");
+        let mut evidence = Evidence::default();
+        (0..order.rows.holdout).for_each(|_| evidence.push(0.3, 0.3));
+        let (candidate, measures, recent) = (factory, Box::default(), BaselineRows::default());
+        let judged = Event::Judged { run: order.run, candidate, evidence, measures, recent };
+        story.cycle.step(judged, &story.settings).unwrap();
+        let order = story.cycle.orders().work.expect("no earlier champion fits either");
+        assert!(matches!(order.task, OrderTask::Train { strategy: Strategy::Tail, .. }), "{order:?}");
+    }
+
+    #[test]
     fn layers_are_trained_only_once_the_heads_had_their_time_and_only_if_that_could_pay() {
         let mut story = Story::new();
         let healthy = story.live(2_000, 100, 100);

@@ -209,6 +209,23 @@ fn a_candidate_that_is_no_better_is_refused_and_the_next_size_is_tried() {
 }
 
 #[test]
+fn a_champion_is_never_promoted_over_itself() {
+    let mut story = Story::new("trigger:psi");
+    story.rows(200, 0).step(Event::Retrain { strategy: Strategy::Head });
+    let order = story.cycle.orders().work.unwrap();
+    let mut evidence = Evidence::default();
+    (0..order.rows.holdout).for_each(|row| evidence.push(f64::from(u8::from(row % 2 == 0)), 0.0));
+    let (run, candidate, measures) = (order.run, story.factory, Box::default());
+    let judged = Event::Judged { run, candidate, evidence, measures, recent: recent() };
+    let reports = story.cycle.step(judged, &story.settings).unwrap();
+    assert!(
+        matches!(&reports[..], [Report::Gate { verdict, .. }] if !verdict.passed && verdict.decided_by == Check::Other),
+        "{reports:?}"
+    );
+    assert_eq!((story.cycle.orders().serve, story.cycle.orders().work), (story.factory, None));
+}
+
+#[test]
 fn a_refit_that_spoils_what_passed_is_left_aside() {
     let mut story = Story::new("trigger:e_sr");
     story.rows(300, 0).rows(120, 5).judged(1, 0.4).judged(2, -0.5);

@@ -368,6 +368,22 @@ mod tests {
     }
 
     #[test]
+    fn blocks_whose_means_still_follow_each_other_are_doubled_once() {
+        // Slow waves below noise: neighbouring rows hardly show how long the memory is, and the rule asks for short blocks.
+        let doubled = (0..10).filter(|seed| {
+            let (waves, noise) =
+                (autoregressive(0.98, 6000, 0.0, 6000, *seed), autoregressive(0.0, 6000, 0.0, 6000, 100 + seed));
+            let mut guard = BlockMeans::new();
+            for (wave, noise) in waves.iter().zip(&noise) {
+                guard.feed(wave + noise);
+            }
+            assert!(guard.block_rows() <= 2 * BLOCK_ROWS_MAX);
+            guard.doubled
+        });
+        assert_eq!(doubled.count(), 10);
+    }
+
+    #[test]
     fn independent_values_pass_one_by_one_and_a_step_is_dated_in_rows() {
         for (correlation, latest, off) in [(0.0, 3100, 40), (0.7, 3800, 400)] {
             let values = autoregressive(correlation, 6000, 2.0, 3000, 5);

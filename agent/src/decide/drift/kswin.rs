@@ -163,6 +163,12 @@ mod tests {
     }
 
     #[test]
+    fn however_many_values_are_compared_a_tenth_of_them_is_no_difference() {
+        assert!(equal_sizes_p(1000, 80) < 0.005 && equal_sizes_p(1000, 100) < 0.005);
+        assert_eq!(smallest_gap(1000, 0.005), 101);
+    }
+
+    #[test]
     fn a_change_of_law_without_a_change_of_mean_is_found() {
         let mut kswin = Kswin::new(KswinSettings::default()).unwrap();
         let value = |row: u32| f64::from(row % 10) - 4.5;

@@ -179,6 +179,7 @@ mod tests {
         }
         let alarm = rows(400, 8, 1.0, 3).chunks_exact(8).find_map(|row| newma.update(row)).unwrap();
         assert!(alarm.index < 2100 && alarm.change_point >= 2000, "{alarm:?}");
+        assert_eq!(alarm.index, alarm.change_point + 2, "one row above the threshold, or two, are chance");
     }
 
     #[test]

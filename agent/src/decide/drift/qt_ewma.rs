@@ -156,6 +156,19 @@ mod tests {
     }
 
     #[test]
+    fn after_a_restart_the_first_rows_decide_nothing_as_at_the_beginning() {
+        let mut test = QtEwma::new(tree(256, 1), 0.03, Thresholds::promised(256.0, 1000.0)).unwrap();
+        let rows = rows(300, 8, 0.0, 4);
+        let thresholds = |test: &mut QtEwma| -> Vec<f64> {
+            rows.chunks_exact(8).map(|row| test.measure(row).unwrap().threshold).collect()
+        };
+        let first = thresholds(&mut test);
+        assert!(first[0].is_infinite() && first[299].is_finite());
+        test.restart();
+        assert_eq!(thresholds(&mut test), first);
+    }
+
+    #[test]
     fn restoring_anywhere_changes_nothing_and_foreign_rows_are_ignored() {
         let thresholds = Thresholds::promised(256.0, 100.0);
         let mut straight = QtEwma::new(tree(256, 1), 0.03, thresholds).unwrap();

@@ -317,10 +317,13 @@ mod tests {
         let p = stuart_maxwell(&three);
         assert!((0.0..0.01).contains(&p), "{p}");
         let mut shifting = guards();
-        (0..400_u16).for_each(|row| {
-            shifting.answered(row % 10 == 0, Some((row % 10, if row % 10 == 0 { 1 } else { row % 10 })));
-        });
-        assert!(shifting.is_shifted());
+        let mut window = || {
+            (0..200_u16).for_each(|row| {
+                shifting.answered(row % 10 == 0, Some((row % 10, if row % 10 == 0 { 1 } else { row % 10 })));
+            });
+            shifting.is_shifted()
+        };
+        assert_eq!([window(), window()], [false, true], "one window may be chance");
         let mut even_handed = guards();
         (0..4_000_u16).for_each(|row| {
             let moved = row % 10 == 0;

@@ -1,6 +1,7 @@
 //! The whole loop in memory with the power cut after every write, sync, rename and removal of a file, and at every page of every
 //! commit: drift → promotion, rollback, a signed install. What is covered, and how, is told in `docs/decisions`.
 mod continual;
+mod kept;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -276,6 +276,9 @@ mod tests {
         let realised = Some(Interval { rows: 600, gain: -0.01, low: -0.02, high: 0.0 });
         let worse = RunRow { gain: RunGain { realised, ..run.gain.clone() }, ..run.clone() };
         assert_eq!(worse.break_even_rows(10.0), None, "what came true counts");
+        let cost = RunCost { joules_source: Some("model".to_owned()), ..run.cost.clone() };
+        let modelled = RunRow { cost, ..run.clone() };
+        assert_eq!(modelled.energy(), Some((4.0, false)), "a model's figure is not called measured");
         let unmeasured = RunRow { cost: RunCost::default(), ..run };
         assert_eq!(unmeasured.energy(), Some((9.0, false)));
     }

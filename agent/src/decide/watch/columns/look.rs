@@ -187,3 +187,22 @@ fn moved(reference: &[f64], current: &[f64]) -> Direction {
         _ => Direction::Both,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_that_hovers_at_its_limit_stays_in_alarm_until_it_is_well_below() {
+        let plan = ColumnPlan::default();
+        let level = plan.look_level();
+        let next = |standing, part: f64, p: f64| step(standing, part * plan.how.psi, p, &plan);
+        assert_eq!(next(Standing::Quiet, 0.9, level / 2.0), Standing::Noticed);
+        assert_eq!(next(Standing::Quiet, 1.1, level / 2.0), Standing::Alarmed);
+        assert_eq!(next(Standing::Quiet, 1.1, level * 2.0), Standing::Quiet, "large by chance");
+        assert_eq!(next(Standing::Alarmed, 0.9, level / 2.0), Standing::Alarmed);
+        assert_eq!(next(Standing::Alarmed, 0.7, 1.0), Standing::Quiet);
+        assert_eq!(next(Standing::Noticed, 0.5, level * 2.0), Standing::Noticed);
+        assert_eq!(next(Standing::Noticed, 0.5, 0.5), Standing::Quiet);
+    }
+}

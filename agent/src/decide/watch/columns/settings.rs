@@ -162,6 +162,18 @@ mod tests {
     }
 
     #[test]
+    fn columns_share_the_run_length_and_a_longer_one_is_stricter() {
+        let plan = ColumnPlan::default();
+        assert!((plan.mean_delta(1) - plan.how.mean_level).abs() < 1e-15);
+        assert!((plan.mean_delta(40) - plan.how.mean_level / 40.0).abs() < 1e-15);
+        let longer = ColumnPlan { run_length_rows: 50_000.0, ..plan.clone() };
+        assert!((longer.mean_delta(40) - plan.how.mean_level / 200.0).abs() < 1e-15);
+        assert!((longer.look_level() - plan.look_level() / 5.0).abs() < 1e-15);
+        let alone = ColumnPlan { tests: vec![ColumnTest::Bins], ..plan.clone() };
+        assert!((plan.look_level() - alone.look_level() / 3.0).abs() < 1e-15, "a test among three has a third");
+    }
+
+    #[test]
     fn an_unknown_setting_is_refused_by_name() {
         let error = serde_json::from_str::<ColumnSettings>(r#"{"windw_rows": 300}"#).unwrap_err();
         assert!(error.to_string().contains("windw_rows"), "{error}");

@@ -71,6 +71,16 @@ fn a_shift_is_said_once_by_bins_and_mean_with_the_numbers_to_draw_it() {
 }
 
 #[test]
+fn a_window_of_fewer_rows_than_a_verdict_needs_is_not_judged_however_far_they_are_off() {
+    let mut draws = Draws::new(21);
+    let mut columns = frozen(vec![number("a")], 600, |_| normal(&mut draws));
+    let early = said(&mut columns, 190, |_| normal(&mut draws) + 3.0);
+    assert!(alarms(&early, Watcher::Psi).is_empty(), "{early:?}");
+    let later = said(&mut columns, 200, |_| normal(&mut draws) + 3.0);
+    assert!(alarms(&later, Watcher::Psi).contains(&feature("a")));
+}
+
+#[test]
 fn a_drift_that_went_and_comes_again_is_said_again() {
     let mut draws = Draws::new(2);
     let mut columns = frozen(vec![number("a")], 600, |_| normal(&mut draws));
