@@ -3,6 +3,7 @@ mod anomaly;
 mod backtest;
 mod budgets;
 mod cli;
+mod clock;
 mod compare;
 mod conformance;
 mod continual;
