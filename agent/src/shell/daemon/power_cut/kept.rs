@@ -3,15 +3,22 @@ use trainer_core::model::Strategy;
 use trainer_core::snapshot::Snapshot;
 
 use super::*;
+use crate::decide::floors::Floors;
 use crate::decide::plan::HOLDOUT_MIN;
 
-#[test]
-fn a_candidate_is_not_trained_on_the_rows_it_is_judged_on() {
+/// A device of this policy that serves the factory's model.
+fn begun(policy: &str) -> (tempfile::TempDir, Device, Digest) {
     let folder = scratch();
-    let (mut device, _) = Device::start(folder.path(), None, "static").unwrap();
+    let (mut device, _) = Device::start(folder.path(), None, policy).unwrap();
     device.parts.keeper.begin();
     let (bytes, factory) = factory();
     device.command(Command::Install { bytes, envelope: None, door: Door::Local });
+    (folder, device, factory)
+}
+
+#[test]
+fn a_candidate_is_not_trained_on_the_rows_it_is_judged_on() {
+    let (_folder, mut device, factory) = begun("static");
     device.live(200, false);
     device.command(Command::Retrain(Strategy::Head));
     assert_eq!(device.serving(), Some(factory), "there was nothing to gain");
@@ -24,11 +31,9 @@ fn a_candidate_is_not_trained_on_the_rows_it_is_judged_on() {
 
 #[test]
 fn what_the_disk_refuses_to_store_is_not_carried_out_until_it_is_stored() {
-    let folder = scratch();
-    let (mut device, _) = Device::start(folder.path(), None, ALARMS).unwrap();
-    device.parts.keeper.begin();
-    let (bytes, factory) = factory();
-    device.command(Command::Install { bytes, envelope: None, door: Door::Local });
+    let (folder, mut device, factory) = begun(ALARMS);
+    // Older than those of the trainings: the newest stays in any case.
+    let spare = device.parts.keeper.snapshots.put(b"a snapshot that nothing refers to").unwrap();
     device.live(120, false);
     for _ in 0..12 {
         if device.serving() == Some(factory) {
@@ -40,29 +45,49 @@ fn what_the_disk_refuses_to_store_is_not_carried_out_until_it_is_stored() {
     let elsewhere = rusqlite::Connection::open(folder.path().join("control.db")).unwrap();
     let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON cycle BEGIN SELECT RAISE(ABORT, 'refused'); END";
     elsewhere.execute_batch(refuse).unwrap();
+    device.parts.keeper.rules.snapshot_bytes = 0;
     let _ = device.parts.keeper.command(Command::RollBack);
     assert!(device.parts.keeper.books.trouble().is_some(), "the commit was refused");
     assert_eq!(device.serving(), promoted, "a rollback that is not stored is not seen");
+    device.parts.keeper.collect();
+    let is_kept = |device: &Device| device.parts.keeper.snapshots.list().unwrap().contains(&spare);
+    assert!(is_kept(&device), "nothing is removed for a state that is not stored");
     elsewhere.execute_batch("DROP TRIGGER refuse").unwrap();
     device.parts.keeper.tick();
     assert_eq!(device.serving(), Some(factory));
+    device.parts.keeper.collect();
+    assert!(!is_kept(&device));
     let _ = device.parts.recorder.stop();
 }
 
 #[test]
 fn the_model_that_was_last_good_is_never_swept() {
-    let folder = scratch();
-    let (mut device, _) = Device::start(folder.path(), None, ALARMS).unwrap();
-    device.parts.keeper.begin();
-    let (bytes, _) = factory();
-    device.command(Command::Install { bytes, envelope: None, door: Door::Local });
+    let (_folder, mut device, _) = begun(ALARMS);
     let keeper = &mut device.parts.keeper;
-    let (good, rules) = (Digest::of(b"good"), keeper.gatehouse.rules);
+    let good = Digest::of(b"good");
     assert!(!keeper.reachable().contains(&good));
+    make_last_good(keeper, good);
+    assert!(keeper.reachable().contains(&good), "the next start may need it");
+    let _ = device.parts.recorder.stop();
+}
+
+#[test]
+fn the_model_whose_tensors_another_was_compared_with_stays_as_long_as_that_one() {
+    let (_folder, mut device, _) = begun(ALARMS);
+    let keeper = &mut device.parts.keeper;
+    let [made, ancestor] = [&b"made"[..], b"made from"].map(|bytes| keeper.models.put(bytes).unwrap());
+    keeper.gatehouse.vault.sign(made, ancestor, &mut Floors::default()).unwrap();
+    assert!(!keeper.reachable().contains(&ancestor));
+    make_last_good(keeper, made);
+    assert!(keeper.reachable().contains(&ancestor), "without it nobody answers for the other");
+    let _ = device.parts.recorder.stop();
+}
+
+/// As after a time of good service.
+fn make_last_good(keeper: &mut Keeper, good: Digest) {
+    let rules = keeper.gatehouse.rules;
     let loading = &mut keeper.saved.as_mut().unwrap().loading;
     loading.begin(good, false, &rules);
     loading.answered(&good, rules.good_answers);
     assert!(loading.served(&good, rules.good_s, &rules));
-    assert!(keeper.reachable().contains(&good), "the next start may need it");
-    let _ = device.parts.recorder.stop();
 }
