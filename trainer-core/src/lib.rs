@@ -7,6 +7,7 @@ pub mod adaptive;
 mod autodiff;
 pub mod bundle;
 pub mod chance;
+mod cholesky;
 pub mod consolidate;
 mod dataset;
 mod detect;

@@ -1,6 +1,7 @@
 //! Sums that a ridge head is solved from, and the solution.
 use serde::{Deserialize, Serialize};
 
+use crate::cholesky::System;
 use crate::kernel;
 
 /// Rows from which on a matrix product beats adding them one by one.
@@ -124,40 +125,41 @@ pub fn solve(parts: &[(f32, &Gram)], ridge: f32, memory: &mut SolveMemory) -> Re
         return Ok(Vec::new());
     };
     let (width, outputs) = (first.width, first.outputs);
-    let mut right = vec![0.0; width * outputs];
-    for (weight, gram) in parts {
-        right.iter_mut().zip(&gram.r).for_each(|(sum, r)| *sum += weight * r);
-    }
-    let mut ridge = ridge;
-    for attempt in 0.. {
-        memory.matrix.clear();
-        memory.matrix.resize(width * width, 0.0);
+    let system = &mut memory.0;
+    let (mut ridge, mut attempts) = (ridge, 0);
+    loop {
+        system.begin(width, outputs);
         let mut at = 0;
+        let mut trace = 0.0;
         for row in 0..width {
-            let into = &mut memory.matrix[row * width..][..=row];
+            let into = system.row(row);
             for (weight, gram) in parts {
-                into.iter_mut().zip(&gram.a[at..][..=row]).for_each(|(sum, a)| *sum += weight * a);
+                into.iter_mut().zip(&gram.a[at..]).for_each(|(sum, a)| *sum += weight * a);
             }
+            trace += into[row];
             at += row + 1;
         }
-        let trace: f32 = (0..width).map(|index| memory.matrix[index * width + index]).sum();
         let total = ridge + 2e-7 * trace;
-        (0..width).for_each(|index| memory.matrix[index * width + index] += total);
-        match kernel::cholesky(&mut memory.matrix, width, &mut memory.panel) {
-            Ok(()) => break,
-            Err(pivot) if attempt == 3 => return Err(SolveError::NotPositive(pivot)),
+        (0..width).for_each(|index| system.row(index)[index] += total);
+        for output in 0..outputs {
+            for (weight, gram) in parts {
+                let column = gram.r.iter().skip(output).step_by(outputs);
+                system.right(output).iter_mut().zip(column).for_each(|(sum, r)| *sum += weight * r);
+            }
+        }
+        match system.solve() {
+            Ok(solution) => return Ok(turned(solution, width)),
+            Err(pivot) if attempts == 3 => return Err(SolveError::NotPositive(pivot)),
             Err(_) => ridge = ridge.max(1e-3) * 10.0,
         }
+        attempts += 1;
     }
-    let mut turned = vec![0.0; width * outputs];
-    for (row, from) in right.chunks_exact(outputs).enumerate() {
-        from.iter().enumerate().for_each(|(column, x)| turned[column * width + row] = *x);
-    }
-    kernel::solve(&memory.matrix, width, &mut turned);
-    for (row, into) in right.chunks_exact_mut(outputs).enumerate() {
-        into.iter_mut().enumerate().for_each(|(column, x)| *x = turned[column * width + row]);
-    }
-    Ok(right)
+}
+
+/// `[outputs, width]` as `[width, outputs]`.
+fn turned(solution: &[f32], width: usize) -> Vec<f32> {
+    let outputs = solution.len() / width.max(1);
+    (0..width).flat_map(|row| (0..outputs).map(move |output| solution[output * width + row])).collect()
 }
 
 /// Multiply-adds of one [`solve`] of `width` columns and `outputs` targets.
@@ -169,10 +171,7 @@ pub fn solve_work_mac(width: usize, outputs: usize) -> u64 {
 
 /// Memory reused from one [`solve`] to the next.
 #[derive(Clone, Debug, Default)]
-pub struct SolveMemory {
-    matrix: Vec<f32>,
-    panel: Vec<f32>,
-}
+pub struct SolveMemory(System);
 
 #[cfg(test)]
 mod tests {
