@@ -24,6 +24,7 @@ mod plan;
 mod post;
 mod purge;
 mod realised;
+mod saved;
 mod serving;
 mod shared;
 mod storage;
@@ -74,7 +75,7 @@ use books::Books;
 use budget::Warden;
 use continual::Heads;
 use first::{FirstModel, first_model};
-use keeper::{Keeper, Rules, Saved};
+use keeper::{Keeper, Rules};
 use serving::Gatehouse;
 use storage::Storage;
 
@@ -306,7 +307,7 @@ fn assemble(
     let (control, mut saved, generation) = {
         let row = control.cycle()?;
         let generation = row.as_ref().map_or(0, |row| row.generation);
-        match row.map(|row| serde_json::from_slice::<Saved>(&row.state)) {
+        match row.map(|row| saved::decode(&row.state)) {
             None => (control, None, generation),
             Some(Ok(saved)) => (control, Some(saved), generation),
             Some(Err(error)) => {

@@ -11,6 +11,7 @@ use ulid::Ulid;
 use super::budget::Taken;
 use super::keeper::Saved;
 use super::orders::Orders;
+use super::saved;
 use super::work::Done;
 use crate::decide::cycle::{Cycle, Order, OrderTask, Reason, Report};
 use crate::decide::gate::Evidence;
@@ -38,6 +39,8 @@ pub(super) struct Books {
     /// Commands of the fleet that change with the next commit.
     pub(super) orders: Orders,
     generation: i64,
+    /// Of the state stored last.
+    state_bytes: usize,
     reports: Vec<ReportRow>,
     runs: BTreeMap<i64, RunRow>,
     models: BTreeMap<Digest, ModelRow>,
@@ -52,6 +55,7 @@ impl Books {
             linked,
             orders: Orders::default(),
             generation,
+            state_bytes: 0,
             reports: Vec::new(),
             runs: BTreeMap::new(),
             models: BTreeMap::new(),
@@ -100,11 +104,11 @@ impl Books {
 
     /// Stores state and everything that waits, in one transaction.
     pub(super) fn commit(&mut self, saved: &Saved) -> bool {
-        let state = serde_json::to_vec(saved).expect("the state is plain data");
-        // A number that JSON cannot hold would cost everything at the next start; what is stored already still reads.
-        if let Err(error) = serde_json::from_slice::<Saved>(&state) {
-            return self.refused(format!("the state would not read back, which is a bug: {error}"));
-        }
+        let state = match saved::encode(saved, self.state_bytes) {
+            Ok(state) => state,
+            Err(error) => return self.refused(format!("the state cannot be written down, which is a bug: {error}")),
+        };
+        self.state_bytes = state.len();
         let row = CycleRow { generation: self.generation + 1, state };
         let runs: Vec<_> = self.runs.values().cloned().collect();
         let models: Vec<_> = self.models.values().cloned().collect();

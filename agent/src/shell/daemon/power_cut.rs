@@ -80,7 +80,7 @@ struct Known {
 impl Known {
     fn of(control: &Control) -> Self {
         let reports = control.reports_after(0, 10_000).unwrap().into_iter();
-        let saved = control.cycle().unwrap().map(|row| serde_json::from_slice::<Saved>(&row.state).unwrap());
+        let saved = control.cycle().unwrap().map(|row| saved::decode(&row.state).unwrap());
         Self {
             reports: reports.map(|stored| (stored.report.id, stored.report.json)).collect(),
             champion: saved.map(|saved| saved.cycle.models().0),

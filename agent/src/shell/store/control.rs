@@ -18,8 +18,9 @@ const FORMAT: Format = Format {
         include_str!("migrations/control_1.sql"),
         include_str!("migrations/control_2.sql"),
         include_str!("migrations/control_3.sql"),
+        include_str!("migrations/control_4.sql"),
     ],
-    tables: &["cycle", "report", "run", "model", "outbox", "parked", "command", "replay"],
+    tables: &["cycle", "cycle_part", "report", "run", "model", "outbox", "parked", "command", "replay"],
 };
 
 /// The only writing connection to `control.db`; the daemon loop owns it.
@@ -337,7 +338,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut control = open(folder.path());
         control.commit(&cycle(5), &[], &[], &[]).unwrap();
-        control.connection.execute("UPDATE cycle SET state = zeroblob(800)", []).unwrap();
+        control.connection.execute("UPDATE cycle_part SET bytes = zeroblob(800)", []).unwrap();
         drop(control);
         let (control, aside) = Control::open(&folder.path().join("control.db")).unwrap();
         let aside = aside.unwrap();
@@ -355,7 +356,7 @@ mod tests {
         control.connection.pragma_update(None, "user_version", 99).unwrap();
         drop(control);
         let path = folder.path().join("control.db");
-        assert!(matches!(Control::open(&path), Err(StoreError::Newer { found: 99, known: 3, .. })));
+        assert!(matches!(Control::open(&path), Err(StoreError::Newer { found: 99, known: 4, .. })));
         assert!(path.exists() && fs::read_dir(folder.path()).unwrap().count() == 1);
     }
 

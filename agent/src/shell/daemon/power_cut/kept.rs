@@ -91,3 +91,34 @@ fn make_last_good(keeper: &mut Keeper, good: Digest) {
     loading.answered(&good, rules.good_answers);
     assert!(loading.served(&good, rules.good_s, &rules));
 }
+
+#[test]
+fn the_state_comes_back_to_the_bit_from_its_bytes_from_json_and_with_numbers_that_are_none() {
+    use ciborium::Value;
+    fn lose_numbers(value: &mut Value) -> usize {
+        match value {
+            Value::Float(number) => {
+                *number = f64::NAN;
+                1
+            }
+            Value::Array(list) => list.iter_mut().map(lose_numbers).sum(),
+            Value::Map(pairs) => pairs.iter_mut().map(|(_, value)| lose_numbers(value)).sum(),
+            _ => 0,
+        }
+    }
+    let (_folder, mut device, _) = begun(ALARMS);
+    device.live(200, true);
+    let saved = device.parts.keeper.saved.clone().unwrap();
+    let bytes = saved::encode(&saved, 0).unwrap();
+    let again = |bytes: &[u8]| saved::encode(&saved::decode(bytes).unwrap(), 0).unwrap();
+    assert!(again(&bytes) == bytes, "CBOR");
+    assert!(again(&serde_json::to_vec(&saved).unwrap()) == bytes, "JSON, as the third layout had it");
+    let mut value: Value = ciborium::from_reader(bytes.as_slice()).unwrap();
+    assert!(lose_numbers(&mut value) > 100);
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&value, &mut bytes).unwrap();
+    let found: Value = ciborium::from_reader(again(&bytes).as_slice()).unwrap();
+    assert!(format!("{found:?}") == format!("{value:?}"), "a NaN has many bit patterns, and is as good in each");
+    assert!(saved::decode(b"not a state").is_err());
+    let _ = device.parts.recorder.stop();
+}
