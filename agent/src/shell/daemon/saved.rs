@@ -17,7 +17,11 @@ pub(super) fn encode(saved: &Saved, about: usize) -> io::Result<Vec<u8>> {
 pub(super) fn decode(bytes: &[u8]) -> Result<Saved, String> {
     // In CBOR this byte begins a text, never a state.
     if bytes.first() == Some(&b'{') {
-        return serde_json::from_slice(bytes).map_err(|error| error.to_string());
+        // By way of CBOR: code that reads the whole state from JSON as well would be a megabyte.
+        let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&json, &mut bytes).map_err(|error| error.to_string())?;
+        return ciborium::from_reader(bytes.as_slice()).map_err(|error| error.to_string());
     }
     ciborium::from_reader(bytes).map_err(|error| error.to_string())
 }
