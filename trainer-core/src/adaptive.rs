@@ -1,16 +1,17 @@
 //! The champion's adaptive form: its multi-horizon heads, what they said to samples that wait for labels, and the one head
 //! that is served of them.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 use crate::consolidate::{ConsolidateError, Seen, consolidate, may_freeze};
 use crate::digest::Digest;
-use crate::horizons::{HorizonSettings, Horizons, Opinions, RestoreError, Saved, Scoring};
+use crate::horizons::{HorizonSettings, Horizons, RestoreError, Saved, Scoring};
 use crate::model::{Model, Work};
 use crate::network::affine;
 use crate::ridge::{SolveError, SolveMemory};
 use crate::schema::Rows;
+use crate::waiting::{Said, Waiting};
 
 /// Samples whose expert answers wait for their labels; a later label teaches the sums but not the weights.
 pub const WAITING_MAX: usize = 4_096;
@@ -18,7 +19,7 @@ pub const WAITING_MAX: usize = 4_096;
 pub const REBUILT_ROWS: usize = 4_096;
 /// Newest labelled answers of the mixture that a frozen head is judged and calibrated on.
 const SEEN_MAX: usize = 400;
-/// Bytes a waiting sample needs beside its opinions and scores: its key, its place in the tree, the two vectors.
+/// Bytes a waiting sample needs beside its opinions and scores: its key, its place in the tree.
 const WAITING_BYTES: usize = 80;
 
 /// The mixture as it answers: so much of the champion's own answer, and one linear head for all the others.
@@ -76,16 +77,6 @@ fn to_probabilities(scores: &mut [f32]) {
     }
 }
 
-/// What was said about one sample.
-#[derive(Clone, Debug)]
-struct Waiting {
-    said: Opinions,
-    /// Labels learnt when it was said.
-    learnt: u64,
-    /// `[outputs]`: scores of the mixture.
-    scores: Vec<f32>,
-}
-
 /// What one label told.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Learnt {
@@ -99,8 +90,7 @@ pub struct Learnt {
 #[derive(Clone, Debug)]
 pub struct Adaptive {
     horizons: Horizons,
-    /// What was said, by the key of the sample; keys grow with time, so the first one is the oldest.
-    waiting: BTreeMap<u128, Waiting>,
+    waiting: Waiting,
     /// What the mixture said before it knew the truth, newest last.
     seen: VecDeque<Seen>,
     memory: SolveMemory,
@@ -163,7 +153,7 @@ impl Adaptive {
     fn of(horizons: Horizons, memory: SolveMemory) -> Self {
         Self {
             horizons,
-            waiting: BTreeMap::new(),
+            waiting: Waiting::new(WAITING_MAX),
             seen: VecDeque::new(),
             memory,
             learnt: 0,
@@ -184,10 +174,7 @@ impl Adaptive {
     pub fn sampled(&mut self, model: &Model, key: u128, row: &[f32]) {
         self.embed(model, key, row);
         let said = self.horizons.answer(&self.work.h, &self.work.voice, &mut self.mixture);
-        if self.waiting.len() == WAITING_MAX {
-            self.waiting.pop_first();
-        }
-        self.waiting.insert(key, Waiting { said, learnt: self.learnt, scores: self.mixture.clone() });
+        self.waiting.put(key, &said, &self.mixture, self.learnt);
     }
 
     /// What the mixture says to the sample taken last, as an answer.
@@ -221,16 +208,16 @@ impl Adaptive {
 
     /// Learns the label of the sample `key`. Fails with [`SolveError`] if the heads cannot be solved any more.
     pub fn labelled(&mut self, model: &Model, key: u128, row: &[f32], truth: &[f32]) -> Result<Learnt, SolveError> {
-        let waited = self.waiting.remove(&key);
+        let waited = self.waiting.take(key, self.horizons.opinions(), self.horizons.outputs());
         // The features are computed anew: keeping them would cost a kilobyte per waiting sample.
         self.embed(model, key, row);
         model.target(truth, &mut self.target);
-        let said = waited.as_ref().map(|waited| &waited.said);
+        let said = waited.as_ref().map(|waited| &waited.opinions);
         let late = waited.as_ref().map_or(0, |waited| self.learnt - waited.learnt);
         self.horizons.learn_late(&self.work.h, &self.target, said, late, &mut self.memory)?;
         self.learnt += 1;
         let bare = model.loss(&self.work.answer, truth);
-        let mixed = waited.map(|Waiting { scores, .. }| {
+        let mixed = waited.map(|Said { scores, .. }| {
             let (mut standard, mut answer) = (scores.clone(), Vec::new());
             answered(model, &mut standard, &mut answer);
             if self.seen.len() == SEEN_MAX {

@@ -234,6 +234,20 @@ impl Horizons {
         self.factory.width
     }
 
+    /// Outputs of a head.
+    pub(crate) fn outputs(&self) -> usize {
+        self.factory.outputs
+    }
+
+    /// Length of the opinions on one sample.
+    pub(crate) fn opinions(&self) -> usize {
+        let each = match self.scoring {
+            Scoring::Classes => 1,
+            Scoring::Targets => self.factory.outputs,
+        };
+        each * (self.settings.heads() + 1 + MIXERS)
+    }
+
     /// Rows in the sums, the unfinished block included.
     #[must_use]
     pub fn rows(&self) -> u64 {

@@ -31,3 +31,4 @@ pub mod snapshot;
 pub mod spec;
 pub mod sums;
 pub mod train;
+mod waiting;

@@ -1,6 +1,5 @@
 //! What the heads take: work per label, which longer blocks lessen, and memory.
-use super::{BLOCK_MAX, Horizons, Opinions, Scoring, every, first_block};
-use crate::mix::MIXERS;
+use super::{BLOCK_MAX, Horizons, Scoring, every, first_block};
 use crate::ridge::{self, Gram};
 
 impl Horizons {
@@ -61,11 +60,10 @@ impl Horizons {
     /// Bytes of what the experts said about one sample.
     #[must_use]
     pub fn opinion_bytes(&self) -> usize {
-        let said = self.settings.heads() + 1 + MIXERS;
         let each = match self.scoring {
             Scoring::Classes => 2,
-            Scoring::Targets => 4 * self.factory.outputs,
+            Scoring::Targets => 4,
         };
-        each * said + size_of::<Opinions>()
+        each * self.opinions()
     }
 }
