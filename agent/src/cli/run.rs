@@ -11,8 +11,8 @@ use super::Global;
 use super::ask::places;
 use super::exit::{Exit, Fail};
 use crate::shell::daemon::{self, DaemonError, Options};
+use crate::shell::memory;
 use crate::shell::systemd::Journal;
-use crate::shell::trainer::system;
 
 /// Arguments of `hone run`.
 #[derive(Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if args.with_parent {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     }
-    system::keep_heap_small();
+    memory::keep_heap_small();
     let (config, places) = places(global)?;
     log();
     let options = Options {

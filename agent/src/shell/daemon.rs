@@ -63,6 +63,7 @@ use crate::shell::flash;
 use crate::shell::inference::Slot;
 use crate::shell::ingest::intake::Intake;
 use crate::shell::ingest::mqtt as input;
+use crate::shell::memory;
 use crate::shell::models::Refused;
 use crate::shell::models::vetting::Vetting;
 use crate::shell::mqtt::{Fleet, FleetError, Standing};
@@ -210,6 +211,7 @@ async fn live(options: Options) -> Result<(), DaemonError> {
     })?;
     // Serving begins once the stored model is loaded, so that a restart never answers "no model" in between.
     let _ = begun.await;
+    memory::let_go_of_the_start();
     notifier.ready(&announce(&shared));
     let watchdog = systemd::watch(notifier, Arc::clone(&shared), fleet.is_some(), held.clone())?;
     let ticking = tokio::spawn(tick(Arc::clone(&shared)));

@@ -13,6 +13,7 @@ pub mod flash;
 pub mod inference;
 pub mod ingest;
 pub mod lock;
+pub mod memory;
 pub mod models;
 pub mod mqtt;
 pub mod paths;

@@ -1,6 +1,6 @@
 //! What only the system can do: count the heap, step back behind everyone else, hear a request to end. The one place that
 //! calls it without a safe wrapper.
-#![expect(unsafe_code, reason = "an allocator and four calls for which the standard library has no safe form")]
+#![expect(unsafe_code, reason = "an allocator and three system calls for which the standard library has no safe form")]
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{c_int, c_long};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,13 +15,6 @@ const SCHED_IDLE: c_int = 5;
 const IO_WHO_PROCESS: c_int = 1;
 const IO_CLASS_IDLE: c_int = 3 << 13;
 const SIGTERM: c_int = 15;
-/// Of glibc's `malloc.h`.
-#[cfg(target_env = "gnu")]
-const M_TRIM_THRESHOLD: c_int = -1;
-#[cfg(target_env = "gnu")]
-const M_MMAP_THRESHOLD: c_int = -3;
-#[cfg(target_env = "gnu")]
-const M_ARENA_MAX: c_int = -8;
 
 /// Numbers of `sched_setscheduler` and `ioprio_set`: musl's own `sched_setscheduler` does nothing, and no libc has the other.
 #[cfg(target_arch = "x86_64")]
@@ -36,8 +29,6 @@ const CALLS: Option<(c_long, c_long)> = None;
 unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
     fn signal(number: c_int, handler: extern "C" fn(c_int)) -> usize;
-    #[cfg(target_env = "gnu")]
-    fn mallopt(parameter: c_int, value: c_int) -> c_int;
 }
 
 /// What the counted heap stands on.
@@ -129,16 +120,6 @@ pub fn heap_bytes() -> (u64, u64) {
 /// From now on the heap refuses to grow past `bytes`; the process that tries is aborted.
 pub fn limit_heap(bytes: u64) {
     LIMIT.store(usize::try_from(bytes).unwrap_or(usize::MAX), Ordering::Relaxed);
-}
-
-/// Makes the C library give back what is freed instead of keeping it for threads that come and go: one arena, and blocks of 256 KiB
-/// and more are maps of their own whatever was freed before. Before the first thread; elsewhere than with glibc it does nothing.
-pub fn keep_heap_small() {
-    #[cfg(target_env = "gnu")]
-    for (parameter, value) in [(M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 256 << 10), (M_TRIM_THRESHOLD, 256 << 10)] {
-        // SAFETY: `mallopt` takes two numbers and touches nothing but its own settings.
-        unsafe { mallopt(parameter, value) };
-    }
 }
 
 /// Lets this process run and read only when nobody else wants to; whether the scheduler and the disk agreed.
