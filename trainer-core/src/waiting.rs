@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn what_was_said_comes_back_once_whatever_came_and_went_between() {
         let mut waiting = Waiting::new(4);
-        let mut put = |waiting: &mut Waiting, key: u16| waiting.put(key.into(), &opinion(key), &[f32::from(key)], 7);
+        let put = |waiting: &mut Waiting, key: u16| waiting.put(key.into(), &opinion(key), &[f32::from(key)], 7);
         (0..6).for_each(|key| put(&mut waiting, key));
         assert_eq!(waiting.len(), 4);
         assert!(waiting.take(1, 2, 1).is_none(), "the oldest gave way");

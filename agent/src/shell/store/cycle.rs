@@ -69,7 +69,7 @@ mod tests {
         let connection = opened();
         assert_eq!(read(&connection).unwrap(), None);
         for (generation, bytes) in [(1, 100_000), (2, 1), (3, 0), (4, PART_BYTES), (5, PART_BYTES + 1)] {
-            let state = (0..bytes).map(|index| (index % 251) as u8).collect();
+            let state = (0..=250).cycle().take(bytes).collect();
             let row = CycleRow { generation, state };
             write(&connection, &row).unwrap();
             assert_eq!(read(&connection).unwrap(), Some(Ok(row)));
