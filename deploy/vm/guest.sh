@@ -60,6 +60,9 @@ check "and it is restarted" within 60 restarts 1
 check "it serves again, the same model" within 60 sh -c 'hone status --json | grep -q "\"champion\":\"[0-9a-f]"'
 systemctl kill -s KILL --kill-who=main hone; check "a killed agent is restarted" within 60 restarts 2
 check "it serves again after the kill" within 60 systemctl -q is-active hone
+# Of the machine that is emulated; how long the start takes in it says nothing.
+sh /measure.sh /usr/bin/hone 60 > /run/measure 2>&1; cat /run/measure
+check "resident memory stays below 15 MB" perl -0777 -ne 'exit !(/resident at most ([\d.]+) MB/ && $1 <= 15)' /run/measure
 sed -i 's/^keep_bytes = 536_870_912/keep_bytes = 400_000_000/' /etc/hone/hone.toml
 C=$(within 30 champion)
 check "an upgrade keeps configuration and state" sh -c 'dpkg -i --force-confold /hone.deb && grep -q 400_000_000 /etc/hone/hone.toml'

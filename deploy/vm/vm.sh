@@ -4,7 +4,7 @@
 set -eu
 A=$1 R=$2/root D=$(dirname "$0") T=$(mktemp -d); trap 'rm -rf "$T"' EXIT; P=$3; set -- "$2"/boot/vmlinuz-*
 S=$R/etc/systemd/system; mkdir -p "$S/multi-user.target.wants" "$R/usr/local/bin"
-cp "$P" "$R/hone.deb"; cp "$D/world.pl" "$D/quick.toml" "$D/emulated.toml" "$R/"; install -m755 "$D/guest.sh" "$R/usr/local/bin/guest.sh"
+cp "$P" "$R/hone.deb"; cp "$D/../measure.sh" "$D/world.pl" "$D/quick.toml" "$D/emulated.toml" "$R/"; install -m755 "$D/guest.sh" "$R/usr/local/bin/guest.sh"
 cat > "$S/guest.service" <<'UNIT'
 [Unit]
 After=basic.target dbus.service

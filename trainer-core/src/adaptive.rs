@@ -110,7 +110,7 @@ impl Adaptive {
     pub fn new(model: &Model, settings: &HorizonSettings) -> Result<Self, SolveError> {
         let mut memory = SolveMemory::default();
         let horizons = Horizons::new(model.factory.clone(), model.scoring(), settings.clone(), &mut memory)?;
-        Ok(Self::of(horizons, memory))
+        Ok(Self::of(horizons))
     }
 
     /// Heads of `model` that know `rows`, the newest labelled ones in the order their labels came, at most [`REBUILT_ROWS`] of them.
@@ -132,7 +132,7 @@ impl Adaptive {
         if let Some(before) = before {
             horizons.trust_as(&before.horizons);
         }
-        Ok(Self::of(horizons, memory))
+        Ok(Self::of(horizons))
     }
 
     /// Heads as they were saved; `rows` are the newest [`Saved::rows_needed`] rows learnt before the save, in that order.
@@ -147,15 +147,16 @@ impl Adaptive {
         let (features, targets) = learnt(model, rows, 0..rows.len());
         let pairs: Vec<_> = features.into_iter().zip(targets).collect();
         let horizons = Horizons::restore(saved, model.factory.clone(), model.scoring(), settings, &pairs)?;
-        Ok(Self::of(horizons, SolveMemory::default()))
+        Ok(Self::of(horizons))
     }
 
-    fn of(horizons: Horizons, memory: SolveMemory) -> Self {
+    /// With no memory to solve in: before the first label that would be as good as lost.
+    fn of(horizons: Horizons) -> Self {
         Self {
             horizons,
             waiting: Waiting::new(WAITING_MAX),
             seen: VecDeque::new(),
-            memory,
+            memory: SolveMemory::default(),
             learnt: 0,
             work: Work::default(),
             embedded: None,

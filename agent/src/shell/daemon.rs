@@ -80,6 +80,8 @@ use keeper::{Keeper, Rules};
 use serving::Gatehouse;
 use storage::Storage;
 
+/// Seconds after the start by which everything that serves has usually run once.
+const SETTLED_S: u64 = 30;
 /// Threads that answer requests: inference takes microseconds, and a gateway has few cores.
 const WORKERS: usize = 2;
 /// Threads for reading the disk on behalf of a request.
@@ -276,8 +278,11 @@ fn announce(shared: &Shared) -> String {
 
 async fn tick(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
-    loop {
+    for second in 0_u64.. {
         every.tick().await;
+        if second == SETTLED_S {
+            memory::let_go_of_the_start();
+        }
         // This task runs where requests are answered: while it turns, so do they.
         shared.pulses.ingest.turn();
         // A full queue needs no reminder.
