@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use super::settings::InputMqttSettings;
 use crate::shell::daemon::Shared;
 use handler::Handler;
-pub use map::filter_problem;
+pub use map::{filter_problem, template_problem};
 pub use probe::probe;
 
 /// Largest message: 128 features with long names need some 8 KB.
