@@ -395,6 +395,37 @@ mod tests {
     }
 
     #[test]
+    fn what_the_disk_does_not_take_is_not_in_force_and_may_come_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut standing = Standing::open(&folder.path().join("state"), files());
+        // A file where its folder should be.
+        std::fs::write(folder.path().join("state"), "").unwrap();
+        let wanted = json!({"cycle": {"watch": {"columns": {"psi": 0.4}}}});
+        let refused = desire(&mut standing, 3, &wanted).unwrap_err();
+        assert!(matches!(refused, Untaken::Disk(_)) && !refused.is_repetition(), "{refused}");
+        assert_eq!((standing.config(), standing.told().0), (&files(), 0));
+        std::fs::remove_file(folder.path().join("state")).unwrap();
+        desire(&mut standing, 3, &wanted).unwrap();
+        assert_eq!((standing.config().cycle.watch.columns.psi, standing.told().0), (0.4, 3));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_files_any_more_is_told_as_not_applied_with_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut standing = Standing::open(folder.path(), files());
+        desire(&mut standing, 3, &json!({"mqtt": {"report_s": 9}, "cycle": {"watch": {"columns": {"psi": 0.4}}}}))
+            .unwrap();
+        // As an earlier hone may have left it: with a key that this one does not know.
+        let path = folder.path().join("fleet.json");
+        let text = std::fs::read_to_string(&path).unwrap().replace("report_s", "report_ms");
+        std::fs::write(&path, text).unwrap();
+        let standing = Standing::open(folder.path(), files());
+        let (wanted, applied, errors, _) = standing.told();
+        assert_eq!((wanted, applied, errors.len()), (3, 0, 1), "{errors:?}");
+        assert_eq!((errors[0].key.as_str(), standing.config()), ("mqtt.report_ms", &files()), "all or none");
+    }
+
+    #[test]
     fn a_damaged_file_leaves_the_settings_of_the_files_in_force() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("fleet.json"), "{").unwrap();
