@@ -220,6 +220,9 @@ impl Running {
                 ));
             }
             Heard::Taken(position) => self.settle(position),
+            Heard::Refused(BATCH, Refused { code, for_good: true }) => {
+                self.batch_refused(format!("the broker refuses a batch with code {code:#04x}")).await;
+            }
             Heard::Refused(position, Refused { code, for_good: true })
                 if position < NEIGHBOUR && position != URGENT =>
             {
@@ -314,8 +317,13 @@ impl Running {
             };
             if message.payload.len() + message.topic.len() + ENVELOPE_BYTES > self.packet_bytes_max {
                 // The client would end the connection over it, for ever.
-                if token < NEIGHBOUR && token != URGENT {
-                    self.park(token, 0x95);
+                let (bytes, most) = (message.payload.len(), self.packet_bytes_max);
+                match token {
+                    BATCH => self.batch_refused(format!("a batch takes {bytes} bytes, the broker {most} at once")).await,
+                    URGENT | NEIGHBOUR => {
+                        self.alarm(&format!("`{}` takes {bytes} bytes, the broker {most} at once", message.topic));
+                    }
+                    report => self.park(report, 0x95),
                 }
                 continue;
             }
