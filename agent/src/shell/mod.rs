@@ -15,6 +15,7 @@ pub mod ingest;
 pub mod lock;
 pub mod models;
 pub mod mqtt;
+mod parting;
 pub mod paths;
 pub mod recorder;
 pub mod sensors;

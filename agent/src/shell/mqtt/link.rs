@@ -1,6 +1,7 @@
 //! The link itself: one task that owns the connection, the outbox and what is retained; it waits for the loop, never for the
 //! network.
 mod goodbye;
+mod rival;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::decide::time::Uptime;
 use crate::shell::clock;
 use crate::shell::daemon::{Event, LinkAsk, News, Shared, Task};
 use crate::shell::models::{ModelStore, Vault};
+use crate::shell::parting::HangUps;
 use crate::shell::store::LinkRow;
 
 /// Between two looks at the clock while a connection stands, and while none does.
@@ -75,6 +77,9 @@ pub(super) struct Running {
     tick_at: Instant,
     survey_at: Instant,
     pub(super) turned_away_at: Option<Instant>,
+    /// Somebody else had our name then.
+    rival_at: Option<Instant>,
+    hang_ups: HangUps,
     pub(super) view: LinkView,
 }
 
@@ -117,6 +122,8 @@ impl Running {
             tick_at: now,
             survey_at: now,
             turned_away_at: None,
+            rival_at: None,
+            hang_ups: HangUps::default(),
             view: LinkView { broker, device, ..LinkView::default() },
         }
     }
@@ -183,6 +190,7 @@ impl Running {
             return;
         }
         self.step(LinkEvent::Tick);
+        self.forget_rival();
         self.follow_tasks(now).await;
         self.tick_at = now + TICK[usize::from(!matches!(self.link, Link::Online { .. }))];
         if self.survey_at <= now {
@@ -202,7 +210,7 @@ impl Running {
     }
 
     async fn heard(&mut self, heard: Heard) {
-        if !matches!(heard, Heard::Lost(_)) {
+        if !matches!(heard, Heard::Lost(_) | Heard::TakenOver) {
             self.step(LinkEvent::Heard);
         }
         match heard {
@@ -236,7 +244,8 @@ impl Running {
                 self.lost("a message was refused");
             }
             Heard::Message { topic, payload } => self.message(&topic, &payload).await,
-            Heard::Lost(reason) => self.lost(&reason),
+            Heard::TakenOver => self.taken_over(),
+            Heard::Lost(reason) => self.hung_up(&reason),
         }
     }
 
@@ -265,7 +274,10 @@ impl Running {
         }
         tracing::info!(broker = self.view.broker, session = %self.session, "the link to the fleet is up");
         self.view.connections += 1;
-        (self.view.reason, self.view.alarm) = (None, None);
+        self.view.reason = None;
+        if self.has_no_rival() {
+            self.view.alarm = None;
+        }
         self.packet_bytes_max = packet_bytes_max;
         (self.version, self.more) = (0, true);
         for filter in device_filters(&self.fleet.device, &self.groups()) {
@@ -319,7 +331,9 @@ impl Running {
                 // The client would end the connection over it, for ever.
                 let (bytes, most) = (message.payload.len(), self.packet_bytes_max);
                 match token {
-                    BATCH => self.batch_refused(format!("a batch takes {bytes} bytes, the broker {most} at once")).await,
+                    BATCH => {
+                        self.batch_refused(format!("a batch takes {bytes} bytes, the broker {most} at once")).await
+                    }
                     URGENT | NEIGHBOUR => {
                         self.alarm(&format!("`{}` takes {bytes} bytes, the broker {most} at once", message.topic));
                     }
