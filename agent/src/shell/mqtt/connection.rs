@@ -381,3 +381,6 @@ fn understood(event: Event) -> Option<Heard1> {
         Event::Incoming(_) => Heard1::Told(Heard::Alive),
     })
 }
+
+#[cfg(test)]
+mod tests;
