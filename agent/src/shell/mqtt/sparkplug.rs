@@ -18,11 +18,11 @@ use super::connection::Dial;
 use super::fleet::FleetError;
 use super::payload;
 use super::settings::MqttSettings;
+use crate::decide::link::{LinkRules, wait};
 use crate::shell::clock;
 use crate::shell::daemon::{Question, Shared};
+use crate::shell::parting::{is_taken_over, taken_over};
 
-/// Waits between two connections: the first, and the longest.
-const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(2)];
 /// A host may order a birth as often as it likes; it gets one each so often.
 const BIRTHS: Duration = Duration::from_secs(1);
 /// What the end may take; the will says the same.
@@ -33,6 +33,7 @@ pub(super) struct Sparkplug {
     dial: Dial,
     node: Node,
     every: Duration,
+    rules: LinkRules,
 }
 
 impl Sparkplug {
@@ -40,7 +41,11 @@ impl Sparkplug {
     ///
     /// # Errors
     /// [`FleetError`].
-    pub(super) fn new(settings: &MqttSettings, device: &DeviceId) -> Result<Option<Self>, FleetError> {
+    pub(super) fn new(
+        settings: &MqttSettings,
+        device: &DeviceId,
+        rules: &LinkRules,
+    ) -> Result<Option<Self>, FleetError> {
         let own = &settings.sparkplug;
         if own.broker == "off" {
             return Ok(None);
@@ -55,14 +60,16 @@ impl Sparkplug {
         // Two starts of the agent have different numbers, as far as one byte can tell.
         let start = u8::try_from(clock::now().0 / 1_000_000 % 256).unwrap_or(0);
         let node = Node::new(group, device.clone(), start);
-        Ok(Some(Self { dial, node, every: Duration::from_secs(settings.report_s) }))
+        // Draws of its own: both connections are lost at once where one broker serves both.
+        let rules = LinkRules { seed: !rules.seed, ..*rules };
+        Ok(Some(Self { dial, node, every: Duration::from_secs(settings.report_s), rules }))
     }
 
     /// Connects, tells, and connects again until `stop` says so.
     pub(super) fn start(self, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> JoinHandle<()> {
         tokio::spawn(async move {
-            let Self { dial, mut node, every } = self;
-            let mut wait = RETRY[0];
+            let Self { dial, mut node, every, rules } = self;
+            let mut failures = 0;
             loop {
                 let begun = Instant::now();
                 let mut connection = Connection::open(&dial, node, every);
@@ -76,11 +83,12 @@ impl Sparkplug {
                 };
                 tracing::warn!(reason, "the output for Sparkplug hosts is down");
                 node = connection.node.disconnected();
-                wait = if begun.elapsed() > RETRY[1] { RETRY[0] } else { (2 * wait).min(RETRY[1]) };
+                failures = if begun.elapsed() >= rules.steady { 0 } else { failures };
                 tokio::select! {
-                    () = sleep(wait) => {}
+                    () = sleep(wait(failures, &rules)) => {}
                     _ = stop.changed() => return,
                 }
+                failures = failures.saturating_add(1);
             }
         })
     }
@@ -89,6 +97,8 @@ impl Sparkplug {
 struct Connection {
     client: AsyncClient,
     eventloop: EventLoop,
+    /// Who we are to the broker.
+    name: String,
     node: Node,
     every: Duration,
     born_at: Option<Instant>,
@@ -105,7 +115,7 @@ impl Connection {
         // As the specification has it: nothing of an earlier session.
         options.set_clean_start(true).set_session_expiry_interval(Some(0)).set_last_will(will);
         let (client, eventloop) = AsyncClient::new(options, 16);
-        Self { client, eventloop, node, every, born_at: None }
+        Self { client, eventloop, name: dial.client_id.clone(), node, every, born_at: None }
     }
 
     /// Tells until the connection ends; returns why.
@@ -135,6 +145,9 @@ impl Connection {
                         tell_at = Some(tell_at.map_or(due, |at| due.min(at)));
                     }
                     Ok(_) => {}
+                    Err(error) if is_taken_over(&error) => {
+                        return taken_over(&self.name, "`mqtt.device` and `mqtt.sparkplug.certificate_file`");
+                    }
                     Err(error) => return error.to_string(),
                 },
                 () = tell => {
@@ -227,5 +240,13 @@ mod tests {
         let told = metrics(&status, &json!({}), &drift);
         assert_eq!((&told["Drift/In Alarm"], &told["Drift/Measures/x"]), (&Value::Int(1), &Value::Double(0.3)));
         assert_eq!((&told["Samples"], &told["Model/Recent Loss"]), (&Value::Long(7), &Value::Double(0.5)));
+        assert_eq!((&told["Labels"], &told["Model/Champion"]), (&Value::Long(3), &Value::Text("ab".repeat(32))));
+        assert_eq!((&told["Model/Frozen"], &told["Model/Canary Percent"]), (&Value::Boolean(false), &Value::Int(0)));
+        assert_eq!(told["Agent/Version"], Value::Text(env!("CARGO_PKG_VERSION").to_owned()));
+        let rollout = json!({"phase": "trial", "stage": "canary", "canary_percent": 25});
+        let tried = json!({"champion": "ab".repeat(32), "rollout": rollout, "frozen": {"until_us": 9}});
+        let told = metrics(&tried, &json!({}), &json!({}));
+        assert_eq!((&told["Model/Frozen"], &told["Model/Canary Percent"]), (&Value::Boolean(true), &Value::Int(25)));
+        assert_eq!(told["Model/Phase"], Value::Text("canary".to_owned()));
     }
 }
