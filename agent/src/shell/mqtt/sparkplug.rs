@@ -101,7 +101,26 @@ struct Connection {
     name: String,
     node: Node,
     every: Duration,
-    born_at: Option<Instant>,
+    births: Births,
+}
+
+/// When a birth was made last, and whether another is wanted.
+#[derive(Debug)]
+struct Births {
+    last: Option<Instant>,
+    wanted: bool,
+}
+
+impl Births {
+    /// A host orders one; returns when it is made, however often it is ordered until then.
+    fn ordered(&mut self, now: Instant) -> Instant {
+        self.wanted = true;
+        self.last.map_or(now, |last| now.max(last + BIRTHS))
+    }
+
+    fn made(&mut self, now: Instant) {
+        *self = Self { last: Some(now), wanted: false };
+    }
 }
 
 fn now_ms() -> u64 {
@@ -115,7 +134,14 @@ impl Connection {
         // As the specification has it: nothing of an earlier session.
         options.set_clean_start(true).set_session_expiry_interval(Some(0)).set_last_will(will);
         let (client, eventloop) = AsyncClient::new(options, 16);
-        Self { client, eventloop, name: dial.client_id.clone(), node, every, born_at: None }
+        Self {
+            client,
+            eventloop,
+            name: dial.client_id.clone(),
+            node,
+            every,
+            births: Births { last: None, wanted: true },
+        }
     }
 
     /// Tells until the connection ends; returns why.
@@ -140,8 +166,7 @@ impl Connection {
                     // After the answer, so that no order for a birth is missed.
                     Ok(Event::Incoming(Incoming::SubAck(_))) => tell_at = Some(Instant::now()),
                     Ok(Event::Incoming(Incoming::Publish(message))) if orders_rebirth(&message.payload) => {
-                        let due = self.born_at.map_or_else(Instant::now, |at| at + BIRTHS);
-                        self.born_at = None;
+                        let due = self.births.ordered(Instant::now());
                         tell_at = Some(tell_at.map_or(due, |at| due.min(at)));
                     }
                     Ok(_) => {}
@@ -152,14 +177,14 @@ impl Connection {
                 },
                 () = tell => {
                     let facts = facts(shared).await;
-                    let message = if self.born_at.is_none() {
+                    let message = if self.births.wanted {
                         Some((Kind::Birth, self.node.birth(now_ms(), facts)))
                     } else {
                         self.node.tell(now_ms(), facts)
                     };
                     if let Some((kind, bytes)) = message {
                         if kind == Kind::Birth {
-                            self.born_at = Some(Instant::now());
+                            self.births.made(Instant::now());
                         }
                         if self.client.try_publish(self.node.topic(kind), QoS::AtMostOnce, false, bytes).is_err() {
                             return "the client takes no more messages".to_owned();
@@ -228,6 +253,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_host_that_orders_births_without_end_gets_one_a_second() {
+        let (begun, ms) = (Instant::now(), Duration::from_millis);
+        let mut births = Births { last: None, wanted: true };
+        assert_eq!(births.ordered(begun), begun);
+        births.made(begun);
+        for order in 1..20 {
+            assert_eq!(births.ordered(begun + ms(10 * order)), begun + BIRTHS, "order {order}");
+        }
+        assert!(births.wanted);
+        births.made(begun + BIRTHS);
+        assert!(!births.wanted);
+        assert_eq!(births.ordered(begun + ms(2_500)), begun + ms(2_500), "one that comes later is heard at once");
+    }
 
     #[test]
     fn a_device_without_a_model_and_one_with_drift_are_told_in_plain_numbers() {
