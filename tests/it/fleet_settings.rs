@@ -30,13 +30,19 @@ fn settings_are_applied_whole_or_refused_with_reasons_and_outlive_the_agent() {
     // Live, and after the next start.
     set(
         &peer,
-        desired(4, DEVICE, 7, &json!({"mqtt": {"metrics_s": 1}, "cycle": {"watch": {"columns": {"psi": 0.5}}}})),
+        desired(
+            4,
+            DEVICE,
+            7,
+            &json!({"mqtt": {"metrics_s": 1}, "records": {"keep_bytes": 50_000_000}, "cycle": {"watch": {"columns": {"psi": 0.5}}}}),
+        ),
     );
     let told = reported(&peer, 7);
     assert_eq!((&told["applied_rev"], &told["restart"]), (&json!(7), &json!(["cycle.watch.columns.psi"])), "{told}");
     until("metrics come each second now", || {
         (peer.came().iter().filter(|came| came.topic.ends_with("up/metrics")).count() > 2).then_some(())
     });
+    until("the records keep to it at once", || (agent.status()["storage"]["keep_bytes"] == 50_000_000).then_some(()));
     // Whole or not at all.
     set(
         &peer,
