@@ -177,3 +177,46 @@ fn two_agents_of_one_name_are_told_to_be_two_and_which_setting_names_them() {
     assert!(out.contains("two of one name throw each other out"), "{out}");
     assert!(site.device.log().contains("`mqtt.device`"));
 }
+
+/// Puts one report of so many bytes into the outbox of an agent that does not run, and a small one behind it.
+fn put_large(state_dir: &Path, bytes: usize) {
+    let mut state = StateDir::open(state_dir).expect("a state");
+    let cycle = state.control.cycle().expect("a state").expect("a cycle");
+    let row = |number: u128, text: String| ReportRow {
+        id: Ulid::from(number + (1 << 64)),
+        kind: "verdict_of_a_test".to_owned(),
+        json: json!({"kind": "verdict_of_a_test", "text": text}).to_string(),
+        at: Timestamp(1),
+    };
+    let cycle = CycleRow { generation: cycle.generation + 1, state: cycle.state };
+    let rows = [row(1, "x".repeat(bytes)), row(2, "small".to_owned())];
+    state.control.commit(&cycle, &rows, &[], &[]).expect("room");
+}
+
+#[test]
+fn a_report_that_is_larger_than_the_broker_takes_is_given_up_by_name_and_holds_nothing_up() {
+    let Some(broker) = Broker::start("max_packet_size 30000") else { return };
+    let peer = Peer::new(broker.port);
+    let device = joined(broker.port, "");
+    assert!(device.start(Some(&world::train(device.path(), "base", 1, false))).terminate().success());
+    put_large(&device.state_dir(), 40_000);
+    let agent = device.start(None);
+    until("the one behind it has come", || {
+        peer.came().into_iter().find(|came| came.payload["text"] == "small").map(drop)
+    });
+    let link =
+        until("it is counted", || Some(agent.status()["link"].clone()).filter(|link| link["parked_reports"] == 1));
+    assert!(link["alarm"].as_str().is_some_and(|alarm| alarm.contains("given up with code 0x95")), "{link}");
+    until("nothing waits", || (agent.status()["link"]["waiting_reports"] == 0).then_some(()));
+    assert_eq!(agent.status()["link"]["connections"], 1, "over one connection");
+}
+
+#[test]
+fn a_broker_that_takes_next_to_nothing_is_not_worked_with_and_told_which_setting_to_raise() {
+    let Some(broker) = Broker::start("max_packet_size 10000") else { return };
+    let device = joined(broker.port, "");
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    let alarm = until("it is told", || agent.status()["link"]["alarm"].as_str().map(str::to_owned));
+    assert!(alarm.contains("10000 bytes") && alarm.contains("max_packet_size"), "{alarm}");
+    assert_eq!(agent.status()["link"]["parked_reports"], 0, "another broker may take them");
+}
