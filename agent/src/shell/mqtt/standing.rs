@@ -95,14 +95,10 @@ impl Untaken {
         }
     }
 
-    /// The revision that is in force has come again, as it does with every connection.
+    /// The very message that was taken last has come again, as it does with every connection. Another one under the same
+    /// number is none: whoever signed it must learn that it does not count.
     pub(super) fn is_repetition(&self) -> bool {
-        match self {
-            Self::Repeated => true,
-            Self::Wish(WishRefusal::Revision { rev, seen }) => rev == seen,
-            Self::Wish(WishRefusal::Replayed { ctr, seen }) => ctr == seen,
-            _ => false,
-        }
+        matches!(self, Self::Repeated)
     }
 }
 
@@ -323,12 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn an_older_revision_is_refused_and_the_same_one_is_a_repetition() {
+    fn an_older_revision_and_another_of_the_same_number_are_refused_and_the_same_one_is_a_repetition() {
         let folder = tempfile::tempdir().unwrap();
         let mut standing = Standing::open(folder.path(), files());
         desire(&mut standing, 3, &json!({})).unwrap();
         let same = desire(&mut standing, 3, &json!({"mqtt": {"report_s": 9}})).unwrap_err();
-        assert!(same.is_repetition());
+        assert!(!same.is_repetition() && same.code() == ReasonCode::Replayed, "two people have signed revision 3");
+        assert!(desire(&mut standing, 3, &json!({})).unwrap_err().is_repetition(), "what is in force has come again");
         let older = desire(&mut standing, 2, &json!({"mqtt": {"report_s": 9}})).unwrap_err();
         assert!(!older.is_repetition() && older.code() == ReasonCode::Replayed);
         assert_eq!(standing.config().mqtt.report_s, 30);
