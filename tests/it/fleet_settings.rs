@@ -144,6 +144,12 @@ fn a_person_configures_a_device_and_reads_why_it_refuses() {
     write("[mqtt]\nreport_s = 0\n");
     let (code, out, _) = console.ask(&["configure", DEVICE, "s.toml", "--key", "admin.key"]);
     assert!(code == Some(9) && out.contains("mqtt.report_s") && out.contains("1 to 3600"), "{out}");
+    // Who may not, and what is overtaken, is not taken for what was applied before.
+    let _ = console.keygen("nobody.key");
+    let (code, out, err) = console.ask(&["configure", DEVICE, "s.toml", "--key", "nobody.key"]);
+    assert!(code == Some(9) && err.contains("no signature of a trusted key"), "{code:?} {out}{err}");
+    let (code, out, err) = console.ask(&["configure", DEVICE, "s.toml", "--key", "admin.key", "--revision", "2"]);
+    assert!(code == Some(9) && err.contains("has seen revision 2 already"), "{code:?} {out}{err}");
     // The start that the settings wait for.
     let boot = |console: &Console| console.json(&["show", DEVICE])["view"]["state"]["boot"].clone();
     assert_eq!(boot(&console), 1);
