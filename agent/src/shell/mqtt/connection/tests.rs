@@ -178,6 +178,26 @@ async fn each_message_leaves_with_the_quality_and_the_flag_of_its_topic() {
 }
 
 #[tokio::test]
+async fn a_message_says_what_it_holds_and_how_long_it_is_worth_keeping() {
+    let (mut connection, mut far, _) = accepted(&[]).await;
+    for (content, expires_s, kind) in
+        [(Content::Json, Some(604_800), "application/json"), (Content::Cbor, None, "application/cbor")]
+    {
+        assert!(connection.publish(1, &Message { content, expires_s, ..message("t", Delivery::Retained) }));
+        let (_, body) = soon(far.read()).await;
+        // Behind topic and packet id.
+        let properties = Reader(&body[5..]).properties();
+        assert_eq!(properties.get(&0x02).copied(), expires_s, "{kind}");
+        assert_eq!(
+            (properties[&0x01] == 1, properties[&0x03]),
+            (content == Content::Json, u32::try_from(kind.len()).unwrap())
+        );
+        assert!(body.windows(kind.len()).any(|part| part == kind.as_bytes()));
+        assert!(body.windows(10).any(|part| part == b"schema\0\x04x."), "{body:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_acknowledgement_settles_the_message_it_names_in_whatever_order_they_come() {
     let (mut connection, mut far, _) = accepted(&[]).await;
     for token in 101..=104 {
