@@ -208,7 +208,7 @@ mod tests {
         (0..9).for_each(|_| connect_for(Duration::from_secs(1)));
         connect_for(RULES.steady);
         connect_for(Duration::from_secs(1));
-        assert_eq!(waits[0], 0.0);
+        assert!(waits[0] <= 0.0, "the first attempt is made at once");
         for (failures, wait) in (0..).zip(&waits[1..10]) {
             let whole = 2_f64.powi(failures).min(120.0);
             assert!((whole / 2.0..=whole).contains(wait), "{failures}: {waits:?}");

@@ -1,6 +1,7 @@
 //! The link itself: one task that owns the connection, the outbox and what is retained; it waits for the loop, never for the
 //! network.
 mod goodbye;
+mod large;
 mod rival;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -328,17 +329,7 @@ impl Running {
                 return;
             };
             if message.payload.len() + message.topic.len() + ENVELOPE_BYTES > self.packet_bytes_max {
-                // The client would end the connection over it, for ever.
-                let (bytes, most) = (message.payload.len(), self.packet_bytes_max);
-                match token {
-                    BATCH => {
-                        self.batch_refused(format!("a batch takes {bytes} bytes, the broker {most} at once")).await
-                    }
-                    URGENT | NEIGHBOUR => {
-                        self.alarm(&format!("`{}` takes {bytes} bytes, the broker {most} at once", message.topic));
-                    }
-                    report => self.park(report, 0x95),
-                }
+                self.too_large(token, &message).await;
                 continue;
             }
             if !connection.publish(token, &message) {
@@ -373,14 +364,6 @@ impl Running {
         self.outbox.settle(position);
         self.taken += 1;
         self.view.delivered += 1;
-    }
-
-    fn park(&mut self, token: Token, code: u8) {
-        self.alarm(&format!(
-            "report {token} was given up with code {code:#04x}: it stays on this device (`hone status`)"
-        ));
-        self.parked.push((token.cast_signed(), code));
-        self.settle(token);
     }
 
     /// Tells the disk what the broker has, after many acknowledgements or in a lull.

@@ -183,7 +183,7 @@ async fn a_message_says_what_it_holds_and_how_long_it_is_worth_keeping() {
     for (content, expires_s, kind) in
         [(Content::Json, Some(604_800), "application/json"), (Content::Cbor, None, "application/cbor")]
     {
-        assert!(connection.publish(1, &Message { content, expires_s, ..message("t", Delivery::Retained) }));
+        assert!(connection.publish(1, &Message { expires_s, content, ..message("t", Delivery::Retained) }));
         let (_, body) = soon(far.read()).await;
         // Behind topic and packet id.
         let properties = Reader(&body[5..]).properties();
