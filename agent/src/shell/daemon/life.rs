@@ -289,6 +289,7 @@ mod tests {
 
     use super::*;
     use crate::decide::cycle::CycleSettings;
+    use crate::decide::gate;
     use crate::decide::time::Uptime;
 
     const HOUR: Duration = Duration::from_hours(1);
@@ -384,6 +385,49 @@ mod tests {
         orders.follow(&[Report::Rollback { from, to }], &cycle, &control);
         let changed = orders.rows();
         assert_eq!((changed.len(), changed[0].id, code(&changed[0])), (1, Ulid::from(1), Some(ReasonCode::Canceled)));
+    }
+
+    #[test]
+    fn the_command_of_a_run_stands_as_its_run_does_and_ends_with_its_trial() {
+        let (cycle, control, _folder) = device(&[row(1, Some(7), Status::Executing)]);
+        let stands = |reports: &[Report]| {
+            let mut orders = Orders::default();
+            orders.follow(reports, &cycle, &control);
+            let rows = orders.rows();
+            assert!(rows.len() <= 1 && rows.iter().all(|row| row.id == Ulid::from(1)), "{rows:?}");
+            rows.first().map(|row| status_of(row).unwrap().status)
+        };
+        let candidate = Digest::of(b"candidate");
+        let standing = rollout::Standing {
+            trial: 1,
+            pairs: 9,
+            agreed: 8,
+            labelled: 7,
+            missed: 0,
+            served: 1,
+            abort_e: 0.5,
+            promote_e: 2.0,
+            limit: 20.0,
+        };
+        let verdict = gate::judge(&gate::Evidence::default(), &gate::GateSettings::default());
+        assert!(!verdict.passed);
+        let asks = rollout::Report::ApprovalRequired {
+            run: 7,
+            candidate,
+            verdict: verdict.clone(),
+            silence: rollout::Silence::Reject,
+            wait_s: 60,
+        };
+        assert_eq!(stands(&[Report::Rollout(asks)]), Some(Status::WaitingApproval));
+        let ended = |run, why| rollout::Report::TrialEnded { run, challenger: candidate, why, answer: None, standing };
+        let code = |status| match status {
+            Some(Status::Failed { reason_code, .. }) => Some(reason_code),
+            _ => None,
+        };
+        assert_eq!(code(stands(&[Report::Rollout(ended(7, Why::Worse))])), Some(ReasonCode::GateFailed));
+        assert_eq!(code(stands(&[Report::Rollout(ended(7, Why::Silence))])), Some(ReasonCode::Timeout));
+        assert_eq!(stands(&[Report::Rollout(ended(8, Why::Worse))]), None, "another run");
+        assert_eq!(code(stands(&[Report::Gate { run: 7, candidate, verdict }])), Some(ReasonCode::GateFailed));
     }
 
     #[test]
