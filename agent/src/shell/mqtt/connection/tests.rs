@@ -307,6 +307,13 @@ async fn a_broker_that_gives_our_name_to_another_is_told_from_one_that_is_gone()
 }
 
 #[tokio::test]
+async fn an_answer_to_a_sign_of_life_is_heard_so_that_an_idle_link_is_not_given_up() {
+    let (mut connection, mut far, _) = accepted(&[]).await;
+    far.write(0xd0, &[]).await;
+    assert_eq!(soon(connection.next()).await, Heard::Alive);
+}
+
+#[tokio::test]
 async fn the_goodbye_calls_the_will_off() {
     let (connection, mut far, _) = accepted(&[]).await;
     connection.goodbye();
