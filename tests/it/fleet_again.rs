@@ -220,3 +220,29 @@ fn a_broker_that_takes_next_to_nothing_is_not_worked_with_and_told_which_setting
     assert!(alarm.contains("10000 bytes") && alarm.contains("max_packet_size"), "{alarm}");
     assert_eq!(agent.status()["link"]["parked_reports"], 0, "another broker may take them");
 }
+
+#[test]
+fn an_export_goes_on_over_a_connection_that_is_lost_in_the_middle() {
+    let Some(broker) = Broker::start("") else { return };
+    let (wire, peer) = (Wire::to(broker.port), Peer::new(broker.port));
+    let device = joined(wire.port, "");
+    let agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    until("the link is up", || online(&peer));
+    let begun = now();
+    agent.live(&mut World::new(7), Law::Old, 2_000);
+    let export = json!({"cmd": "data.export", "args": {"stream": "audit", "since": begun, "until": now() + 1_000_000, "rows_max": 2_000}});
+    let batches = || peer.came().into_iter().filter(|came| came.topic.ends_with("up/data/audit")).collect::<Vec<_>>();
+    let id = send(&peer, signed(4, DEVICE, 1, 600, &export));
+    // Neither batches nor their acknowledgements get through from now on.
+    until("the first batch has come", || (!batches().is_empty()).then_some(()));
+    wire.swallow();
+    wire.mend();
+    let status = ended(&peer, id);
+    assert_eq!((&status["status"], &status["result"]["rows"]), (&json!("successful"), &json!(2_000)), "{status}");
+    let rows: std::collections::BTreeSet<_> = batches()
+        .iter()
+        .flat_map(|came| fleet_protocol::data::Batch::from_cbor(&came.bytes).expect("a batch").rows)
+        .map(|row| row.id)
+        .collect();
+    assert_eq!(rows.len(), 2_000);
+}
