@@ -30,7 +30,9 @@ fn site_with(change: impl Fn(String) -> String, configure: impl Fn(String) -> St
     let path = folder.path();
     let port_text = port.to_string();
     let alone = Console::new(path, &[]);
-    let written = alone.json(&["broker", "write", "site", "--host", "localhost", "--port", &port_text]);
+    let neighbours = ["--home-assistant", "--thin-edge"];
+    let write = ["broker", "write", "site", "--host", "localhost", "--port", &port_text];
+    let written = alone.json(&[&write[..], &neighbours].concat());
     assert_eq!(written["controllers"], json!(["ctl1"]));
     assert_eq!(alone.ask(&["broker", "write", "site", "--host", "localhost"]).0, Some(7), "nothing is overwritten");
     let rules = path.join("site/hone.acl");
@@ -144,11 +146,16 @@ fn an_enrolled_device_joins_is_steered_over_tls_and_its_certificate_is_worth_not
     let again = device.ask(&["join", &site.folder.path().join("new").display().to_string()]);
     assert_eq!(again.0, Some(9), "an enrolment is not replaced by accident: {}", again.2);
     let model = world::train(device.path(), "base", 1, false);
+    // The rules let it speak to its neighbours too.
+    let more = "[mqtt]\nhome_assistant = true\nthin_edge = true\n";
+    fs::write(device.path().join("conf.d/60-neighbours.toml"), more).expect("a temporary folder");
     let agent = device.start(Some(&model));
     until("the encrypted link is up and the outbox empty", || {
         let link = agent.status()["link"].clone();
         (link["state"] == "online" && link["delivered"].as_u64() > Some(0)).then_some(())
     });
+    let link = agent.status()["link"].clone();
+    assert_eq!((link.get("alarm"), &link["connections"]), (None, &json!(1)), "nothing is refused");
     let listed = site.console.json(&["devices"])["devices"][0].clone();
     assert_eq!((&listed["device"], &listed["presence"]), (&json!(DEVICE), &json!("online")));
     let status = site.console.json(&["send", "--key", "ada.key", "--device", DEVICE, "agent.selftest"]);
