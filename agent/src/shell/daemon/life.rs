@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_run_that_fails_ends_its_command_unless_the_candidate_that_had_passed_is_promoted_instead() {
-        let (cycle, control, _folder) = device(&[row(1, Some(7), Status::Executing)]);
+        let (mut cycle, control, _folder) = device(&[row(1, Some(7), Status::Executing)]);
         let failed = || Report::Failed { run: 7, reason: "killed".to_owned() };
         let mut orders = Orders::default();
         orders.follow(&[failed()], &cycle, &control);
@@ -446,5 +446,15 @@ mod tests {
         let mut orders = Orders::default();
         orders.follow(&[Report::Failed { run: 8, reason: String::new() }], &cycle, &control);
         assert_eq!(orders.rows(), [], "a run that nobody of the fleet has asked for");
+        // Its refit failed, and what was judged is being tried.
+        let mut verdict = gate::judge(&gate::Evidence::default(), &gate::GateSettings::default());
+        verdict.passed = true;
+        let candidate = rollout::Candidate { digest: to, run: 7, verdict };
+        let passed = rollout::Event::Passed(Box::new(candidate));
+        cycle.step(crate::decide::cycle::Event::Rollout(passed), &CycleSettings::default()).unwrap();
+        assert_eq!(cycle.rollout().candidate().map(|candidate| candidate.run), Some(7));
+        let mut orders = Orders::default();
+        orders.follow(&[failed()], &cycle, &control);
+        assert_eq!(orders.rows(), [], "it goes on");
     }
 }
