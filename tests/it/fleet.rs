@@ -90,6 +90,12 @@ fn every_bad_command_is_refused_with_its_reason_and_has_no_effect() {
     assert_eq!(reports(), 1, "no effect");
     let turned_away = until("a refused signature is told", || agent.reports("sig_rejected").pop());
     assert!(turned_away["topic"].as_str().is_some_and(|topic| topic.contains("/down/cmd/")));
+    assert_eq!(agent.reports("sig_rejected").len(), 1, "a stranger does not fill the outbox");
+    // A stranger's message under the name of a known command does not hide how that stands.
+    let before = heard();
+    send(peer, (good.0, signed(3, DEVICE, 99, 600, &wish).1));
+    until("it is answered", || (heard() > before).then_some(()));
+    assert_eq!(ended(peer, good.0)["status"], "successful");
     // And the link is none the worse for it.
     let id = send(peer, signed(1, DEVICE, 20, 600, &wish));
     assert_eq!((ended(peer, id)["status"].clone(), reports()), (json!("successful"), 2));

@@ -18,6 +18,11 @@ struct Site {
 
 /// `change` edits the access rules before the broker starts.
 fn site(change: impl Fn(String) -> String) -> Option<Site> {
+    site_with(change, |configuration| configuration)
+}
+
+/// The same, with a configuration that is edited too.
+fn site_with(change: impl Fn(String) -> String, configure: impl Fn(String) -> String) -> Option<Site> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let _ = hone_tests::hone();
     let port = free_port();
@@ -25,13 +30,15 @@ fn site(change: impl Fn(String) -> String) -> Option<Site> {
     let path = folder.path();
     let port_text = port.to_string();
     let alone = Console::new(path, &[]);
-    let written = alone.json(&["broker", "write", "site", "--host", "localhost", "--port", &port_text]);
+    let neighbours = ["--home-assistant", "--thin-edge"];
+    let write = ["broker", "write", "site", "--host", "localhost", "--port", &port_text];
+    let written = alone.json(&[&write[..], &neighbours].concat());
     assert_eq!(written["controllers"], json!(["ctl1"]));
     assert_eq!(alone.ask(&["broker", "write", "site", "--host", "localhost"]).0, Some(7), "nothing is overwritten");
     let rules = path.join("site/hone.acl");
     fs::write(&rules, change(fs::read_to_string(&rules).expect("rules"))).expect("a temporary folder");
     let configuration = fs::read_to_string(path.join("site/mosquitto.conf")).expect("a configuration");
-    let broker = Broker::start_with(&configuration, port)?;
+    let broker = Broker::start_with(&configure(configuration), port)?;
     let with = [
         "--broker",
         &url,
@@ -75,10 +82,42 @@ fn no_device_reads_writes_or_enters_as_another_and_the_check_finds_a_rule_that_i
         ("pattern write hone/v1/d/+/up/#\n", "a device speaks as another"),
         ("pattern write hone/v1/d/+/down/#\n", "a device commands another, or its group"),
         ("pattern write hone/v1/ctl/#\n", "a device speaks as a controller"),
+        ("pattern write hone/v1/d/%u/down/#\n", "a device commands itself"),
+        ("pattern write hone/v1/g/all/down/notice/freeze\n", "a device commands another, or its group"),
+        ("pattern read hone/v1/ctl/#\n", "a device reads what controllers tell each other"),
+        ("pattern write hone/v1/ctl/+/state\n", "a controller speaks as another"),
     ] {
         let Some(leaky) = site(|rules| format!("{hole}{rules}")) else { return };
         let (code, report) = check(&leaky);
         assert!(code == Some(9) && broken(&report).contains(&found.to_owned()), "{hole}: {report}");
+    }
+}
+
+#[test]
+fn the_check_finds_a_broker_that_goes_by_what_clients_say_of_themselves_or_lets_strangers_in() {
+    let by_client_id = |rules: String| format!("pattern write hone/v1/d/%c/up/#\n{rules}");
+    let own_ids = |text: String| text.replace("use_username_as_clientid true", "use_username_as_clientid false");
+    let Some(named) = site_with(by_client_id, own_ids) else { return };
+    let (code, report) = check(&named);
+    let found = broken(&report);
+    assert_eq!(code, Some(9), "{report}");
+    for attempt in ["a device throws another out by its name", "a device speaks as another by its client id"] {
+        assert!(found.contains(&attempt.to_owned()), "{attempt}: {report}");
+    }
+    drop(named);
+    // Whoever has no certificate is nobody, and nobody gets in.
+    let strangers = |text: String| {
+        ["require_certificate", "use_identity_as_username", "use_username_as_clientid"]
+            .iter()
+            .fold(text, |text, rule| text.replace(&format!("{rule} true"), &format!("{rule} false")))
+            .replace("allow_anonymous false", "allow_anonymous true")
+    };
+    let Some(open) = site_with(|_| "topic readwrite #\n".to_owned(), strangers) else { return };
+    let (code, report) = check(&open);
+    let found = broken(&report);
+    assert_eq!(code, Some(9), "{report}");
+    for attempt in ["a stranger without a certificate connects", "a certificate of another authority connects"] {
+        assert!(found.contains(&attempt.to_owned()), "{attempt}: {report}");
     }
 }
 
@@ -107,11 +146,16 @@ fn an_enrolled_device_joins_is_steered_over_tls_and_its_certificate_is_worth_not
     let again = device.ask(&["join", &site.folder.path().join("new").display().to_string()]);
     assert_eq!(again.0, Some(9), "an enrolment is not replaced by accident: {}", again.2);
     let model = world::train(device.path(), "base", 1, false);
+    // The rules let it speak to its neighbours too.
+    let more = "[mqtt]\nhome_assistant = true\nthin_edge = true\n";
+    fs::write(device.path().join("conf.d/60-neighbours.toml"), more).expect("a temporary folder");
     let agent = device.start(Some(&model));
     until("the encrypted link is up and the outbox empty", || {
         let link = agent.status()["link"].clone();
         (link["state"] == "online" && link["delivered"].as_u64() > Some(0)).then_some(())
     });
+    let link = agent.status()["link"].clone();
+    assert_eq!((link.get("alarm"), &link["connections"]), (None, &json!(1)), "nothing is refused");
     let listed = site.console.json(&["devices"])["devices"][0].clone();
     assert_eq!((&listed["device"], &listed["presence"]), (&json!(DEVICE), &json!("online")));
     let status = site.console.json(&["send", "--key", "ada.key", "--device", DEVICE, "agent.selftest"]);

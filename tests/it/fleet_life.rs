@@ -98,6 +98,10 @@ fn a_retrain_waits_for_its_time_a_budget_and_a_person_and_is_killed_in_each_of_t
         line["cpu_s"].as_f64() > Some(0.0) && line["rows"].as_u64() > Some(100) && line["energy_j"].is_number(),
         "{line}"
     );
+    // It was seen at work before the question.
+    let told = site.told(id);
+    let first = |word: &str| told.iter().position(|told| told == word);
+    assert!(first("executing").is_some() && first("executing") < first("waiting_approval"), "{told:?}");
     // An end is an end: the same order again says so.
     assert_eq!(site.told(id).last().map(String::as_str), Some("successful"));
 }

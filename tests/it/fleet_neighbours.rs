@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use fleet_protocol::sparkplug::{Metric, Payload, Value as Metered};
-use hone_tests::broker::{Broker, Came, Peer};
+use hone_tests::broker::{Broker, Came, Peer, Wire};
 use hone_tests::fleet::{DEVICE, joined, online};
 use hone_tests::until;
 use hone_tests::world::{self, Law, World};
@@ -86,6 +86,38 @@ fn a_sparkplug_host_sees_birth_data_rebirth_and_the_death_of_the_same_birth() {
     assert!(agent.terminate().success());
     let death = until("it says goodbye", || host.came()[seen..].iter().map(read).find(|(kind, ..)| kind == "NDEATH"));
     assert_eq!(bd_seq(&death.2), bd_seq(&next.2));
+    // Nothing of it is kept: a host that comes late must not take an old death for a new one.
+    let late = Peer::of(broker.port, "spBv1.0/#");
+    host.raw("spBv1.0/plant/NCMD/nobody", b"".to_vec());
+    until("the late host hears", || (!late.came().is_empty()).then_some(()));
+    assert!(late.came().iter().all(|came| !came.retained), "{:?}", late.came());
+}
+
+#[test]
+fn a_sparkplug_node_whose_wire_was_cut_dies_once_and_is_born_under_the_next_number() {
+    let Some(broker) = Broker::start("") else { return };
+    let (wire, host) = (Wire::to(broker.port), Peer::of(broker.port, "spBv1.0/#"));
+    let own = format!("[mqtt.sparkplug]\nbroker = \"mqtt://127.0.0.1:{}\"\ngroup = \"plant\"\n", wire.port);
+    let device = joined(broker.port, &own);
+    let _agent = device.start(Some(&world::train(device.path(), "base", 1, false)));
+    let of = |wanted: &'static str| {
+        move |host: &Peer| {
+            host.came()
+                .iter()
+                .map(read)
+                .filter(|(kind, ..)| kind == wanted)
+                .map(|(_, _, told)| bd_seq(&told))
+                .collect::<Vec<_>>()
+        }
+    };
+    let (births, deaths) = (of("NBIRTH"), of("NDEATH"));
+    let first = until("a birth", || births(&host).into_iter().next());
+    wire.cut();
+    until("its death", || deaths(&host).contains(&first).then_some(()));
+    wire.mend();
+    let next = (first + 1) % 256;
+    until("the next birth", || births(&host).contains(&next).then_some(()));
+    assert_eq!(deaths(&host), [first], "and it lives");
 }
 
 #[test]

@@ -30,13 +30,19 @@ fn settings_are_applied_whole_or_refused_with_reasons_and_outlive_the_agent() {
     // Live, and after the next start.
     set(
         &peer,
-        desired(4, DEVICE, 7, &json!({"mqtt": {"metrics_s": 1}, "cycle": {"watch": {"columns": {"psi": 0.5}}}})),
+        desired(
+            4,
+            DEVICE,
+            7,
+            &json!({"mqtt": {"metrics_s": 1}, "records": {"keep_bytes": 50_000_000}, "cycle": {"watch": {"columns": {"psi": 0.5}}}}),
+        ),
     );
     let told = reported(&peer, 7);
     assert_eq!((&told["applied_rev"], &told["restart"]), (&json!(7), &json!(["cycle.watch.columns.psi"])), "{told}");
     until("metrics come each second now", || {
         (peer.came().iter().filter(|came| came.topic.ends_with("up/metrics")).count() > 2).then_some(())
     });
+    until("the records keep to it at once", || (agent.status()["storage"]["keep_bytes"] == 50_000_000).then_some(()));
     // Whole or not at all.
     set(
         &peer,
@@ -138,6 +144,12 @@ fn a_person_configures_a_device_and_reads_why_it_refuses() {
     write("[mqtt]\nreport_s = 0\n");
     let (code, out, _) = console.ask(&["configure", DEVICE, "s.toml", "--key", "admin.key"]);
     assert!(code == Some(9) && out.contains("mqtt.report_s") && out.contains("1 to 3600"), "{out}");
+    // Who may not, and what is overtaken, is not taken for what was applied before.
+    let _ = console.keygen("nobody.key");
+    let (code, out, err) = console.ask(&["configure", DEVICE, "s.toml", "--key", "nobody.key"]);
+    assert!(code == Some(9) && err.contains("no signature of a trusted key"), "{code:?} {out}{err}");
+    let (code, out, err) = console.ask(&["configure", DEVICE, "s.toml", "--key", "admin.key", "--revision", "2"]);
+    assert!(code == Some(9) && err.contains("has seen revision 2 already"), "{code:?} {out}{err}");
     // The start that the settings wait for.
     let boot = |console: &Console| console.json(&["show", DEVICE])["view"]["state"]["boot"].clone();
     assert_eq!(boot(&console), 1);

@@ -11,6 +11,7 @@ mod corpus;
 mod daemon;
 mod doctor;
 mod fleet;
+mod fleet_again;
 mod fleet_broker;
 mod fleet_bundles;
 mod fleet_faults;

@@ -317,3 +317,19 @@ fn readings_of_one_source_make_rows_of_a_model_that_looks_at_several() {
     // Whole rows of the protocol go past the windows.
     assert_eq!(agent.socket("POST", "/v2/models/main/infer", &world::request([1.0, 1.0, 1.0]).to_string()).status, 200);
 }
+
+#[test]
+fn two_agents_that_read_under_one_name_are_told_which_setting_names_them() {
+    let Some(broker) = Broker::start("") else { return };
+    let devices = [Device::new(), Device::new()];
+    let agents = devices.each_ref().map(|device| {
+        device.set(&input(broker.port, "retry_max_s = 2\n"));
+        device.start(Some(&world::train(device.path(), "base", 1, false)))
+    });
+    let reason = until("one of them says so", || {
+        let reasons = agents.iter().map(|agent| agent.status()["input"]["mqtt"]["reason"].as_str().map(str::to_owned));
+        reasons.flatten().find(|reason| reason.contains("`input.mqtt.client_id`"))
+    });
+    assert!(reason.contains("`hone-input`"), "{reason}");
+    assert!(devices.iter().any(|device| device.log().contains("`input.mqtt.client_id`")));
+}

@@ -10,10 +10,10 @@ use super::exit::{Exit, Fail};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: hone purge --since 2026-11-20T06:00:00Z --until 2026-11-20T14:00:00Z --yes\n\n\
     Deletes the records that were taken in the span, with their labels, from every file of the records: the files are written again \
-    without them. Snapshots of finished trainings keep the rows they were made of until they are collected, and models keep what they \
+    without them. Damaged files that were set aside cannot be read and go too, unless they were last written to before the span. Snapshots of finished trainings keep the rows they were made of until they are collected, and models keep what they \
     have learned. Refused while a training or a trial still needs these records.\n\
     Exit code 9 if it is refused.\n\n\
-    JSON keys: since, until, records, labels, files_removed, files_rewritten, snapshots_kept.")]
+    JSON keys: since, until, records, labels, files_removed, files_rewritten, damaged_files_removed, snapshots_kept.")]
 pub struct Args {
     /// The first moment that goes: 2026-11-20T06:00:00Z
     #[arg(long, value_name = "TIME")]
@@ -39,11 +39,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     } else {
         let count = |key: &str| text(&answer[key]);
         println!(
-            "{} records and {} labels are gone ({} files removed, {} written again); {} snapshots keep rows of their own",
+            "{} records and {} labels are gone ({} files removed, {} written again, {} damaged ones removed); {} snapshots keep rows of their own",
             count("records"),
             count("labels"),
             count("files_removed"),
             count("files_rewritten"),
+            count("damaged_files_removed"),
             count("snapshots_kept")
         );
     }

@@ -126,12 +126,16 @@ fn held(since: Uptime, failures: u32, until: Uptime, rules: &LinkRules) -> u32 {
     if until >= since.plus(rules.steady) { 0 } else { failures }
 }
 
-/// Waits half to whole of `first · 2^failures`, at most half to whole of the longest.
 fn offline(failures: u32, now: Uptime, rules: &LinkRules) -> Link {
+    Link::Offline { until: now.plus(wait(failures, rules)), failures: failures.saturating_add(1) }
+}
+
+/// Half to whole of `first · 2^failures`, at most half to whole of the longest.
+#[must_use]
+pub fn wait(failures: u32, rules: &LinkRules) -> Duration {
     let whole = rules.retry_first.saturating_mul(1 << failures.min(20)).min(rules.retry_max);
     let share = Draws::new(rules.seed ^ u64::from(failures).rotate_left(32)).uniform();
-    let wait = whole.mul_f64(0.5 + share / 2.0);
-    Link::Offline { until: now.plus(wait), failures: failures.saturating_add(1) }
+    whole.mul_f64(0.5 + share / 2.0)
 }
 
 #[cfg(test)]
@@ -186,6 +190,30 @@ mod tests {
         };
         assert!(wait(lost(0, 30), at(30)) <= 1.0);
         assert!(wait(lost(0, 29), at(29)) >= 32.0);
+    }
+
+    #[test]
+    fn a_broker_that_accepts_and_hangs_up_is_asked_less_and_less_often_until_a_connection_holds() {
+        let (mut link, mut now, mut waits) = (Link::new(at(0)), Uptime::default(), Vec::new());
+        let mut connect_for = |held: Duration| {
+            let Link::Offline { until, .. } = link else { panic!("{link:?}") };
+            waits.push(until.0.saturating_sub(now.0).as_secs_f64());
+            now = until;
+            (link, _) = link.step(LinkEvent::Tick, now, &RULES);
+            (link, _) = link.step(LinkEvent::Accepted, now, &RULES);
+            now = now.plus(held);
+            (link, _) = link.step(LinkEvent::Heard, now, &RULES);
+            (link, _) = link.step(LinkEvent::Lost, now, &RULES);
+        };
+        (0..9).for_each(|_| connect_for(Duration::from_secs(1)));
+        connect_for(RULES.steady);
+        connect_for(Duration::from_secs(1));
+        assert!(waits[0] <= 0.0, "the first attempt is made at once");
+        for (failures, wait) in (0..).zip(&waits[1..10]) {
+            let whole = 2_f64.powi(failures).min(120.0);
+            assert!((whole / 2.0..=whole).contains(wait), "{failures}: {waits:?}");
+        }
+        assert!(waits[10] <= 1.0, "it held: {waits:?}");
     }
 
     #[test]

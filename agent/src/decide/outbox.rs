@@ -11,11 +11,11 @@ use std::collections::VecDeque;
 /// What a report is worth, the least first: under pressure the least is dropped before the next is touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// What tests have said: the retained drift report holds the present state anyway.
+    /// What tests and prospects have said: the retained drift report holds the present state anyway.
     Signal,
-    /// How work went: ordered, trained, waiting.
+    /// How work went: ordered, trained, waiting; and who was turned away, which a stranger repeats as often as he likes.
     Course,
-    /// Which model serves and why, and who was turned away.
+    /// Which model serves and why, who decided it, what was lost.
     Decision,
 }
 
@@ -24,8 +24,10 @@ impl Class {
     #[must_use]
     pub fn of(kind: &str) -> Self {
         match kind {
-            "drift" => Self::Signal,
-            "retrain" | "trained" | "waiting" | "rebaseline" => Self::Course,
+            "drift" | "class_shift" | "confidence_shift" | "considered" => Self::Signal,
+            "retrain" | "consolidated" | "trained" | "failed" | "retrain_finished" | "rebaseline" | "waiting"
+            | "waiting_budget" | "suspended" | "starved" | "canary_step" | "recording_share" | "clock_jump"
+            | "sig_rejected" | "turned_away" => Self::Course,
             _ => Self::Decision,
         }
     }
@@ -210,6 +212,59 @@ mod tests {
         assert_eq!(evict(&entries, 460), [2], "one eighth is free again");
         assert_eq!(evict(&entries, 300), [2, 4, 3]);
         assert_eq!(evict(&entries, 0), [2, 4, 3, 1, 5]);
+    }
+
+    #[test]
+    fn nothing_that_is_said_often_or_by_strangers_outlives_a_decision() {
+        let often = [
+            "drift",
+            "class_shift",
+            "confidence_shift",
+            "considered",
+            "retrain",
+            "consolidated",
+            "trained",
+            "failed",
+            "retrain_finished",
+            "rebaseline",
+            "waiting",
+            "waiting_budget",
+            "suspended",
+            "starved",
+            "canary_step",
+            "recording_share",
+            "clock_jump",
+            "sig_rejected",
+            "turned_away",
+        ];
+        let decisions = [
+            "gate",
+            "promote",
+            "rollback",
+            "adaptation",
+            "approval_required",
+            "approved",
+            "trial_won",
+            "trial_ended",
+            "regretted",
+            "installed",
+            "model_damaged",
+            "model_good",
+            "settings",
+            "key_revoked",
+            "frozen",
+            "thawed",
+            "purged",
+            "set_aside",
+            "storage_low",
+            "storage_back",
+            "of_a_later_version",
+        ];
+        // However old the decision is.
+        for (kind, decision) in often.into_iter().flat_map(|kind| decisions.map(|decision| (kind, decision))) {
+            let entry = |position, kind| Entry { position, class: Class::of(kind), bytes: 100 };
+            assert_eq!(evict(&[entry(1, decision), entry(2, kind)], 150), [2], "{kind} before {decision}");
+        }
     }
 
     proptest! {

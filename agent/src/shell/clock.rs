@@ -11,8 +11,14 @@ use crate::decide::time::{Timestamp, Uptime};
 /// Wall time now; before 1970 it is negative.
 #[must_use]
 pub fn now() -> Timestamp {
+    of(SystemTime::now())
+}
+
+/// A moment as the system writes it, for instance of a file.
+#[must_use]
+pub fn of(moment: SystemTime) -> Timestamp {
     let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or_else(|before| -micros(before.duration()), micros))
+    Timestamp(moment.duration_since(UNIX_EPOCH).map_or_else(|before| -micros(before.duration()), micros))
 }
 
 /// The running clock: counts on from where the run before stopped counting, and only forward.

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::decide::time::Timestamp;
 use crate::shell::client::{Client, ClientError};
 use crate::shell::mqtt::{self, Denied, MqttSettings, ProbeError};
+use crate::shell::parting::is_about_rival;
 use crate::shell::paths::Places;
 
 /// How bad it is.
@@ -155,6 +156,11 @@ fn broker(settings: &MqttSettings, status: Option<&Value>) -> Finding {
     let link = status.map_or(&Value::Null, |status| &status["link"]);
     if link["state"] == "online" && link["alarm"].is_null() {
         return Finding::good(CHECK, format!("the agent is connected to {}", settings.broker));
+    }
+    if let Some(rival) = link["alarm"].as_str().filter(|alarm| is_about_rival(alarm)) {
+        // Another connection of ours would only be one more.
+        return Finding::new(CHECK, Level::Bad, rival, "the link goes up and down, and the fleet sees two devices as one")
+            .next("find the other one by its address in the broker's log; enroll it with `hone-fleet enroll` under its own name");
     }
     match mqtt::probe(settings) {
         Ok(denied) => rights(&settings.broker, &denied),

@@ -16,6 +16,7 @@ pub mod lock;
 pub mod memory;
 pub mod models;
 pub mod mqtt;
+mod parting;
 pub mod paths;
 pub mod recorder;
 pub mod sensors;

@@ -22,6 +22,9 @@ use crate::session::{Session, talk};
 /// What is retained comes within this.
 const RETAINED: Duration = Duration::from_secs(2);
 
+/// A device's clock may be so far behind ours.
+const CLOCKS_DIFFER_US: i64 = 60_000_000;
+
 /// Arguments of `hone-fleet configure`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: hone-fleet configure press-07 --key admin.key changes.toml\n\n\
@@ -53,18 +56,40 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
     let text = std::fs::read_to_string(&args.settings).map_err(|error| input(error.to_string()))?;
     let config: Map<String, Value> = toml::from_str(&text).map_err(|error| input(error.message().to_owned()))?;
     let signers = keys::read_all(&args.key)?;
-    let reported = talk(async {
+    let topic = Topic::Desired { device: args.device.clone() }.to_string();
+    let answer = talk(async {
         let told = Topic::Reported { device: args.device.clone() }.to_string();
-        let mut session = Session::open(global, vec![told]).await?;
-        let before = reported(&mut session, Instant::now() + RETAINED, |_| true).await?;
-        let rev = args.revision.unwrap_or_else(|| before.map_or(0, |reported| reported.desired_rev) + 1);
+        let refused = Topic::Event { device: args.device.clone(), kind: "turned_away".parse()? }.to_string();
+        let mut session = Session::open(global, vec![told, refused]).await?;
+        let seen = before(&mut session, Instant::now() + RETAINED).await?;
+        let rev = args.revision.unwrap_or(seen + 1);
+        if rev <= seen {
+            let fail = Fail::new(
+                Exit::Refused,
+                format!("{} has seen revision {seen} already, {rev} is not above it", args.device),
+            );
+            return Err(fail.hint("leave --revision out, or name a higher one").into());
+        }
         let desired = Desired { v: API, dev: args.device.clone(), rev, iat: now(), config, extra: Extra::new() };
         let envelope = desired.sign(&signers.iter().collect::<Vec<_>>()).to_json();
-        let topic = Topic::Desired { device: args.device.clone() }.to_string();
         session.publish(&topic, envelope, None).await?;
         let end = Instant::now() + Duration::from_secs(args.wait);
-        reported_at(&mut session, end, rev).await
+        answer(&mut session, end, &desired, &topic).await
     })?;
+    let reported = match answer {
+        Some(Answer::Reported(reported)) => Some(*reported),
+        Some(Answer::TurnedAway(reason)) => {
+            if global.json {
+                let errors = json!([{"key": "", "reason": reason}]);
+                println!("{}", json!({"device": args.device, "answered": true, "errors": errors}));
+            }
+            let fail = Fail::new(Exit::Refused, format!("{} does not take these settings: {reason}", args.device));
+            return Err(fail
+                .hint("sign with the key of an admin that this device trusts, `hone-fleet show` lists them")
+                .into());
+        }
+        None => None,
+    };
     let Some(reported) = reported else {
         if global.json {
             println!("{}", json!({"device": args.device, "answered": false}));
@@ -95,16 +120,38 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit> {
     Ok(if applied { Exit::Ok } else { Exit::Refused })
 }
 
-async fn reported_at(session: &mut Session, end: Instant, rev: u64) -> Result<Option<Reported>> {
-    reported(session, end, |reported| reported.desired_rev >= rev).await
+/// What a device makes of settings.
+enum Answer {
+    /// It has judged them.
+    Reported(Box<Reported>),
+    /// It has not even looked at what they say.
+    TurnedAway(String),
 }
 
-async fn reported(session: &mut Session, end: Instant, wanted: impl Fn(&Reported) -> bool) -> Result<Option<Reported>> {
+/// The revision that the device has seen, as the broker retains it; 0 if it retains none.
+async fn before(session: &mut Session, end: Instant) -> Result<u64> {
+    while let Some(came) = session.next(end).await? {
+        if let Ok(reported) = serde_json::from_slice::<Reported>(&came.payload) {
+            return Ok(reported.desired_rev);
+        }
+    }
+    Ok(0)
+}
+
+async fn answer(session: &mut Session, end: Instant, desired: &Desired, topic: &str) -> Result<Option<Answer>> {
     while let Some(came) = session.next(end).await? {
         if let Ok(reported) = serde_json::from_slice::<Reported>(&came.payload)
-            && wanted(&reported)
+            && reported.desired_rev >= desired.rev
         {
-            return Ok(Some(reported));
+            return Ok(Some(Answer::Reported(Box::new(reported))));
+        }
+        // A device that comes back tells first what it had turned away before.
+        if let Ok(event) = serde_json::from_slice::<Value>(&came.payload)
+            && event["topic"] == topic
+            && event["ts"].as_i64() >= Some(desired.iat.0 - CLOCKS_DIFFER_US)
+            && let Some(reason) = event["reason"].as_str()
+        {
+            return Ok(Some(Answer::TurnedAway(reason.to_owned())));
         }
     }
     Ok(None)

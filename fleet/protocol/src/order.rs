@@ -307,6 +307,21 @@ mod tests {
     }
 
     #[test]
+    fn an_order_of_two_people_is_replayed_as_soon_as_one_of_them_has_signed_a_later_one() {
+        let (one, mut keys, first) = operator();
+        let two = SigningKey::from_bytes(&[2; 32]);
+        let second = keys.trust(two.verifying_key().as_bytes(), &[Role::Operator]).unwrap();
+        let (device, order) = (device(), order(&cancel()));
+        let verified = order.sign(&[&one, &two]).verify(Kind::Command, &keys).unwrap();
+        for (later, expected) in [(vec![], Ok(cancel())), (vec![first], Err(())), (vec![second], Err(()))] {
+            let high_water = later.into_iter().map(|id| (id, 5)).collect();
+            let facts = Admission { device: &device, now: Micros(2), clock: Clock::Ntp, high_water: &high_water };
+            let verdict = order.admit(&verified, &facts);
+            assert_eq!(verdict.map_err(|refusal| assert_eq!(refusal.code(), ReasonCode::Replayed)), expected);
+        }
+    }
+
+    #[test]
     fn an_expired_order_is_refused_unless_the_clock_is_a_guess() {
         assert_eq!(verdict(&order(&cancel()), 61, Clock::Rtc, 0), Err(ReasonCode::Expired));
         assert_eq!(verdict(&order(&cancel()), 61, Clock::Unsynced, 0), Ok(cancel()));

@@ -224,7 +224,11 @@ mod tests {
         assert_eq!((kind, read(&data)), (Kind::Data, (Some(1), vec![("Samples".to_owned(), Value::Long(2))])));
         let node = node.disconnected();
         assert_eq!(read(&node.death(7)).1, [("bdSeq".to_owned(), Value::Long(0))], "from 255 on to 0");
-        assert_eq!(node.topic(Kind::Death), "spBv1.0/plant/NDEATH/press-07");
+        let topics = [Kind::Birth, Kind::Data, Kind::Death, Kind::Command].map(|kind| node.topic(kind));
+        let expected = ["NBIRTH", "NDATA", "NDEATH", "NCMD"].map(|word| format!("spBv1.0/plant/{word}/press-07"));
+        assert_eq!(topics, expected);
+        let mut node = node;
+        assert_eq!(node.tell(8, facts(2)).unwrap().0, Kind::Birth, "the next connection begins with a birth");
     }
 
     #[test]
@@ -237,6 +241,10 @@ mod tests {
         more.insert("Drift/vibration".to_owned(), Value::Double(0.3));
         let (kind, birth) = node.tell(0, more).unwrap();
         assert_eq!((kind, read(&birth).0), (Kind::Birth, Some(0)));
+        let mut next = facts(301);
+        next.insert("Drift/vibration".to_owned(), Value::Double(0.3));
+        let (kind, data) = node.tell(0, next).unwrap();
+        assert_eq!((kind, read(&data).0), (Kind::Data, Some(1)), "counted from its birth");
         let mut other = facts(300);
         other.insert("Samples".to_owned(), Value::Text("many".to_owned()));
         assert_eq!(node.tell(0, other).unwrap().0, Kind::Birth, "so does one of another type");

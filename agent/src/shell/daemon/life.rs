@@ -276,3 +276,185 @@ impl Keeper {
 pub(super) fn signers(status: &CommandStatus) -> String {
     status.extra.get("by").and_then(Value::as_str).unwrap_or("fleet").to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use trainer_core::digest::Digest;
+    use trainer_core::model::Model;
+    use trainer_core::schema::{Feature, FeatureKind, Rows, Schema, Task};
+    use trainer_core::spec::Spec;
+    use trainer_core::train::{TrainSettings, base};
+
+    use super::*;
+    use crate::decide::cycle::CycleSettings;
+    use crate::decide::gate;
+    use crate::decide::time::Uptime;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn row(number: u128, run: Option<i64>, status: Status) -> CommandRow {
+        let text = serde_json::to_string(&report(Ulid::from(number), "retrain.start", status)).unwrap();
+        CommandRow {
+            id: Ulid::from(number),
+            status: text,
+            wish: "{}".to_owned(),
+            run,
+            ended: false,
+            deadline: Uptime(HOUR),
+        }
+    }
+
+    fn at(hours: u32) -> Moment {
+        Moment { now: Uptime(hours * HOUR), wall: Timestamp(9_000_000), clock_is_set: true, trial: None }
+    }
+
+    fn code(row: &CommandRow) -> Option<ReasonCode> {
+        match status_of(row)?.status {
+            Status::Failed { reason_code, .. } => Some(reason_code),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_is_told_again_has_stood_so_since_before_and_only_a_trial_gives_more_time() {
+        let executing = row(1, Some(1), Status::Executing);
+        let again = moved(executing.clone(), Status::Executing, None, &at(5));
+        assert_eq!(again.deadline, Uptime(HOUR), "or a restart each day would let it stand for ever");
+        let tried = Moment { trial: Some(Uptime(90 * HOUR)), ..at(5) };
+        assert_eq!(moved(executing.clone(), Status::Executing, None, &tried).deadline, Uptime(91 * HOUR));
+        let budget = |reason_code| Status::WaitingBudget { reason_code, retry_at: None };
+        let waits = moved(executing, budget(ReasonCode::BudgetPower), None, &at(5));
+        assert_eq!(waits.deadline, Uptime((5 + 7 * 24) * HOUR), "another state has its own time");
+        let hotter = moved(waits.clone(), budget(ReasonCode::BudgetThermal), None, &at(50));
+        assert_eq!((hotter.deadline, hotter.status != waits.status), (waits.deadline, true), "another budget has not");
+    }
+
+    #[test]
+    fn an_end_never_changes_and_forgets_no_signer() {
+        let mut open = row(1, None, Status::Init);
+        let mut status = status_of(&open).unwrap();
+        status.extra.insert("by".to_owned(), json!("ada"));
+        open.status = serde_json::to_string(&status).unwrap();
+        let done = ended(open, Ok(json!({"rows": 7})), &at(1));
+        let status = status_of(&done).unwrap();
+        assert_eq!(
+            (done.ended, status.extra["by"].clone(), status.extra["result"]["rows"].clone()),
+            (true, json!("ada"), json!(7))
+        );
+        assert_eq!(ended(done.clone(), Err((ReasonCode::Timeout, String::new())), &at(9)), done);
+    }
+
+    #[test]
+    fn whoever_reads_how_a_trial_ended_is_told_whose_doing_that_was() {
+        let reason = || "a test".to_owned();
+        for (why, expected) in [
+            (Why::Worse, ReasonCode::GateFailed),
+            (Why::Undecided, ReasonCode::GateFailed),
+            (Why::Person { reason: reason() }, ReasonCode::Canceled),
+            (Why::Void, ReasonCode::Canceled),
+            (Why::Silence, ReasonCode::Timeout),
+            (Why::Broken { reason: reason() }, ReasonCode::Internal),
+        ] {
+            let (code, sentence) = lost(&why);
+            assert_eq!((code, sentence.is_empty()), (expected, false), "{why:?}");
+        }
+    }
+
+    /// A cycle of a small model, and a database with these commands.
+    fn device(rows: &[CommandRow]) -> (Cycle, Control, tempfile::TempDir) {
+        let feature = Feature { name: "x".to_owned(), unit: None, kind: FeatureKind::Number, range: None };
+        let task = Task::Classification { classes: vec!["low".to_owned(), "high".to_owned()] };
+        let mut samples = Rows::empty(1, 1);
+        (0..60_u8).for_each(|number| samples.push(&[f32::from(number)], &[f32::from(number % 2)]));
+        let schema = Schema { features: vec![feature], task };
+        let model: Model = base(&schema, &Spec::default(), &samples, &TrainSettings::default(), 1).unwrap().model;
+        let folder = tempfile::tempdir().unwrap();
+        let (mut control, _) = Control::open(&folder.path().join("control.db")).unwrap();
+        rows.iter().for_each(|row| control.admit(row, &[]).unwrap());
+        (Cycle::new(&model, Digest::of(b"champion"), &CycleSettings::default()), control, folder)
+    }
+
+    #[test]
+    fn a_rollback_ends_the_command_of_the_run_it_makes_void_and_no_other() {
+        let (cycle, control, _folder) =
+            device(&[row(1, Some(7), Status::Executing), row(2, None, Status::Scheduled { at: Micros(1) })]);
+        let mut orders = Orders::default();
+        let [from, to] = [b"from", b"to\0\0"].map(|bytes| Digest::of(bytes));
+        orders.follow(&[Report::Rollback { from, to }], &cycle, &control);
+        let changed = orders.rows();
+        assert_eq!((changed.len(), changed[0].id, code(&changed[0])), (1, Ulid::from(1), Some(ReasonCode::Canceled)));
+    }
+
+    #[test]
+    fn the_command_of_a_run_stands_as_its_run_does_and_ends_with_its_trial() {
+        let (cycle, control, _folder) = device(&[row(1, Some(7), Status::Executing)]);
+        let stands = |reports: &[Report]| {
+            let mut orders = Orders::default();
+            orders.follow(reports, &cycle, &control);
+            let rows = orders.rows();
+            assert!(rows.len() <= 1 && rows.iter().all(|row| row.id == Ulid::from(1)), "{rows:?}");
+            rows.first().map(|row| status_of(row).unwrap().status)
+        };
+        let candidate = Digest::of(b"candidate");
+        let standing = rollout::Standing {
+            trial: 1,
+            pairs: 9,
+            agreed: 8,
+            labelled: 7,
+            missed: 0,
+            served: 1,
+            abort_e: 0.5,
+            promote_e: 2.0,
+            limit: 20.0,
+        };
+        let verdict = gate::judge(&gate::Evidence::default(), &gate::GateSettings::default());
+        assert!(!verdict.passed);
+        let asks = rollout::Report::ApprovalRequired {
+            run: 7,
+            candidate,
+            verdict: verdict.clone(),
+            silence: rollout::Silence::Reject,
+            wait_s: 60,
+        };
+        assert_eq!(stands(&[Report::Rollout(asks)]), Some(Status::WaitingApproval));
+        let ended = |run, why| rollout::Report::TrialEnded { run, challenger: candidate, why, answer: None, standing };
+        let code = |status| match status {
+            Some(Status::Failed { reason_code, .. }) => Some(reason_code),
+            _ => None,
+        };
+        assert_eq!(code(stands(&[Report::Rollout(ended(7, Why::Worse))])), Some(ReasonCode::GateFailed));
+        assert_eq!(code(stands(&[Report::Rollout(ended(7, Why::Silence))])), Some(ReasonCode::Timeout));
+        assert_eq!(stands(&[Report::Rollout(ended(8, Why::Worse))]), None, "another run");
+        assert_eq!(code(stands(&[Report::Gate { run: 7, candidate, verdict }])), Some(ReasonCode::GateFailed));
+    }
+
+    #[test]
+    fn a_run_that_fails_ends_its_command_unless_the_candidate_that_had_passed_is_promoted_instead() {
+        let (mut cycle, control, _folder) = device(&[row(1, Some(7), Status::Executing)]);
+        let failed = || Report::Failed { run: 7, reason: "killed".to_owned() };
+        let mut orders = Orders::default();
+        orders.follow(&[failed()], &cycle, &control);
+        assert_eq!(orders.rows().iter().map(code).collect::<Vec<_>>(), [Some(ReasonCode::Internal)]);
+        // Its refit failed, and what was judged serves.
+        let [from, to] = [b"from", b"to\0\0"].map(|bytes| Digest::of(bytes));
+        let mut orders = Orders::default();
+        orders.follow(&[failed(), Report::Promote { run: 7, from, to }], &cycle, &control);
+        let status = status_of(&orders.rows()[0]).unwrap();
+        assert_eq!((status.status, status.extra["result"]["digest"].clone()), (Status::Successful, json!(to)));
+        let mut orders = Orders::default();
+        orders.follow(&[Report::Failed { run: 8, reason: String::new() }], &cycle, &control);
+        assert_eq!(orders.rows(), [], "a run that nobody of the fleet has asked for");
+        // Its refit failed, and what was judged is being tried.
+        let mut verdict = gate::judge(&gate::Evidence::default(), &gate::GateSettings::default());
+        verdict.passed = true;
+        let candidate = rollout::Candidate { digest: to, run: 7, verdict };
+        let passed = rollout::Event::Passed(Box::new(candidate));
+        cycle.step(crate::decide::cycle::Event::Rollout(passed), &CycleSettings::default()).unwrap();
+        assert_eq!(cycle.rollout().candidate().map(|candidate| candidate.run), Some(7));
+        let mut orders = Orders::default();
+        orders.follow(&[failed()], &cycle, &control);
+        assert_eq!(orders.rows(), [], "it goes on");
+    }
+}

@@ -254,6 +254,7 @@ impl Keeper {
     }
 }
 
+/// Why the loop declines, in the words of the fleet.
 fn code(Declined { code, reason }: Declined) -> Refused {
     let code = match code {
         "busy" => ReasonCode::Busy,
@@ -261,4 +262,19 @@ fn code(Declined { code, reason }: Declined) -> Refused {
         other => reason_code(other),
     };
     (code, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_loop_declines_has_a_code_of_the_fleet() {
+        let code = |code| super::code(Declined { code, reason: "a reason".to_owned() });
+        assert_eq!(code("busy"), (ReasonCode::Busy, "a reason".to_owned()), "worth another try");
+        assert_eq!((code("bundle").0, code("stopping").0), (ReasonCode::Internal, ReasonCode::Internal));
+        for word in ["frozen", "refused", "too_few_rows", "no_model", "older_sequence"] {
+            assert_eq!(code(word).0, ReasonCode::Other(word.to_owned()));
+        }
+    }
 }

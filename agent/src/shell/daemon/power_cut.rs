@@ -2,6 +2,7 @@
 //! commit: drift → promotion, rollback, a signed install. What is covered, and how, is told in `docs/decisions`.
 mod continual;
 mod kept;
+mod orders;
 
 use std::collections::BTreeMap;
 use std::fs;

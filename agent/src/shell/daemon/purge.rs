@@ -1,7 +1,8 @@
 //! Deleting records by command: refused while something still needs them, told to the fleet, and always safe to repeat.
 //!
-//! What goes: the records taken in the span, with their labels, from every file of the records. What stays: snapshots of finished
-//! trainings (they hold the rows they were made of until they are collected), and what models have learned.
+//! What goes: the records taken in the span, with their labels, from every file of the records, and damaged files that may hold
+//! such. What stays: snapshots of finished trainings (they hold the rows they were made of until they are collected), and what models
+//! have learned.
 use fleet_protocol::status::ReasonCode;
 use serde_json::{Value, json};
 use trainer_core::digest::Digest;
@@ -73,6 +74,7 @@ impl Shared {
                     sum.labels += part.labels;
                     sum.partitions += part.partitions;
                     sum.rewritten += part.rewritten;
+                    sum.damaged += part.damaged;
                     if !part.unfinished {
                         break Ok(());
                     }
@@ -83,9 +85,10 @@ impl Shared {
         };
         let result = json!({
             "since": shown(since), "until": shown(until), "records": sum.records, "labels": sum.labels,
-            "files_removed": sum.partitions, "files_rewritten": sum.rewritten, "snapshots_kept": snapshots,
+            "files_removed": sum.partitions, "files_rewritten": sum.rewritten, "damaged_files_removed": sum.damaged,
+            "snapshots_kept": snapshots,
         });
-        if sum.records > 0 || outcome.is_ok() {
+        if sum.records + sum.damaged > 0 || outcome.is_ok() {
             let mut payload = result.clone();
             payload["kind"] = json!("purged");
             payload["by"] = json!(by);

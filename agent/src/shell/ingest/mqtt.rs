@@ -24,11 +24,13 @@ use rumqttc::v5::{AsyncClient, Event, EventLoop, Incoming, MqttOptions};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::settings::InputMqttSettings;
 use crate::shell::daemon::Shared;
+use crate::shell::parting::{HangUps, hangs_up, is_about_rival, is_taken_over, taken_over};
 use handler::Handler;
-pub use map::filter_problem;
+pub use map::{filter_problem, template_problem};
 pub use probe::probe;
 
 /// Largest message: 128 features with long names need some 8 KB.
@@ -37,6 +39,8 @@ const MESSAGE_BYTES_MAX: u32 = 256 * 1024;
 const EXTRA: usize = 64;
 /// First wait after a lost connection.
 const RETRY: Duration = Duration::from_secs(1);
+/// Where our name comes from.
+const SETTING: &str = "`input.mqtt.client_id`";
 
 /// What came in from the broker, counted since the start.
 #[derive(Debug, Default)]
@@ -87,6 +91,15 @@ enum End {
     Lost(String),
 }
 
+/// What one connection leaves to the next.
+struct Attempts {
+    /// Before the next one.
+    wait: Duration,
+    /// Since when the broker lets us read.
+    subscribed_at: Option<Instant>,
+    hang_ups: HangUps,
+}
+
 /// Reads until `stopped`; `None` if no broker is named.
 #[must_use]
 pub fn start(
@@ -101,19 +114,28 @@ pub fn start(
 async fn live(settings: InputMqttSettings, broker: Broker, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let counts = Arc::new(Counts::default());
     let mut handler = Handler::new(&settings, Arc::clone(&shared), Arc::clone(&counts));
-    let mut wait = RETRY;
+    let mut attempts = Attempts { wait: RETRY, subscribed_at: None, hang_ups: HangUps::default() };
+    let longest = Duration::from_secs(settings.retry_max_s);
     loop {
-        let reason = match connected(&settings, &broker, &mut handler, &mut stopped, &mut wait).await {
+        let mut reason = match connected(&settings, &broker, &mut handler, &mut stopped, &mut attempts).await {
             End::Stopped => return,
             End::Lost(reason) => reason,
         };
+        let stood = attempts.subscribed_at.take().map(|at| at.elapsed());
+        if attempts.hang_ups.ended(stood) && !is_about_rival(&reason) {
+            reason = hangs_up(&settings.client_id, SETTING, &reason);
+        }
+        if is_about_rival(&reason) {
+            // Whoever has our name wants it back as well: the slower both are, the more comes in.
+            attempts.wait = longest;
+        }
         tracing::warn!(%broker, reason, "no samples come in over MQTT");
         shared.input.send_replace(counts.view("away", Some(&reason)));
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(attempts.wait) => {}
             () = ended(&mut stopped) => return,
         }
-        wait = (wait * 2).min(Duration::from_secs(settings.retry_max_s));
+        attempts.wait = (attempts.wait * 2).min(longest);
     }
 }
 
@@ -128,7 +150,7 @@ async fn connected(
     broker: &Broker,
     handler: &mut Handler,
     stopped: &mut watch::Receiver<bool>,
-    wait: &mut Duration,
+    attempts: &mut Attempts,
 ) -> End {
     let options = match options(settings, broker) {
         Ok(options) => options,
@@ -151,7 +173,7 @@ async fn connected(
         tokio::select! {
             told = heard.recv() => match told {
                 Some(Told::Subscribed) => {
-                    *wait = RETRY;
+                    (attempts.wait, attempts.subscribed_at) = (RETRY, Some(Instant::now()));
                     tracing::info!(%broker, "samples come in over MQTT");
                     handler.show("subscribed");
                 }
@@ -161,6 +183,7 @@ async fn connected(
                     let _ = client.try_ack(&message);
                     handler.show("subscribed");
                 }
+                Some(Told::TakenOver) => break End::Lost(taken_over(&settings.client_id, SETTING)),
                 Some(Told::Lost(reason)) => break End::Lost(reason),
                 None => break End::Lost("the connection has ended".to_owned()),
             },
@@ -211,6 +234,7 @@ fn refused_topic(codes: &[SubscribeReasonCode], filters: &[Filter]) -> Option<St
 enum Told {
     Subscribed,
     Message(Publish),
+    TakenOver,
     Lost(String),
 }
 
@@ -236,7 +260,8 @@ async fn poll(
         let event = match eventloop.poll().await {
             Ok(event) => event,
             Err(error) => {
-                let _ = told.send(Told::Lost(error.to_string())).await;
+                let lost = if is_taken_over(&error) { Told::TakenOver } else { Told::Lost(error.to_string()) };
+                let _ = told.send(lost).await;
                 return;
             }
         };

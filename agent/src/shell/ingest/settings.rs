@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use fleet_protocol::broker::Broker;
 use serde::{Deserialize, Serialize};
 
-use super::mqtt::filter_problem;
+use super::mqtt::{filter_problem, template_problem};
 use super::window::WindowSettings;
 
 /// Topics that may be listed.
@@ -187,6 +187,15 @@ fn topic_problem(topic: &TopicSettings) -> Option<(String, String, String)> {
     if topic.output.contains(['+', '#']) {
         return problem("output", &topic.output, "a topic without wildcards");
     }
+    let templates: [(_, _, &[&str]); 3] =
+        [("source", &topic.source, &[]), ("segment", &topic.segment, &[]), ("output", &topic.output, &["source"])];
+    for (key, text, others) in templates {
+        // A pointer looks into the message, where braces are names like any other.
+        let is_pointer = key != "output" && text.starts_with('/');
+        if let Some(range) = template_problem(text, &topic.topic, others).filter(|_| !is_pointer) {
+            return problem(key, text, &range);
+        }
+    }
     None
 }
 
@@ -210,6 +219,11 @@ mod tests {
         assert_eq!(problem(|settings| settings.mqtt.topics[0].topic = "a/#/b".to_owned()), is("mqtt.topics.topic"));
         assert_eq!(problem(|settings| settings.mqtt.topics[0].time = "time".to_owned()), is("mqtt.topics.time"));
         assert_eq!(problem(|settings| settings.mqtt.topics[1].output = "a/+".to_owned()), is("mqtt.topics.output"));
+        assert_eq!(problem(|settings| settings.mqtt.topics[0].source = "{9}".to_owned()), is("mqtt.topics.source"));
+        assert_eq!(problem(|settings| settings.mqtt.topics[0].segment = "{8}".to_owned()), is("mqtt.topics.segment"));
+        assert_eq!(problem(|settings| settings.mqtt.topics[0].output = "x/{8}".to_owned()), is("mqtt.topics.output"));
+        assert_eq!(problem(|settings| settings.mqtt.topics[0].output = "x/{source}/{7}".to_owned()), None);
+        assert_eq!(problem(|settings| settings.mqtt.topics[0].source = "/{9}".to_owned()), None);
         assert_eq!(problem(|settings| settings.window.length = 0), is("window.length"));
     }
 }

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::settings::MqttSettings;
+use crate::shell::parting::is_taken_over;
 use crate::shell::systemd::credential;
 
 /// Messages in flight; below the 20 that mosquitto grants.
@@ -78,6 +79,8 @@ pub(super) enum Heard {
     Message { topic: String, payload: Vec<u8> },
     /// It lives.
     Alive,
+    /// The end: the broker has given our name to another client.
+    TakenOver,
     /// The end.
     Lost(String),
 }
@@ -286,7 +289,7 @@ impl Connection {
         let _ = self.client.try_disconnect();
     }
 
-    /// What comes next; after [`Heard::Lost`] nothing does. May be cancelled.
+    /// What comes next; after [`Heard::Lost`] or [`Heard::TakenOver`] nothing does. May be cancelled.
     pub(super) async fn next(&mut self) -> Heard {
         loop {
             match self.heard.recv().await {
@@ -341,10 +344,11 @@ async fn poll(mut eventloop: EventLoop, told: mpsc::Sender<Heard1>) {
     loop {
         let heard = match eventloop.poll().await {
             Ok(event) => understood(event),
+            Err(error) if is_taken_over(&error) => Some(Heard1::Told(Heard::TakenOver)),
             Err(error) => Some(Heard1::Told(Heard::Lost(error.to_string()))),
         };
         let Some(heard) = heard else { continue };
-        let last = matches!(heard, Heard1::Told(Heard::Lost(_)));
+        let last = matches!(heard, Heard1::Told(Heard::Lost(_) | Heard::TakenOver));
         if told.send(heard).await.is_err() || last {
             return;
         }
@@ -377,3 +381,6 @@ fn understood(event: Event) -> Option<Heard1> {
         Event::Incoming(_) => Heard1::Told(Heard::Alive),
     })
 }
+
+#[cfg(test)]
+mod tests;

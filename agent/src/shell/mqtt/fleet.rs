@@ -66,7 +66,7 @@ impl Fleet {
         };
         let dial = Dial::new(broker, &settings)?;
         let reports = Reports::new(device.clone(), &standing, &keys);
-        let sparkplug = Sparkplug::new(&settings, &device)?;
+        let sparkplug = Sparkplug::new(&settings, &device, &rules)?;
         Ok(Some(Self { dial, device, keys, settings, rules, reports, standing, sparkplug }))
     }
 
@@ -109,5 +109,25 @@ impl Fleet {
                 let _ = sparkplug.await;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_settings_say_how_patient_the_link_is_and_no_two_devices_wait_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        (config.mqtt.broker, config.mqtt.device) = ("mqtt://b".to_owned(), "press-07".to_owned());
+        (config.mqtt.retry_max_s, config.mqtt.keep_alive_s) = (77, 60);
+        let rules = || Fleet::new(Standing::open(folder.path(), config.clone())).unwrap().unwrap().rules;
+        let (one, other) = (rules(), rules());
+        assert_eq!((one.retry_max, one.silence_max), (Duration::from_secs(77), 2 * config.mqtt.sign_of_life()));
+        // A broker that hangs up at once must not be asked each second for ever.
+        assert!(one.steady >= Duration::from_secs(10), "{one:?}");
+        assert_ne!(one.seed, other.seed, "devices of one image");
     }
 }

@@ -271,6 +271,13 @@ impl Running {
         self.export_on().await;
     }
 
+    /// The broker will never take what is exported: whoever waits for it must know.
+    pub(super) async fn batch_refused(&mut self, reason: String) {
+        let Some(Export { id, .. }) = self.export.take() else { return };
+        let reason = format!("{reason}: raise its max_packet_size and limits, then send the command again");
+        self.ended(id, Err((ReasonCode::Other("refused".to_owned()), reason))).await;
+    }
+
     /// What waits for time to pass.
     pub(super) async fn follow_tasks(&mut self, now: Instant) {
         if self.incoming.as_ref().is_some_and(|transfer| transfer.tell_at <= now) {

@@ -1,6 +1,8 @@
 //! The link itself: one task that owns the connection, the outbox and what is retained; it waits for the loop, never for the
 //! network.
 mod goodbye;
+mod large;
+mod rival;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::decide::time::Uptime;
 use crate::shell::clock;
 use crate::shell::daemon::{Event, LinkAsk, News, Shared, Task};
 use crate::shell::models::{ModelStore, Vault};
+use crate::shell::parting::HangUps;
 use crate::shell::store::LinkRow;
 
 /// Between two looks at the clock while a connection stands, and while none does.
@@ -75,6 +78,9 @@ pub(super) struct Running {
     tick_at: Instant,
     survey_at: Instant,
     pub(super) turned_away_at: Option<Instant>,
+    /// Somebody else had our name then.
+    rival_at: Option<Instant>,
+    hang_ups: HangUps,
     pub(super) view: LinkView,
 }
 
@@ -117,6 +123,8 @@ impl Running {
             tick_at: now,
             survey_at: now,
             turned_away_at: None,
+            rival_at: None,
+            hang_ups: HangUps::default(),
             view: LinkView { broker, device, ..LinkView::default() },
         }
     }
@@ -183,6 +191,7 @@ impl Running {
             return;
         }
         self.step(LinkEvent::Tick);
+        self.forget_rival();
         self.follow_tasks(now).await;
         self.tick_at = now + TICK[usize::from(!matches!(self.link, Link::Online { .. }))];
         if self.survey_at <= now {
@@ -202,7 +211,7 @@ impl Running {
     }
 
     async fn heard(&mut self, heard: Heard) {
-        if !matches!(heard, Heard::Lost(_)) {
+        if !matches!(heard, Heard::Lost(_) | Heard::TakenOver) {
             self.step(LinkEvent::Heard);
         }
         match heard {
@@ -220,6 +229,9 @@ impl Running {
                 ));
             }
             Heard::Taken(position) => self.settle(position),
+            Heard::Refused(BATCH, Refused { code, for_good: true }) => {
+                self.batch_refused(format!("the broker refuses a batch with code {code:#04x}")).await;
+            }
             Heard::Refused(position, Refused { code, for_good: true })
                 if position < NEIGHBOUR && position != URGENT =>
             {
@@ -233,7 +245,8 @@ impl Running {
                 self.lost("a message was refused");
             }
             Heard::Message { topic, payload } => self.message(&topic, &payload).await,
-            Heard::Lost(reason) => self.lost(&reason),
+            Heard::TakenOver => self.taken_over(),
+            Heard::Lost(reason) => self.hung_up(&reason),
         }
     }
 
@@ -262,7 +275,10 @@ impl Running {
         }
         tracing::info!(broker = self.view.broker, session = %self.session, "the link to the fleet is up");
         self.view.connections += 1;
-        (self.view.reason, self.view.alarm) = (None, None);
+        self.view.reason = None;
+        if self.has_no_rival() {
+            self.view.alarm = None;
+        }
         self.packet_bytes_max = packet_bytes_max;
         (self.version, self.more) = (0, true);
         for filter in device_filters(&self.fleet.device, &self.groups()) {
@@ -313,10 +329,7 @@ impl Running {
                 return;
             };
             if message.payload.len() + message.topic.len() + ENVELOPE_BYTES > self.packet_bytes_max {
-                // The client would end the connection over it, for ever.
-                if token < NEIGHBOUR && token != URGENT {
-                    self.park(token, 0x95);
-                }
+                self.too_large(token, &message).await;
                 continue;
             }
             if !connection.publish(token, &message) {
@@ -351,14 +364,6 @@ impl Running {
         self.outbox.settle(position);
         self.taken += 1;
         self.view.delivered += 1;
-    }
-
-    fn park(&mut self, token: Token, code: u8) {
-        self.alarm(&format!(
-            "report {token} was given up with code {code:#04x}: it stays on this device (`hone status`)"
-        ));
-        self.parked.push((token.cast_signed(), code));
-        self.settle(token);
     }
 
     /// Tells the disk what the broker has, after many acknowledgements or in a lull.

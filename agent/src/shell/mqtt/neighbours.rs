@@ -61,9 +61,20 @@ mod tests {
     }
 
     #[test]
+    fn what_home_assistant_is_told_is_the_golden_one() {
+        let message = home_assistant(&"press-07".parse().unwrap());
+        let config: Value = serde_json::from_slice(&message.payload).unwrap();
+        let text = serde_json::to_string_pretty(&config).unwrap().replace(env!("CARGO_PKG_VERSION"), "VERSION");
+        expect_test::expect_file!["golden/home_assistant.json"].assert_eq(&(text + "\n"));
+        assert_eq!((message.delivery, message.expires_s), (Delivery::Retained, None));
+    }
+
+    #[test]
     fn thin_edge_reads_health_in_its_own_words() {
         let message = thin_edge(true, 7, Micros(5_000_000));
         assert_eq!(message.topic, "te/device/main/service/hone/status/health");
         assert_eq!(message.payload, br#"{"status":"up","pid":7,"time":5}"#);
+        assert_eq!((message.delivery, message.content), (Delivery::Retained, Content::Json));
+        assert_eq!(thin_edge(false, 7, Micros(5_000_000)).payload, br#"{"status":"down","pid":7,"time":5}"#);
     }
 }

@@ -181,6 +181,19 @@ mod tests {
     use crate::shell::mqtt::events::tests::standing;
 
     #[test]
+    fn the_status_of_a_command_is_kept_for_a_week_and_states_until_they_change() {
+        let (device, id) = ("press-07".parse().unwrap(), Ulid::from(1));
+        let (cmd, ts) = ("agent.selftest".to_owned(), Micros(1));
+        let stands = fleet_protocol::status::Status::Executing;
+        let command =
+            CommandStatus { id, cmd, status: stands, ts, clock: Clock::Rtc, deadline: None, extra: Extra::new() };
+        let (status, online) = (status(&device, &command), presence(&device, Presence::Online, id, 1, ts));
+        let retained = fleet_protocol::topics::Delivery::Retained;
+        assert_eq!((status.delivery, status.expires_s), (retained, Some(7 * 24 * 3_600)));
+        assert_eq!((online.delivery, online.expires_s), (retained, None));
+    }
+
+    #[test]
     fn the_agents_own_answers_become_retained_reports() {
         let digest = Digest::of(b"a").to_string();
         let status = json!({"champion": digest, "work": {"run": 1, "task": {"judge": {"candidate": digest}}}});

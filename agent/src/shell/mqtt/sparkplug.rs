@@ -18,11 +18,11 @@ use super::connection::Dial;
 use super::fleet::FleetError;
 use super::payload;
 use super::settings::MqttSettings;
+use crate::decide::link::{LinkRules, wait};
 use crate::shell::clock;
 use crate::shell::daemon::{Question, Shared};
+use crate::shell::parting::{is_taken_over, taken_over};
 
-/// Waits between two connections: the first, and the longest.
-const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(2)];
 /// A host may order a birth as often as it likes; it gets one each so often.
 const BIRTHS: Duration = Duration::from_secs(1);
 /// What the end may take; the will says the same.
@@ -33,6 +33,7 @@ pub(super) struct Sparkplug {
     dial: Dial,
     node: Node,
     every: Duration,
+    rules: LinkRules,
 }
 
 impl Sparkplug {
@@ -40,7 +41,11 @@ impl Sparkplug {
     ///
     /// # Errors
     /// [`FleetError`].
-    pub(super) fn new(settings: &MqttSettings, device: &DeviceId) -> Result<Option<Self>, FleetError> {
+    pub(super) fn new(
+        settings: &MqttSettings,
+        device: &DeviceId,
+        rules: &LinkRules,
+    ) -> Result<Option<Self>, FleetError> {
         let own = &settings.sparkplug;
         if own.broker == "off" {
             return Ok(None);
@@ -55,14 +60,16 @@ impl Sparkplug {
         // Two starts of the agent have different numbers, as far as one byte can tell.
         let start = u8::try_from(clock::now().0 / 1_000_000 % 256).unwrap_or(0);
         let node = Node::new(group, device.clone(), start);
-        Ok(Some(Self { dial, node, every: Duration::from_secs(settings.report_s) }))
+        // Draws of its own: both connections are lost at once where one broker serves both.
+        let rules = LinkRules { seed: !rules.seed, ..*rules };
+        Ok(Some(Self { dial, node, every: Duration::from_secs(settings.report_s), rules }))
     }
 
     /// Connects, tells, and connects again until `stop` says so.
     pub(super) fn start(self, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> JoinHandle<()> {
         tokio::spawn(async move {
-            let Self { dial, mut node, every } = self;
-            let mut wait = RETRY[0];
+            let Self { dial, mut node, every, rules } = self;
+            let mut failures = 0;
             loop {
                 let begun = Instant::now();
                 let mut connection = Connection::open(&dial, node, every);
@@ -76,11 +83,12 @@ impl Sparkplug {
                 };
                 tracing::warn!(reason, "the output for Sparkplug hosts is down");
                 node = connection.node.disconnected();
-                wait = if begun.elapsed() > RETRY[1] { RETRY[0] } else { (2 * wait).min(RETRY[1]) };
+                failures = if begun.elapsed() >= rules.steady { 0 } else { failures };
                 tokio::select! {
-                    () = sleep(wait) => {}
+                    () = sleep(wait(failures, &rules)) => {}
                     _ = stop.changed() => return,
                 }
+                failures = failures.saturating_add(1);
             }
         })
     }
@@ -89,9 +97,30 @@ impl Sparkplug {
 struct Connection {
     client: AsyncClient,
     eventloop: EventLoop,
+    /// Who we are to the broker.
+    name: String,
     node: Node,
     every: Duration,
-    born_at: Option<Instant>,
+    births: Births,
+}
+
+/// When a birth was made last, and whether another is wanted.
+#[derive(Debug)]
+struct Births {
+    last: Option<Instant>,
+    wanted: bool,
+}
+
+impl Births {
+    /// A host orders one; returns when it is made, however often it is ordered until then.
+    fn ordered(&mut self, now: Instant) -> Instant {
+        self.wanted = true;
+        self.last.map_or(now, |last| now.max(last + BIRTHS))
+    }
+
+    fn made(&mut self, now: Instant) {
+        *self = Self { last: Some(now), wanted: false };
+    }
 }
 
 fn now_ms() -> u64 {
@@ -105,7 +134,14 @@ impl Connection {
         // As the specification has it: nothing of an earlier session.
         options.set_clean_start(true).set_session_expiry_interval(Some(0)).set_last_will(will);
         let (client, eventloop) = AsyncClient::new(options, 16);
-        Self { client, eventloop, node, every, born_at: None }
+        Self {
+            client,
+            eventloop,
+            name: dial.client_id.clone(),
+            node,
+            every,
+            births: Births { last: None, wanted: true },
+        }
     }
 
     /// Tells until the connection ends; returns why.
@@ -130,23 +166,25 @@ impl Connection {
                     // After the answer, so that no order for a birth is missed.
                     Ok(Event::Incoming(Incoming::SubAck(_))) => tell_at = Some(Instant::now()),
                     Ok(Event::Incoming(Incoming::Publish(message))) if orders_rebirth(&message.payload) => {
-                        let due = self.born_at.map_or_else(Instant::now, |at| at + BIRTHS);
-                        self.born_at = None;
+                        let due = self.births.ordered(Instant::now());
                         tell_at = Some(tell_at.map_or(due, |at| due.min(at)));
                     }
                     Ok(_) => {}
+                    Err(error) if is_taken_over(&error) => {
+                        return taken_over(&self.name, "`mqtt.device` and `mqtt.sparkplug.certificate_file`");
+                    }
                     Err(error) => return error.to_string(),
                 },
                 () = tell => {
                     let facts = facts(shared).await;
-                    let message = if self.born_at.is_none() {
+                    let message = if self.births.wanted {
                         Some((Kind::Birth, self.node.birth(now_ms(), facts)))
                     } else {
                         self.node.tell(now_ms(), facts)
                     };
                     if let Some((kind, bytes)) = message {
                         if kind == Kind::Birth {
-                            self.born_at = Some(Instant::now());
+                            self.births.made(Instant::now());
                         }
                         if self.client.try_publish(self.node.topic(kind), QoS::AtMostOnce, false, bytes).is_err() {
                             return "the client takes no more messages".to_owned();
@@ -217,6 +255,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_host_that_orders_births_without_end_gets_one_a_second() {
+        let (begun, ms) = (Instant::now(), Duration::from_millis);
+        let mut births = Births { last: None, wanted: true };
+        assert_eq!(births.ordered(begun), begun);
+        births.made(begun);
+        for order in 1..20 {
+            assert_eq!(births.ordered(begun + ms(10 * order)), begun + BIRTHS, "order {order}");
+        }
+        assert!(births.wanted);
+        births.made(begun + BIRTHS);
+        assert!(!births.wanted);
+        assert_eq!(births.ordered(begun + ms(2_500)), begun + ms(2_500), "one that comes later is heard at once");
+    }
+
+    #[test]
     fn a_device_without_a_model_and_one_with_drift_are_told_in_plain_numbers() {
         let nothing = metrics(&json!({"state": "no_model"}), &json!({}), &json!({"state": "no_model"}));
         assert_eq!(nothing["Model/Phase"], Value::Text("no_model".to_owned()));
@@ -227,5 +280,13 @@ mod tests {
         let told = metrics(&status, &json!({}), &drift);
         assert_eq!((&told["Drift/In Alarm"], &told["Drift/Measures/x"]), (&Value::Int(1), &Value::Double(0.3)));
         assert_eq!((&told["Samples"], &told["Model/Recent Loss"]), (&Value::Long(7), &Value::Double(0.5)));
+        assert_eq!((&told["Labels"], &told["Model/Champion"]), (&Value::Long(3), &Value::Text("ab".repeat(32))));
+        assert_eq!((&told["Model/Frozen"], &told["Model/Canary Percent"]), (&Value::Boolean(false), &Value::Int(0)));
+        assert_eq!(told["Agent/Version"], Value::Text(env!("CARGO_PKG_VERSION").to_owned()));
+        let rollout = json!({"phase": "trial", "stage": "canary", "canary_percent": 25});
+        let tried = json!({"champion": "ab".repeat(32), "rollout": rollout, "frozen": {"until_us": 9}});
+        let told = metrics(&tried, &json!({}), &json!({}));
+        assert_eq!((&told["Model/Frozen"], &told["Model/Canary Percent"]), (&Value::Boolean(true), &Value::Int(25)));
+        assert_eq!(told["Model/Phase"], Value::Text("canary".to_owned()));
     }
 }

@@ -95,14 +95,10 @@ impl Untaken {
         }
     }
 
-    /// The revision that is in force has come again, as it does with every connection.
+    /// The very message that was taken last has come again, as it does with every connection. Another one under the same
+    /// number is none: whoever signed it must learn that it does not count.
     pub(super) fn is_repetition(&self) -> bool {
-        match self {
-            Self::Repeated => true,
-            Self::Wish(WishRefusal::Revision { rev, seen }) => rev == seen,
-            Self::Wish(WishRefusal::Replayed { ctr, seen }) => ctr == seen,
-            _ => false,
-        }
+        matches!(self, Self::Repeated)
     }
 }
 
@@ -323,12 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn an_older_revision_is_refused_and_the_same_one_is_a_repetition() {
+    fn an_older_revision_and_another_of_the_same_number_are_refused_and_the_same_one_is_a_repetition() {
         let folder = tempfile::tempdir().unwrap();
         let mut standing = Standing::open(folder.path(), files());
         desire(&mut standing, 3, &json!({})).unwrap();
         let same = desire(&mut standing, 3, &json!({"mqtt": {"report_s": 9}})).unwrap_err();
-        assert!(same.is_repetition());
+        assert!(!same.is_repetition() && same.code() == ReasonCode::Replayed, "two people have signed revision 3");
+        assert!(desire(&mut standing, 3, &json!({})).unwrap_err().is_repetition(), "what is in force has come again");
         let older = desire(&mut standing, 2, &json!({"mqtt": {"report_s": 9}})).unwrap_err();
         assert!(!older.is_repetition() && older.code() == ReasonCode::Replayed);
         assert_eq!(standing.config().mqtt.report_s, 30);
@@ -392,6 +389,37 @@ mod tests {
         assert_eq!(standing.freezes(), vec![]);
         let foreign = Standing { held: standing.held.clone(), ..Standing::open(folder.path(), files()) };
         assert_eq!(foreign.freezes(), vec![]);
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_is_not_in_force_and_may_come_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut standing = Standing::open(&folder.path().join("state"), files());
+        // A file where its folder should be.
+        std::fs::write(folder.path().join("state"), "").unwrap();
+        let wanted = json!({"cycle": {"watch": {"columns": {"psi": 0.4}}}});
+        let refused = desire(&mut standing, 3, &wanted).unwrap_err();
+        assert!(matches!(refused, Untaken::Disk(_)) && !refused.is_repetition(), "{refused}");
+        assert_eq!((standing.config(), standing.told().0), (&files(), 0));
+        std::fs::remove_file(folder.path().join("state")).unwrap();
+        desire(&mut standing, 3, &wanted).unwrap();
+        assert_eq!((standing.config().cycle.watch.columns.psi, standing.told().0), (0.4, 3));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_files_any_more_is_told_as_not_applied_with_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut standing = Standing::open(folder.path(), files());
+        desire(&mut standing, 3, &json!({"mqtt": {"report_s": 9}, "cycle": {"watch": {"columns": {"psi": 0.4}}}}))
+            .unwrap();
+        // As an earlier hone may have left it: with a key that this one does not know.
+        let path = folder.path().join("fleet.json");
+        let text = std::fs::read_to_string(&path).unwrap().replace("report_s", "report_ms");
+        std::fs::write(&path, text).unwrap();
+        let standing = Standing::open(folder.path(), files());
+        let (wanted, applied, errors, _) = standing.told();
+        assert_eq!((wanted, applied, errors.len()), (3, 0, 1), "{errors:?}");
+        assert_eq!((errors[0].key.as_str(), standing.config()), ("mqtt.report_ms", &files()), "all or none");
     }
 
     #[test]

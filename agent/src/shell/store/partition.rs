@@ -14,6 +14,7 @@ use ulid::Ulid;
 use super::format::{COMPANIONS, Format};
 use crate::decide::retention::partitions::Stage;
 use crate::decide::time::Timestamp;
+use crate::shell::clock;
 use crate::shell::files::{suffixed, sync_folder};
 
 pub(super) const FORMAT: Format = Format {
@@ -170,8 +171,8 @@ pub(super) fn remove_orphans(folder: &Path) -> io::Result<()> {
 /// Damaged partitions that are kept for whoever wants to look at them: a card that fails must not fill with them.
 const ASIDE_MAX: usize = 4;
 
-/// Removes the oldest of the damaged partitions that were set aside, beyond the newest few.
-pub(super) fn forget_aside(folder: &Path) -> io::Result<()> {
+/// Every damaged partition that was set aside, oldest first.
+fn aside(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut aside = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -182,11 +183,42 @@ pub(super) fn forget_aside(folder: &Path) -> io::Result<()> {
     }
     // A name begins with the number of its first record.
     aside.sort();
+    Ok(aside)
+}
+
+/// Removes the damaged partitions that may hold something taken at `since` or later; returns how many those were.
+///
+/// What they hold cannot be asked. Nothing is measured after it was written, so one that was last written to before holds
+/// nothing of that time; the day in its name is for people.
+pub(super) fn remove_aside_written_since(folder: &Path, since: Timestamp) -> io::Result<u64> {
+    let mut removed = 0;
+    for path in aside(folder)? {
+        let parts = COMPANIONS.iter().map(|companion| suffixed(&path, companion)).chain([path.clone()]);
+        let written = parts.filter_map(|part| fs::metadata(part).and_then(|found| found.modified()).ok()).max();
+        if written.is_none_or(|written| clock::of(written) >= since) {
+            remove_set_aside(&path)?;
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        sync_folder(folder)?;
+    }
+    Ok(removed)
+}
+
+fn remove_set_aside(path: &Path) -> io::Result<()> {
+    // The log first: it is found by the name of its database.
+    COMPANIONS.iter().try_for_each(|companion| remove_if_there(&suffixed(path, companion)))?;
+    remove_if_there(path)
+}
+
+/// Removes the oldest of the damaged partitions that were set aside, beyond the newest few.
+pub(super) fn forget_aside(folder: &Path) -> io::Result<()> {
+    let aside = aside(folder)?;
     let excess = aside.len().saturating_sub(ASIDE_MAX);
     for path in &aside[..excess] {
         tracing::warn!(removed = %path.display(), "more damaged records are set aside than are kept");
-        remove_if_there(path)?;
-        COMPANIONS.iter().try_for_each(|companion| remove_if_there(&suffixed(path, companion)))?;
+        remove_set_aside(path)?;
     }
     Ok(())
 }
@@ -220,6 +252,26 @@ mod tests {
         assert_eq!(day(Timestamp(-1)), "1969-12-31");
         assert_eq!(day(Timestamp(i64::MAX)), "1970-01-01");
         assert_eq!(day(Timestamp(i64::MIN)), "1970-01-01");
+    }
+
+    #[test]
+    fn what_was_set_aside_goes_unless_it_was_last_written_to_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, second: u64| {
+            let file = fs::File::create(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second)).unwrap();
+        };
+        write("1-1970-01-01.db", 90);
+        write("1-1970-01-01.db.damaged-1", 10);
+        write("2-1970-01-01.db.damaged-1", 20);
+        write("3-1970-01-01.db.damaged-1", 10);
+        write("3-1970-01-01.db.damaged-1-wal", 20);
+        assert_eq!(remove_aside_written_since(folder.path(), Timestamp(20_000_000)).unwrap(), 2);
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<_> = names.collect();
+        left.sort();
+        assert_eq!(left, ["1-1970-01-01.db", "1-1970-01-01.db.damaged-1"]);
+        assert_eq!(remove_aside_written_since(folder.path(), Timestamp(20_000_000)).unwrap(), 0);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Deleting the records of a time span for good: files are written again without them, and the old ones removed.
 //!
 //! A `DELETE` would leave rows in free pages and in the log. What is gone here is in no file of the records any more; that a flash
-//! card gives blocks back later is beyond any program.
+//! card gives blocks back later is beyond any program. Damaged files that were set aside cannot be read: they go whole, unless they
+//! were last written to before the span.
 use std::fs;
 use std::path::Path;
 
 use rusqlite::{Connection, params};
 
 use super::format::{self, Synchronous};
-use super::partition::FORMAT;
+use super::partition::{FORMAT, remove_aside_written_since};
 use super::retain::begin_copy;
 use super::{RecordWriter, StoreError, labels, records};
 use crate::decide::retention::partitions::Stage;
@@ -29,6 +30,8 @@ pub struct Purged {
     pub partitions: u64,
     /// Files written again without them.
     pub rewritten: u64,
+    /// Damaged files removed that were set aside and may have held some of them.
+    pub damaged: u64,
     /// There is more to delete: the same once more.
     pub unfinished: bool,
 }
@@ -40,7 +43,9 @@ impl RecordWriter {
     /// # Errors
     /// [`StoreError`] if the disk refuses; what was deleted before stays deleted.
     pub fn purge(&mut self, since: Timestamp, until: Timestamp) -> Result<Purged, StoreError> {
-        let mut purged = Purged::default();
+        let failed = |source| StoreError::io("purge", &self.folder, source);
+        let damaged = remove_aside_written_since(&self.folder, since).map_err(failed)?;
+        let mut purged = Purged { damaged, ..Purged::default() };
         let mut index = 0;
         while index < self.partitions.len() {
             let (doomed, all) = self.doomed(index, since, until)?;
@@ -190,6 +195,7 @@ mod tests {
             sum.labels += part.labels;
             sum.partitions += part.partitions;
             sum.rewritten += part.rewritten;
+            sum.damaged += part.damaged;
             if !part.unfinished {
                 return sum;
             }
@@ -228,6 +234,26 @@ mod tests {
         let writer = open(folder.path());
         let reader = writer.reader();
         assert_eq!((reader.counts().unwrap().records, reader.recent(1, None).unwrap()[0].seq), (241, 401));
+    }
+
+    #[test]
+    fn a_damaged_file_that_was_set_aside_goes_with_the_span_it_may_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = open(folder.path());
+        days(&mut writer, 1);
+        let newest = writer.partitions[0].path.clone();
+        drop(writer);
+        fs::write(&newest, b"a database no more").unwrap();
+        let (mut writer, asides) = RecordWriter::open(&folder.path().join("records"), FileSettings::default()).unwrap();
+        let aside = asides[0].path.clone();
+        // It was written a moment ago: a span that begins after that cannot be in it.
+        let (now, hour_us) = (crate::shell::clock::now().0, 3_600_000_000);
+        assert_eq!(all(&mut writer, now + hour_us, now + 2 * hour_us), Purged::default());
+        assert!(aside.exists());
+        assert_eq!(all(&mut writer, 0, 10), Purged { damaged: 1, ..Purged::default() });
+        assert!(!aside.exists());
+        writer.commit(&[record(7, Timestamp(DAY_US))], &[]).unwrap();
+        assert_eq!(writer.reader().counts().unwrap().records, 1);
     }
 
     #[test]

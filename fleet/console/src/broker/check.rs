@@ -116,10 +116,24 @@ async fn attempts(authority: &Authority, args: &Args, global: &Global) -> Result
     controller.say(&own(&a, "down/mark"), "to a at last").await?;
     note("a device commands itself", thief.hear("to a at last").await?.is_empty());
 
+    // Between controllers. Waves hold commands that are signed already.
+    controller.say(&format!("{ROOT}/ctl/{}/rollout/x", args.controller), "secret wave").await?;
+    controller.say(&own(&a, "down/mark"), "behind the wave").await?;
+    note("a device reads what controllers tell each other", thief.hear("behind the wave").await?.is_empty());
+    let waves = format!("{ROOT}/ctl/{}/rollout", args.controller);
+    controller.say(&format!("{ROOT}/ctl/probe-{tail}/state"), "forged other controller").await?;
+    controller.say(&format!("{waves}/mark"), "own word").await?;
+    let heard = controller.hear("own word").await?;
+    note("a controller speaks as another", heard == ["secret wave"]);
+
     // Entering.
     let mut double = Probe::enter(&enter(&mine, &b)?, &[own(&a, "down/#")]).await?;
-    victim.say(&own(&b, "up/mark"), "still here").await?;
-    note("a device throws another out by its name", controller.hear("still here").await?.is_empty());
+    // Whoever was thrown out says nothing any more.
+    let stays = match victim.say(&own(&b, "up/mark"), "still here").await {
+        Ok(()) => controller.hear("still here").await?.is_empty(),
+        Err(_) => false,
+    };
+    note("a device throws another out by its name", stays);
     double.say(&own(&b, "up/state"), "forged by name").await?;
     double.say(&own(&a, "up/mark"), "by name").await?;
     note("a device speaks as another by its client id", controller.hear("by name").await?.is_empty());

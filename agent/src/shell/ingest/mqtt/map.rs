@@ -38,6 +38,17 @@ pub fn filter_problem(filter: &str) -> Option<&'static str> {
     None
 }
 
+/// The first `{…}` of `template` that a topic of `filter` can never fill, in words; `others` are filled by something else.
+#[must_use]
+pub fn template_problem(template: &str, filter: &str, others: &[&str]) -> Option<String> {
+    let levels = if filter.ends_with('#') { LEVELS_MAX } else { filter.split('/').count() };
+    let is_level = |word: &str| (1..=levels).any(|level| level.to_string() == word);
+    let words = template.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(word, _)| word);
+    let unknown = words.into_iter().find(|word| !is_level(word) && !others.contains(word))?;
+    let others: String = others.iter().map(|word| format!(" and `{{{word}}}`")).collect();
+    Some(format!("a text with `{{1}}` to `{{{levels}}}` for the levels of `{filter}`{others}: `{{{unknown}}}` is none"))
+}
+
 /// Whether a topic is one of `filter`.
 pub(super) fn fits(filter: &str, topic: &str) -> bool {
     let mut levels = topic.split('/');
@@ -178,6 +189,26 @@ mod tests {
         for wrong in ["", "a/#/b", "a+/b", "a/b#"] {
             assert!(filter_problem(wrong).is_some(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_level_that_no_topic_of_the_filter_has_is_found_in_a_template() {
+        for (template, filter, fine) in [
+            ("{1}/{3}", "plant/+/+", true),
+            ("{4}", "plant/+/+", false),
+            ("{9}", "plant/#", true),
+            ("{33}", "plant/#", false),
+            ("{0}", "plant/+/+", false),
+            ("{01}", "plant/+/+", false),
+            ("{line}", "plant/+/+", false),
+            ("{source}/{2}", "plant/+/+", true),
+            ("press {", "plant/+/+", true),
+            ("{2}{", "plant/+/+", true),
+        ] {
+            assert_eq!(template_problem(template, filter, &["source"]).is_none(), fine, "{template} {filter}");
+        }
+        let said = template_problem("a-{7}", "plant/+/+", &[]).unwrap();
+        assert!(said.contains("`{1}` to `{3}`") && said.contains("`plant/+/+`") && said.contains("`{7}`"), "{said}");
     }
 
     #[test]
