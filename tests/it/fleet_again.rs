@@ -246,3 +246,28 @@ fn an_export_goes_on_over_a_connection_that_is_lost_in_the_middle() {
         .collect();
     assert_eq!(rows.len(), 2_000);
 }
+
+#[test]
+fn an_export_under_way_is_alone_and_keeps_the_records_that_it_reads() {
+    let Some(site) = Site::start("[cycle]\npolicy = \"static\"\n") else { return };
+    let begun = now();
+    site.agent.live(&mut World::new(7), Law::Old, 450);
+    let span = |from: i64, to: i64| json!({"since": from, "until": to});
+    let mut export = span(begun, now() + 1_000_000);
+    (export["stream"], export["rows_max"]) = (json!("audit"), json!(450));
+    let order = |counter: u64, command: &str, args: &Value| {
+        send(&site.peer, signed(4, DEVICE, counter, 600, &json!({"cmd": command, "args": args})))
+    };
+    // Commands that come within a moment are taken in one go, before the first batch leaves.
+    let first = order(1, "data.export", &export);
+    let second = order(2, "data.export", &export);
+    let within = order(3, "data.purge", &span(begun, now()));
+    let beside = order(4, "data.purge", &span(1, 2));
+    assert_eq!(ended(&site.peer, second)["reason_code"], "busy");
+    let refused = ended(&site.peer, within);
+    assert_eq!(refused["reason_code"], "needed", "{refused}");
+    assert!(refused["reason"].as_str().is_some_and(|reason| reason.contains("export")), "{refused}");
+    let done = ended(&site.peer, beside);
+    assert_eq!(done["status"], "successful", "it reads nothing of that span: {done}");
+    assert_eq!(ended(&site.peer, first)["result"]["rows"], 450);
+}

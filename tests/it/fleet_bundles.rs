@@ -50,6 +50,9 @@ fn a_bundle_comes_in_pieces_over_losses_and_a_restart_and_only_if_it_is_what_was
     let id = send(peer, signed(1, DEVICE, 1, 600, &install(&digest, bytes.len())));
     let last = pieces.len() - 1;
     until("everything is wanted", || (want(peer, id) == json!([[0, last + 1]])).then_some(()));
+    // One at a time: a second one does not take its place.
+    let second = send(peer, signed(1, DEVICE, 2, 600, &install(&"cd".repeat(32), 5)));
+    assert_eq!(ended(peer, second)["reason_code"], "busy");
     // One of the wrong length, one of another bundle, one that comes twice; then the agent dies.
     tell(1, &pieces[1][1..]);
     peer.tell(&format!("d/{DEVICE}/down/blob/{}/1", "0".repeat(64)), pieces[1]);
@@ -69,24 +72,32 @@ fn a_bundle_comes_in_pieces_over_losses_and_a_restart_and_only_if_it_is_what_was
     let state = agent.state_dir().to_owned();
     assert_eq!(fs::read_dir(state.join("fleet/incoming")).expect("a folder").count(), 0, "no piece is left");
 
+    // Without its signature nothing of it is taken, whatever became of that.
+    let envelope = state.join(format!("fleet/installed/{digest}.dsse"));
+    fs::rename(&envelope, state.join("aside")).expect("it came with its signature");
+    let promote = |digest: &str| json!({"cmd": "model.promote", "args": {"slot": "main", "digest": digest}});
+    let status = ended(peer, send(peer, signed(1, DEVICE, 3, 600, &promote(&digest))));
+    assert_eq!(status["reason_code"], "unsigned", "{status}");
+    fs::rename(state.join("aside"), &envelope).expect("the same folder");
+
     // Other bytes under a signed name.
     let other = "ab".repeat(32);
-    let id = send(peer, signed(1, DEVICE, 2, 600, &install(&other, 5)));
+    let id = send(peer, signed(1, DEVICE, 4, 600, &install(&other, 5)));
     until("it is wanted", || (want(peer, id) == json!([[0, 1]])).then_some(()));
     peer.tell(&format!("d/{DEVICE}/down/blob/{other}/1"), vouched(1, "operator", &other, 2));
     peer.tell(&format!("d/{DEVICE}/down/blob/{other}/0"), b"hello".to_vec());
     assert_eq!(ended(peer, id)["reason_code"], "digest");
     // More than the disk is for, and something that is no model.
     let huge = install(&other, 1 << 30);
-    assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 3, 600, &huge)))["reason_code"], "budget_storage");
+    assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 5, 600, &huge)))["reason_code"], "budget_storage");
     let text = fleet_protocol::names::Digest::of(b"hello").to_string();
-    let id = send(peer, signed(1, DEVICE, 4, 600, &install(&text, 5)));
+    let id = send(peer, signed(1, DEVICE, 6, 600, &install(&text, 5)));
     until("it is wanted", || (want(peer, id) == json!([[0, 1]])).then_some(()));
     peer.tell(&format!("d/{DEVICE}/down/blob/{text}/1"), vouched(1, "operator", &text, 2));
     peer.tell(&format!("d/{DEVICE}/down/blob/{text}/0"), b"hello".to_vec());
     assert_eq!(ended(peer, id)["reason_code"], "bundle");
     let promote = json!({"cmd": "model.promote", "args": {"slot": "main", "digest": text}});
-    assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 5, 600, &promote)))["reason_code"], "unknown_model");
+    assert_eq!(ended(peer, send(peer, signed(1, DEVICE, 7, 600, &promote)))["reason_code"], "unknown_model");
 }
 
 /// Orders a bundle, sends it with this signature, and returns how that ended.

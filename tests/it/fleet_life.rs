@@ -76,6 +76,10 @@ fn a_retrain_waits_for_its_time_a_budget_and_a_person_and_is_killed_in_each_of_t
     let digest = model["challenger"]["digest"].clone();
     let asked = site.peer.came().into_iter().find(|came| came.topic.ends_with("evt/approval_required"));
     assert_eq!(asked.expect("the question is told").payload["candidate"], digest);
+    // An answer about another model was given too late, or to another question.
+    let another = json!({"cmd": "model.approve", "args": {"slot": "main", "digest": "ab".repeat(32)}});
+    assert_eq!(ended(&site.peer, site.order(1, &another))["reason_code"], "not_tried");
+    site.stands(id, "waiting_approval");
     let approve = site.order(1, &json!({"cmd": "model.approve", "args": {"slot": "main", "digest": digest}}));
     assert_eq!(ended(&site.peer, approve)["status"], "successful");
     let status = ended(&site.peer, id);
