@@ -14,7 +14,7 @@ if [ -z "$(ls boot/vmlinuz-* 2>/dev/null)" ]; then
 fi
 [ -e root/etc/debian_version ] || {
   F=; [ "$A" = "$(dpkg --print-architecture)" ] || F=--foreign
-  debootstrap $F --arch="$A" --variant=minbase --include=systemd,systemd-sysv,dbus bookworm root "$URI"
+  debootstrap $F --arch="$A" --variant=minbase --include=systemd,systemd-sysv,dbus,perl bookworm root "$URI"
 }
 # In a container debootstrap makes /proc a link to the host's, which in a machine would lead to itself.
 [ ! -L root/proc ] || { rm root/proc; mkdir root/proc; }
