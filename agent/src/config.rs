@@ -147,7 +147,7 @@ impl Config {
             }
             merge(&mut merged, table);
         }
-        let config: Self = Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Value {
+        let config = of_table(&merged).map_err(|error| ConfigError::Value {
             file: "configuration".to_owned(),
             line: 0,
             reason: error.message().to_owned(),
@@ -155,6 +155,11 @@ impl Config {
         settings::check(&config)?;
         Ok(config)
     }
+}
+
+/// The settings of a merged table. By way of its text, which is read by the code that reads files: that for values would be 200 KB more.
+fn of_table(table: &Table) -> Result<Config, toml::de::Error> {
+    toml::from_str(&table.to_string())
 }
 
 fn merge(into: &mut Table, from: Table) {

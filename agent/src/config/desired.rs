@@ -3,7 +3,7 @@ use fleet_protocol::report::SettingError;
 use serde_json::{Map, Value as Json};
 use toml::{Table, Value};
 
-use super::{Config, merge, settings};
+use super::{Config, merge, of_table, settings};
 use fleet_protocol::keys::Role;
 
 /// What only the files of the device say: a fleet that sets these could cut the device off from itself.
@@ -57,7 +57,7 @@ impl Config {
             };
             let mut alone = base.clone();
             merge(&mut alone, change.clone());
-            match Value::Table(alone).try_into::<Self>() {
+            match of_table(&alone) {
                 Ok(_) => merge(&mut merged, change),
                 Err(error) => errors.push(refused(key, error.message().to_owned())),
             }
@@ -65,9 +65,7 @@ impl Config {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let config: Self = Value::Table(merged)
-            .try_into()
-            .map_err(|error: toml::de::Error| vec![refused("", error.message().to_owned())])?;
+        let config = of_table(&merged).map_err(|error| vec![refused("", error.message().to_owned())])?;
         settings::check(&config).map_err(|error| {
             let key = if let super::ConfigError::Range { key, .. } = &error { key.clone() } else { String::new() };
             vec![refused(&key, error.to_string())]
